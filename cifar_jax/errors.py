@@ -1,0 +1,19 @@
+"""The two kinds of error a user can mend. `main.py` prints each as one line and exits with its code."""
+
+
+class CifarJaxError(Exception):
+    """An error whose message is one line: what is wrong, where, and what to do about it."""
+
+    exit_code = 1
+
+
+class UsageError(CifarJaxError):
+    """A wrong flag, configuration key, value or path."""
+
+    exit_code = 2
+
+
+class DataError(CifarJaxError):
+    """Data, weights or a checkpoint that cannot be used."""
+
+    exit_code = 1
