@@ -13,17 +13,25 @@ def get_config() -> ConfigDict:
 
     config.data = data = ConfigDict()
     data.name = "cifar10"  # cifar10, cifar100, shapes (drawn by the program) or folder (any image folder)
-    data.dir = ""  # TFDS directory, Toronto archive, image folder or archive of one, .npz; '' = $CIFAR_JAX_DATA
-    data.fallback = "shapes"  # what a single process trains on where `name` cannot be had; '' = that is an error
+    data.dir = (
+        ""  # TFDS directory, Toronto archive, image folder or archive of one, .npz; '' = $CIFAR_JAX_DATA
+    )
+    data.fallback = (
+        "shapes"  # what a single process trains on where `name` cannot be had; '' = that is an error
+    )
     data.pipeline = "device"  # device: the split lives on the devices; host: batches are sent one ahead
     data.image_size = 0  # pixels: pictures of a folder are resized to this square on decoding; 0 = as stored
     data.validation_fraction = 0.1  # of the training pictures, stratified; 45k/5k for CIFAR
-    data.split_seed = 0  # seed of the train/validation split, apart from train.seed so that seeds share a split
+    data.split_seed = (
+        0  # seed of the train/validation split, apart from train.seed so that seeds share a split
+    )
     data.limit = 0  # use at most this many pictures of each split (stratified); 0 = all
 
     config.augment = augment = ConfigDict()
     augment.flip = "alternating"  # none, random, or alternating: every picture mirrored in every second epoch
-    augment.crop_padding = 2  # pixels of reflection around the picture before a crop back to its size; 0 = off
+    augment.crop_padding = (
+        2  # pixels of reflection around the picture before a crop back to its size; 0 = off
+    )
     augment.cutout = 0  # side in pixels of a square set to the mean colour; 0 = off
     augment.mixup = 0.0  # alpha of the Beta distribution of mixup; 0 = off
 
@@ -38,11 +46,14 @@ def get_config() -> ConfigDict:
     model.whitening = True  # first layer: frozen filters that whiten 2x2 patches of the training pictures
 
     config.optimizer = optimizer = ConfigDict()
-    optimizer.name = "sgd"  # sgd (Nesterov momentum), adamw or muon (matrices by Muon, the rest by adamw)
+    optimizer.name = "sgd"  # sgd (Nesterov momentum), adamw, or muon (3x3 kernels by Muon, the rest by adamw)
     optimizer.learning_rate = 0.1  # peak
     optimizer.momentum = 0.9  # sgd: Nesterov momentum; adamw: b1; muon: beta
     optimizer.weight_decay = 5e-4  # coupled for sgd, decoupled for adamw and muon; never on norms and biases
-    optimizer.adam_learning_rate = 2e-3  # muon: the peak for parameters that are no matrices, and the head
+    optimizer.adam_learning_rate = 2e-3  # muon: the peak for everything but the 3x3 kernels
+    # (regular expression of the parameter's path, multiplier of its learning rate): the first that matches decides,
+    # 0 freezes, and a parameter that none matches is an error.
+    optimizer.rules = ((".*", 1.0),)
     optimizer.clip_norm = 0.0  # global norm of the gradient; 0 = off
     optimizer.accumulate_steps = 1  # batches whose gradients are averaged into one update
 
@@ -61,7 +72,9 @@ def get_config() -> ConfigDict:
     train.epochs = 20
     train.batch_size = 500  # global; must divide by the number of devices
     train.seed = 0  # of initial weights, order and augmentation
-    train.seeds = 1  # how many runs, with train.seed, train.seed + 1, ...; the result is their mean and interval
+    train.seeds = (
+        1  # how many runs, with train.seed, train.seed + 1, ...; the result is their mean and interval
+    )
     train.label_smoothing = 0.1
     train.ema_decay = 0.0  # of the weights, per update; evaluation uses the average; 0 = off
     train.log_every_steps = 0  # steps between two host reads of the metrics; 0 = ten times an epoch
@@ -77,7 +90,9 @@ def get_config() -> ConfigDict:
 
     config.mesh = mesh = ConfigDict()
     mesh.devices = 0  # how many devices to use, the first of them; 0 = all
-    mesh.cpu_devices = 0  # CPU only: devices to split it into; 0 = one a core, at most 8
+    mesh.cpu_devices = (
+        1  # CPU only: devices to split it into, to try out a program for several; gains no speed
+    )
     mesh.compilation_cache = True  # keep compiled programs under ~/.cache/cifar_jax
 
     return config

@@ -1,0 +1,7 @@
+"""Where the pictures come from: every source ends in one plain `Dataset` of uint8 arrays."""
+
+from cifar_jax.data.record import Dataset, ImageSet
+from cifar_jax.data.sources import load
+from cifar_jax.data.splits import split_train_validation
+
+__all__ = ["Dataset", "ImageSet", "load", "split_train_validation"]

@@ -1,0 +1,106 @@
+"""Augmentation and normalisation of uint8 batches, as functions of arrays, inside the compiled step.
+
+Randomness is drawn for the whole batch from the step's key and then divided among the devices, so that a picture is
+changed in the same way on one device and on eight.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from cifar_jax.data.batches import my_part
+from cifar_jax.data.record import ImageSet
+
+
+def channel_statistics(images: ImageSet) -> tuple[list[float], list[float]]:
+    """Mean and standard deviation of each channel, of pixel values scaled to 0..1."""
+    counts = np.stack([np.bincount(images.images_NHWC[..., c].ravel(), minlength=256) for c in range(3)])
+    values = np.arange(256) / 255
+    total = counts.sum(axis=1)
+    mean = counts @ values / total
+    std = np.sqrt(counts @ values**2 / total - mean**2)
+    return mean.tolist(), np.maximum(std, 1e-3).tolist()  # a set of one flat colour still trains
+
+
+def normalise(images_NHWC: jax.Array, *, mean: tuple[float, ...], std: tuple[float, ...]) -> jax.Array:
+    """(x / 255 - mean) / std, channel by channel, in float32."""
+    scale = 1 / (255 * np.asarray(std, np.float32))
+    shift = np.asarray(mean, np.float32) / np.asarray(std, np.float32)
+    return images_NHWC.astype(jnp.float32) * scale - shift
+
+
+def shift_and_flip(images_BHWC: jax.Array, *, shifts_B2: jax.Array, flips_B: jax.Array) -> jax.Array:
+    """Moves each picture by whole pixels, mirrored content filling the border, and mirrors it left-right where told.
+
+    One gather with index arithmetic: the same as reflect-padding, cropping and flipping, without the padded copy.
+
+    Args:
+        images_BHWC: any dtype.
+        shifts_B2: int32, rows and columns; at most H - 1 and W - 1 in size.
+        flips_B: bool.
+    """
+    _, height, width, _ = images_BHWC.shape
+
+    def reflect(position, size):
+        return (size - 1) - jnp.abs((size - 1) - jnp.abs(position))
+
+    rows_BH = reflect(jnp.arange(height) + shifts_B2[:, :1], height)
+    columns_BW = reflect(jnp.arange(width) + shifts_B2[:, 1:], width)
+    columns_BW = jnp.where(flips_B[:, None], columns_BW[:, ::-1], columns_BW)
+    return jax.vmap(lambda image, rows, columns: image[rows][:, columns])(images_BHWC, rows_BH, columns_BW)
+
+
+def first_flips(indices_B: jax.Array, *, seed: int) -> jax.Array:
+    """Whether a picture (by its row number) is mirrored in even epochs: a fair coin per picture, fixed for the run."""
+    key = jax.random.fold_in(jax.random.key(seed), 0x0F11B)
+    return jax.vmap(lambda i: jax.random.bits(jax.random.fold_in(key, i), (), jnp.uint32) & 1)(indices_B) == 1
+
+
+def augment(images_BHWC, *, indices_B, epoch, key, seed: int, flip: str, crop_padding: int):
+    """This device's part of the batch, moved by up to `crop_padding` pixels and mirrored.
+
+    `flip` is 'none', 'random', or 'alternating': a coin for each picture's first epoch, then every other epoch
+    (K. Jordan, 94% on CIFAR-10 in 3.29 seconds, 2024: no picture is seen the same way twice in a row by chance).
+    """
+    shift_key, flip_key = jax.random.split(key)
+    size = len(indices_B)
+    shifts_B2 = jax.random.randint(shift_key, (size, 2), -crop_padding, crop_padding + 1)
+    flips_B = {
+        "none": lambda: jnp.zeros(size, bool),
+        "random": lambda: jax.random.bernoulli(flip_key, 0.5, (size,)),
+        "alternating": lambda: first_flips(indices_B, seed=seed) ^ (epoch % 2 == 1),
+    }[flip]()
+    if flip == "none" and crop_padding == 0:
+        return images_BHWC
+    return shift_and_flip(images_BHWC, shifts_B2=my_part(shifts_B2), flips_B=my_part(flips_B))
+
+
+def cutout(images_BHWC: jax.Array, *, key: jax.Array, batch_size: int, side: int) -> jax.Array:
+    """Sets a square of `side` pixels, anywhere inside each normalised picture, to the mean colour (zero).
+
+    DeVries and Taylor, Improved Regularization of Convolutional Neural Networks with Cutout, 2017; here the square is
+    always whole.
+    """
+    _, height, width, _ = images_BHWC.shape
+    row_key, column_key = jax.random.split(key)
+    top_B = my_part(jax.random.randint(row_key, (batch_size,), 0, height - side + 1))
+    left_B = my_part(jax.random.randint(column_key, (batch_size,), 0, width - side + 1))
+    rows, columns = jnp.arange(height), jnp.arange(width)
+    in_rows_BH = (rows >= top_B[:, None]) & (rows < top_B[:, None] + side)
+    in_columns_BW = (columns >= left_B[:, None]) & (columns < left_B[:, None] + side)
+    return jnp.where((in_rows_BH[:, :, None] & in_columns_BW[:, None, :])[..., None], 0, images_BHWC)
+
+
+def mixup(images_BHWC, targets_BK, *, key: jax.Array, alpha: float):
+    """Blends each picture and its target with its neighbour's, by one weight from Beta(alpha, alpha) a batch.
+
+    Zhang et al., mixup: Beyond Empirical Risk Minimization, 2018. The order of a batch is random, so the neighbour is
+    a random partner; and it lies on the same device wherever a device's part of the batch is even.
+    """
+    weight = jax.random.beta(key, alpha, alpha)
+
+    def blend(values_B):
+        pairs = values_B.reshape(-1, 2, *values_B.shape[1:])
+        return (weight * pairs + (1 - weight) * pairs[:, ::-1]).reshape(values_B.shape)
+
+    return blend(images_BHWC), blend(targets_BK)

@@ -1,0 +1,71 @@
+"""A split of the data set on the devices, and the batches drawn from it inside the compiled step."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.sharding import Mesh
+
+from cifar_jax.data.record import ImageSet
+from cifar_jax.mesh import DATA_AXIS, shard_rows
+
+
+class DeviceSplit(NamedTuple):
+    """A whole split as uint8 on the mesh, its rows divided among the devices (zeros pad the last rows).
+
+    CIFAR-10's 45,000 training pictures are 138 MB in all, however many devices there are.
+    """
+
+    images_NHWC: jax.Array
+    labels_N: jax.Array
+
+
+def place(images: ImageSet, mesh: Mesh) -> DeviceSplit:
+    """Uploads a split once, before training."""
+    return DeviceSplit(shard_rows(images.images_NHWC, mesh), shard_rows(images.labels_N, mesh))
+
+
+def gather(split: DeviceSplit, indices_B: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """This device's part of the batch whose global row numbers are `indices_B`.
+
+    Runs inside `split_over_devices`. Every device looks up the rows that it holds and hands each to the device whose
+    part of the batch it is in (`psum_scatter`: one of the summands is not zero). So the batch is the same whatever the
+    number of devices, and no device ever holds more than its part of the split.
+
+    Args:
+        split: the shard that this device holds.
+        indices_B: int32, the same on every device; B must divide by the number of devices.
+
+    Returns:
+        uint8 images (B / devices, H, W, C) and int32 labels (B / devices,).
+    """
+    rows = len(split.labels_N)
+    local_B = indices_B - lax.axis_index(DATA_AXIS) * rows
+    mine_B = (local_B >= 0) & (local_B < rows)
+
+    def pick(rows_N):
+        chosen_B = jnp.take(rows_N, jnp.clip(local_B, 0, rows - 1), axis=0)
+        masked_B = jnp.where(
+            mine_B.reshape(-1, *[1] * (rows_N.ndim - 1)), chosen_B, jnp.zeros((), rows_N.dtype)
+        )
+        return lax.psum_scatter(masked_B, DATA_AXIS, scatter_dimension=0, tiled=True)
+
+    return pick(split.images_NHWC), pick(split.labels_N)
+
+
+def my_part(values_B: jax.Array) -> jax.Array:
+    """This device's part of something drawn for the whole batch, so that draws do not depend on the devices."""
+    part = len(values_B) // lax.axis_size(DATA_AXIS)
+    return lax.dynamic_slice_in_dim(values_B, lax.axis_index(DATA_AXIS) * part, part)
+
+
+def epoch_order(*, seed: int, epoch: jax.Array, size: int, batch_size: int) -> jax.Array:
+    """The row numbers of every batch of one epoch: int32 (steps, batch_size), a pure function of (seed, epoch).
+
+    Each picture occurs at most once; the `size % batch_size` left over differ from epoch to epoch.
+    """
+    key = jax.random.fold_in(jax.random.key(seed), epoch)
+    steps = size // batch_size
+    permutation_N = jax.random.permutation(key, size)
+    return permutation_N[: steps * batch_size].reshape(steps, batch_size).astype(jnp.int32)

@@ -1,0 +1,1 @@
+"""What a model is worth on a split: metrics, calibration, test-time augmentation."""

@@ -1,0 +1,125 @@
+"""Convolution and pooling in the forms that are fast on the device at hand.
+
+On accelerators these are XLA's own operations. On CPU four of XLA's defaults are slow, and the forms below give the
+same numbers (to rounding) faster; measured with jax 0.10.2 on two cores, float32 (`benchmarks/`):
+
+- A convolution with at most 64 output channels runs on one core. Cut into slices of the batch, it uses all of them:
+  1.8 times the speed on two.
+- The gradient with respect to the kernel, as one operation over a batch of 128, reaches a tenth of the machine's
+  matrix throughput; summed over slices of the batch that fit the cache it is 3 to 5 times faster.
+- XLA:CPU brings convolutions into its fast layout in the entry computation only. Inside a loop (`lax.scan`) the
+  gradients as `jax.grad` writes them run as naive loops, 75 times slower. Written out with explicit transposes, as
+  here, they have the fast layout everywhere (`tests/models/test_layers.py` holds this on the compiled program).
+- The gradient of `reduce_window` pooling is 8 times slower than that of a maximum over slices.
+"""
+
+import functools
+import os
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+_DIMENSIONS = ("NHWC", "HWIO", "NHWC")
+_CORES = os.cpu_count() or 1
+
+
+def _convolve(images_NHWC, kernel_HWIO, padding):
+    return lax.conv_general_dilated(images_NHWC, kernel_HWIO, (1, 1), padding, dimension_numbers=_DIMENSIONS)
+
+
+def _sliced(batch: int, at_most: int) -> int:
+    """Into how many equal slices a batch is cut: the greatest divisor that is not above `at_most`."""
+    return next(slices for slices in range(max(1, min(at_most, batch)), 0, -1) if batch % slices == 0)
+
+
+def _convolve_on_all_cores(images_NHWC, kernel_HWIO, padding):
+    slices = _sliced(len(images_NHWC), 2 * _CORES)
+    parts = [_convolve(part, kernel_HWIO, padding) for part in jnp.split(images_NHWC, slices)]
+    return jnp.concatenate(parts) if slices > 1 else parts[0]
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _cpu_convolve(images_NHWC, kernel_HWIO, padding):
+    return _convolve_on_all_cores(images_NHWC, kernel_HWIO, padding)
+
+
+def _cpu_convolve_forward(images_NHWC, kernel_HWIO, padding):
+    return _convolve_on_all_cores(images_NHWC, kernel_HWIO, padding), (images_NHWC, kernel_HWIO)
+
+
+def _cpu_convolve_backward(padding, residuals, gradient_NHWC):
+    images_NHWC, kernel_HWIO = residuals
+    flipped_HWOI = kernel_HWIO[::-1, ::-1].transpose(0, 1, 3, 2)
+    sides = kernel_HWIO.shape[:2]
+    border = tuple(
+        (side - 1 - low, side - 1 - high) for side, (low, high) in zip(sides, padding, strict=True)
+    )
+    images_gradient_NHWC = _convolve_on_all_cores(gradient_NHWC, flipped_HWOI, border)
+
+    batch, height = images_NHWC.shape[:2]
+    slices = _sliced(
+        batch, batch * height // 256
+    )  # 8 pictures of 32 px, 16 of 16 px: the fastest, within 10 %
+    kernel_gradients = [
+        _convolve(images.transpose(3, 1, 2, 0), gradient.transpose(1, 2, 0, 3), padding)
+        for images, gradient in zip(
+            jnp.split(images_NHWC, slices), jnp.split(gradient_NHWC, slices), strict=True
+        )
+    ]
+    return images_gradient_NHWC, sum(kernel_gradients).transpose(1, 2, 0, 3)
+
+
+_cpu_convolve.defvjp(_cpu_convolve_forward, _cpu_convolve_backward)
+
+
+def convolve(
+    images_NHWC: jax.Array, kernel_HWIO: jax.Array, padding: tuple[tuple[int, int], ...]
+) -> jax.Array:
+    """Convolution of stride 1 with explicit `padding` ((top, bottom), (left, right)), in the fast form."""
+    if jax.default_backend() == "cpu":
+        return _cpu_convolve(images_NHWC, kernel_HWIO, padding)
+    return _convolve(images_NHWC, kernel_HWIO, padding)
+
+
+class Conv(nn.Module):
+    """A convolution of stride 1 without bias: the parameter `kernel`, float32 (height, width, in, out).
+
+    Attributes:
+        features: output channels.
+        size: side of the square kernel.
+        dtype: of the computation.
+        kernel_init: initial values; a function of (key, shape, dtype).
+    """
+
+    features: int
+    size: int = 3
+    dtype: jnp.dtype = jnp.float32
+    kernel_init: nn.initializers.Initializer = nn.initializers.he_normal()
+
+    @nn.compact
+    def __call__(self, images_NHWC: jax.Array) -> jax.Array:
+        shape = (self.size, self.size, images_NHWC.shape[-1], self.features)
+        kernel_HWIO = self.param("kernel", self.kernel_init, shape, jnp.float32)
+        low, high = (self.size - 1) // 2, self.size // 2
+        return convolve(
+            images_NHWC.astype(self.dtype), kernel_HWIO.astype(self.dtype), ((low, high), (low, high))
+        )
+
+
+def max_pool(images_NHWC: jax.Array, size: int = 2) -> jax.Array:
+    """Maximum over windows of `size` x `size` without overlap; rows and columns left over are dropped.
+
+    Where several pixels of a window are equal and greatest, they share the gradient (`reduce_window` gives it to the
+    first one).
+    """
+    batch, height, width, channels = images_NHWC.shape
+    rows, columns = height // size, width // size
+    # Rows first, then neighbours within a row, as maxima of slices: 1.15 times the images a second of one
+    # `windows.max(axis=(2, 4))` in the whole training step.
+    windows = images_NHWC[:, : rows * size, : columns * size].reshape(
+        batch, rows, size, columns, size * channels
+    )
+    over_rows = functools.reduce(jnp.maximum, (windows[:, :, i] for i in range(size)))
+    return functools.reduce(jnp.maximum, jnp.split(over_rows, size, axis=-1))

@@ -1,0 +1,1 @@
+"""State, optimizer, compiled steps and the loop."""

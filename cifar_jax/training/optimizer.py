@@ -1,0 +1,147 @@
+"""The optimizer and its learning-rate schedule, from the configuration."""
+
+import dataclasses
+import math
+import re
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from cifar_jax.errors import UsageError
+
+
+@dataclasses.dataclass(frozen=True, order=True)
+class Rule:
+    """What one parameter's learning rate is multiplied by (0 = frozen), and whether Muon updates it."""
+
+    multiplier: float
+    by_muon: bool
+
+
+def learning_rate_schedule(schedule, *, updates_per_epoch: float, total_updates: int) -> optax.Schedule:
+    """The multiplier (0..1) of the peak learning rate at each update: linear warm-up, then what `schedule.name` says.
+
+    Args:
+        schedule: `config.schedule`; its times are in updates (`_steps`), epochs (`_epochs`) or percent of all updates
+            (`_percent`).
+    """
+
+    def in_steps(name):
+        """One of NAME_steps, NAME_epochs, NAME_percent, in steps; a number or a tuple of them."""
+        for unit, factor in (("steps", 1.0), ("epochs", updates_per_epoch), ("percent", total_updates / 100)):
+            value = schedule[f"{name}_{unit}"]
+            if value:
+                return (
+                    [round(v * factor) for v in value] if isinstance(value, tuple) else round(value * factor)
+                )
+        return 0
+
+    warmup = in_steps("warmup")
+    rest = max(total_updates - warmup, 1)
+    if schedule.name == "cosine":
+        after = optax.cosine_decay_schedule(1.0, rest, alpha=schedule.final_fraction)
+    elif schedule.name == "linear":
+        after = optax.linear_schedule(1.0, schedule.final_fraction, rest)
+    elif schedule.name == "step":
+        boundaries = {step - warmup: schedule.decay_factor for step in in_steps("decay")}
+        after = optax.piecewise_constant_schedule(1.0, boundaries)
+    else:
+        after = optax.constant_schedule(1.0)
+    if not warmup:
+        return after
+    return optax.join_schedules([optax.linear_schedule(1 / warmup, 1.0, warmup - 1), after], [warmup])
+
+
+def match_rules(rules, params):
+    """A tree like `params` of `Rule`: the first regular expression found in a parameter's path decides.
+
+    Raises:
+        UsageError: a parameter that no rule matches, or a rule that no parameter matches.
+    """
+    used = set()
+
+    def rule_for(path, value):
+        name = "/".join(key.key for key in path)
+        for number, (pattern, multiplier) in enumerate(rules):
+            if re.search(pattern, name):
+                used.add(number)
+                by_muon = value.ndim == 4 and value.shape[-1] > 1
+                return Rule(float(multiplier), by_muon)
+        raise UsageError(
+            f"--config.optimizer.rules: no rule matches the parameter {name}; end with ('.*', 1.0)"
+        )
+
+    matched = jax.tree_util.tree_map_with_path(rule_for, params)
+    idle = [pattern for number, (pattern, _) in enumerate(rules) if number not in used and pattern != ".*"]
+    if idle:
+        raise UsageError(
+            f"--config.optimizer.rules: {idle[0]!r} matches no parameter; see --mode inspect for names"
+        )
+    return matched
+
+
+def build(settings, params, *, schedule: optax.Schedule) -> optax.GradientTransformation:
+    """The optax optimizer of `settings` (`config.optimizer`) for parameters shaped like `params`.
+
+    Weight decay acts on kernels only, never on norms and biases. Frozen parameters take no part in the norm that
+    `clip_norm` bounds.
+    """
+    rules = match_rules(settings.rules, params)
+    muon = settings.name == "muon"
+    labels = jax.tree.map(lambda rule: dataclasses.replace(rule, by_muon=rule.by_muon and muon), rules)
+
+    def transformation(rule: Rule) -> optax.GradientTransformation:
+        if rule.multiplier == 0:
+            return optax.set_to_zero()
+        peak = settings.adam_learning_rate if muon and not rule.by_muon else settings.learning_rate
+        rate = lambda step: peak * rule.multiplier * schedule(step)  # noqa: E731
+        if rule.by_muon:
+            return _muon(rate, momentum=settings.momentum)
+        decay = optax.masked(optax.add_decayed_weights(settings.weight_decay), _is_kernel)
+        if settings.name == "sgd":
+            momentum = optax.trace(settings.momentum, nesterov=True)
+            return optax.chain(decay, momentum, optax.scale_by_learning_rate(rate))
+        b1 = 0.9 if muon else settings.momentum
+        return optax.chain(optax.scale_by_adam(b1=b1), decay, optax.scale_by_learning_rate(rate))
+
+    every_rule = {rule: transformation(rule) for rule in set(jax.tree.leaves(labels))}
+    optimizer = optax.partition(every_rule, labels)
+    if settings.clip_norm:
+        frozen = jax.tree.map(lambda rule: rule.multiplier == 0, labels)
+        clip = optax.clip_by_global_norm(settings.clip_norm)
+        optimizer = optax.chain(optax.masked(optax.set_to_zero(), frozen), clip, optimizer)
+    if settings.accumulate_steps > 1:
+        optimizer = optax.MultiSteps(optimizer, settings.accumulate_steps)
+    return optimizer
+
+
+def _is_kernel(params):
+    return jax.tree.map(lambda value: value.ndim > 1, params)
+
+
+def _muon(rate: optax.Schedule, *, momentum: float) -> optax.GradientTransformation:
+    """Muon on convolution kernels (height x width x in, out), each renewed to a fixed norm instead of decayed.
+
+    K. Jordan et al., Muon: An optimizer for hidden layers in neural networks, 2024; three Newton-Schulz iterations and
+    the fixed norm as in cifar10-airbench.
+    """
+    dimensions = optax.contrib.MuonDimensionNumbers(reduction_axis=(0, 1, 2), output_axis=3)
+    orthogonalise = optax.contrib.scale_by_muon(
+        beta=momentum,
+        ns_steps=3,
+        weight_dimension_numbers=lambda updates: jax.tree.map(lambda _: dimensions, updates),
+    )
+    return optax.chain(orthogonalise, optax.scale_by_learning_rate(rate), _fixed_filter_norm())
+
+
+def _fixed_filter_norm() -> optax.GradientTransformation:
+    """Rescales each kernel to Frobenius norm sqrt(out) before the update is added."""
+
+    def update(updates, state, params):
+        def renew(u, p):
+            return u + p * (math.sqrt(p.shape[-1]) / (jnp.linalg.norm(p) + 1e-7) - 1)
+
+        return jax.tree.map(renew, updates, params), state
+
+    return optax.GradientTransformation(optax.init_empty_state, update)

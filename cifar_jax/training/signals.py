@@ -1,0 +1,56 @@
+"""SIGINT and SIGTERM end training after the step in flight, with the state saved."""
+
+import signal
+import threading
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+from cifar_jax.errors import CifarJaxError
+
+
+class Interrupted(CifarJaxError):
+    """Training stopped by a signal, its state saved. The exit code is 128 + the signal's number, as in a shell."""
+
+    def __init__(self, message: str, *, signal_number: int):
+        super().__init__(message)
+        self.exit_code = 128 + signal_number
+
+
+class StopSignal:
+    """Remembers a signal instead of dying of it; a second one kills as usual.
+
+    Outside the main thread, where Python allows no handlers, it remembers nothing.
+    """
+
+    def __init__(self):
+        self._received = 0
+        self._before: dict[int, object] = {}
+
+    def __enter__(self) -> "StopSignal":
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self._before[number] = signal.signal(number, self._remember)
+        return self
+
+    def __exit__(self, *exception) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _remember(self, number, frame) -> None:
+        self._received = number
+        for each, handler in self._before.items():
+            signal.signal(each, handler)
+
+    def number(self, *, agree: bool) -> int:
+        """The signal received, 0 for none.
+
+        Args:
+            agree: ask the other processes too, so that all stop at the same step; all must call it then.
+        """
+        if jax.process_count() == 1:
+            return self._received
+        if not agree:
+            return 0
+        return int(np.max(multihost_utils.process_allgather(np.int32(self._received))))

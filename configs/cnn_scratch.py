@@ -1,0 +1,24 @@
+"""A CNN trained from scratch.
+
+python main.py --config configs/cnn_scratch.py
+"""
+
+from ml_collections import ConfigDict
+
+from configs import default
+
+
+def get_config() -> ConfigDict:
+    config = default.get_config()
+    config.model.widths = (64, 128, 256)
+    config.optimizer.name = "muon"
+    config.optimizer.learning_rate = 0.15
+    config.optimizer.momentum = 0.6
+    config.optimizer.adam_learning_rate = 5e-3
+    config.optimizer.weight_decay = 0.0
+    config.optimizer.rules = (("whiten/kernel", 0.0), (".*", 1.0))
+    config.schedule.name = "linear"
+    config.train.label_smoothing = 0.2
+    config.train.epochs = 10
+    config.evaluation.tta = True
+    return config
