@@ -52,6 +52,9 @@ if __name__ == "__main__":
     except CifarJaxError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
+    except OSError as error:  # a full disk, say: what was finished before it stays usable
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(1)
     except KeyboardInterrupt:
         print("interrupted before training began: nothing was changed", file=sys.stderr)
         sys.exit(130)

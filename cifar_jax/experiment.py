@@ -134,7 +134,9 @@ def _with_validation(dataset: Dataset, data_config) -> Dataset:
         train, validation = dataset.train.take(train_indices), dataset.train.take(validation_indices)
         dataset = dataclasses.replace(dataset, train=train, validation=validation)
     if not len(dataset.validation):
-        raise UsageError("--config.data.validation_fraction leaves no picture to choose the best epoch on: raise it")
+        raise UsageError(
+            "--config.data.validation_fraction leaves no picture to choose the best epoch on: raise it"
+        )
     return dataset
 
 

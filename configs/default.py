@@ -19,7 +19,7 @@ def get_config() -> ConfigDict:
     data.fallback = (
         "shapes"  # what a single process trains on where `name` cannot be had; '' = that is an error
     )
-    data.pipeline = "device"  # device: the split lives on the devices; host: batches are sent one ahead
+    data.pipeline = "device"  # device: the whole split lives on the devices; the only one so far
     data.image_size = 0  # pixels: pictures of a folder are resized to this square on decoding; 0 = as stored
     data.validation_fraction = 0.1  # of the training pictures, stratified; 45k/5k for CIFAR
     data.split_seed = (
@@ -37,7 +37,7 @@ def get_config() -> ConfigDict:
 
     config.model = model = ConfigDict()
     model.name = "cnn"
-    model.pretrained = ""  # published weights: a catalogue name or a path; '' = random initial weights
+    model.pretrained = ""  # none are read yet: '' = random initial weights
     model.image_size = 0  # pixels: pictures are resized to this inside the compiled step; 0 = as loaded
     model.dtype = "auto"  # float32, bfloat16, or auto: bfloat16 on accelerators, float32 on CPU
     model.widths = (64, 128, 256)  # channels of the blocks; each block halves the picture

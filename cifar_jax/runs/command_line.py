@@ -21,7 +21,7 @@ def parse(argv: Sequence[str], *, help_text: str) -> str:
         The path of the recipe, '' where none is given.
 
     Raises:
-        UsageError: an unknown flag, key or mode, a value of the wrong type, a stray argument, a recipe that is not there.
+        UsageError: an unknown flag, key or mode, a value of the wrong type, a stray argument, or no such recipe.
     """
     if {"--help", "-help", "-h"} & set(argv):
         print(help_text)

@@ -1,6 +1,5 @@
 """Evaluation of a run's checkpoint: `train` ends with it, `--mode evaluate` is nothing else."""
 
-import contextlib
 import os
 from pathlib import Path
 
@@ -93,17 +92,9 @@ def _write(
     write_json(directory / "metrics.json", found)
     headline_NC = logits["tta" if found["tta"] else "plain"]
     temporary = directory / f".predictions.{os.getpid()}.npz"
-    with contextlib.suppress(FileNotFoundError):
-        np.savez(
-            temporary,
-            labels=labels_N,
-            predictions=headline_NC.argmax(-1).astype(np.int32),
-            **_named_logits(logits),
-        )
-        os.replace(temporary, directory / "predictions.npz")
-    title = (
-        f"{found['data']}, {split}, n = {found['n']:,}: accuracy {found['accuracy']:.2%}\n{folder.path.name}"
-    )
+    np.savez(temporary, labels=labels_N, predictions=headline_NC.argmax(-1).astype(np.int32), **_named_logits(logits))
+    os.replace(temporary, directory / "predictions.npz")
+    title = f"{found['data']}, {split}, n = {found['n']:,}\n{folder.path.name}: accuracy {found['accuracy']:.2%}"
     target = folder.figures_dir if split == "test" else directory
     names = found["per_class"]["names"]
     figures.confusion_matrix(

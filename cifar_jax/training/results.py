@@ -145,5 +145,6 @@ def describe_metrics(found: dict) -> str:
     )
     return (
         f"{found['data']}, {found['split']}, n = {found['n']:,}: accuracy {found['accuracy']:.2%} "
-        f"[{low:.2%}, {high:.2%}]{views}, loss {found['loss']:.4f}, ECE {found['ece']:.4f} (step {found['checkpoint_step']})"
+        f"[{low:.2%}, {high:.2%}]{views}, loss {found['loss']:.4f}, ECE {found['ece']:.4f} "
+        f"(step {found['checkpoint_step']})"
     )

@@ -117,7 +117,7 @@ class _Run:
         return restored.state
 
     def _epoch(self, state: TrainState, epoch: int) -> TrainState:
-        """Trains to the end of one epoch (from its start, or from where a checkpoint lies), then validates and saves."""
+        """Trains to the end of one epoch (from its start, or from where a checkpoint lies), validates and saves."""
         started = time.perf_counter()
         state, speed = self._steps(state, stop_at=(epoch + 1) * self.steps_per_epoch)
         sums = jax.device_get(state.metrics)
@@ -220,8 +220,9 @@ class _Run:
         self.checkpoints.wait()
         kept = self.checkpoints.steps()
         raise NotFiniteError(
-            f"the loss is not finite at step {int(sums.first_bad_step) + 1}: lower --config.optimizer.learning_rate or set "
-            f"--config.optimizer.clip_norm, with a new --workdir; checkpoints kept in {self.folder.path}: {kept or 'none'}"
+            f"the loss is not finite at step {int(sums.first_bad_step) + 1}: lower --config.optimizer.learning_rate "
+            f"or set --config.optimizer.clip_norm, with a new --workdir; checkpoints kept in {self.folder.path}: "
+            f"{kept or 'none'}"
         )
 
     def _save(self, state: TrainState, *, val_accuracy: float | None) -> None:
@@ -241,7 +242,8 @@ class _Run:
             self._save(state, val_accuracy=None)
         self.checkpoints.wait()
         raise Interrupted(
-            f"stopped by {signal.Signals(number).name} after step {step} of {self.experiment.total_steps}, state saved; "
+            f"stopped by {signal.Signals(number).name} after step {step} of {self.experiment.total_steps}, "
+            "state saved; "
             f"go on with: {self.command or 'the same call'}",
             signal_number=number,
         )
