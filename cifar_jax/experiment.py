@@ -79,8 +79,7 @@ class Experiment:
             "is_stand_in": self.dataset.is_stand_in,
             "classes": list(self.dataset.class_names),
             "splits": {
-                name: {"n": len(images), "fingerprint": images.fingerprint}
-                for name, images in self.splits.items()
+                name: {"n": len(images), "fingerprint": images.fingerprint} for name, images in self.splits.items()
             },
         }
 
@@ -134,9 +133,7 @@ def _with_validation(dataset: Dataset, data_config) -> Dataset:
         train, validation = dataset.train.take(train_indices), dataset.train.take(validation_indices)
         dataset = dataclasses.replace(dataset, train=train, validation=validation)
     if not len(dataset.validation):
-        raise UsageError(
-            "--config.data.validation_fraction leaves no picture to choose the best epoch on: raise it"
-        )
+        raise UsageError("--config.data.validation_fraction leaves no picture to choose the best epoch on: raise it")
     return dataset
 
 
@@ -158,9 +155,7 @@ def _check_sizes(config: ConfigDict, mesh: Mesh, train: ImageSet) -> None:
         )
     height, width = train.images_NHWC.shape[1:3]
     if height != width:
-        raise UsageError(
-            f"pictures of {width}x{height} pixels: set --config.data.image_size=N to make them square"
-        )
+        raise UsageError(f"pictures of {width}x{height} pixels: set --config.data.image_size=N to make them square")
 
 
 def without_data(config: ConfigDict) -> Experiment:

@@ -54,9 +54,7 @@ def _join_processes() -> None:
     if "JAX_COORDINATOR_ADDRESS" in os.environ:  # started by hand: all three are given in the environment
         missing = [name for name in ("JAX_NUM_PROCESSES", "JAX_PROCESS_ID") if name not in os.environ]
         if missing:
-            raise UsageError(
-                f"JAX_COORDINATOR_ADDRESS is set but {' and '.join(missing)} is not: set all three"
-            )
+            raise UsageError(f"JAX_COORDINATOR_ADDRESS is set but {' and '.join(missing)} is not: set all three")
         jax.distributed.initialize(
             coordinator_address=os.environ["JAX_COORDINATOR_ADDRESS"],
             num_processes=int(os.environ["JAX_NUM_PROCESSES"]),

@@ -13,25 +13,17 @@ def get_config() -> ConfigDict:
 
     config.data = data = ConfigDict()
     data.name = "cifar10"  # cifar10, cifar100, shapes (drawn by the program) or folder (any image folder)
-    data.dir = (
-        ""  # TFDS directory, Toronto archive, image folder or archive of one, .npz; '' = $CIFAR_JAX_DATA
-    )
-    data.fallback = (
-        "shapes"  # what a single process trains on where `name` cannot be had; '' = that is an error
-    )
+    data.dir = ""  # TFDS directory, Toronto archive, image folder or archive of one, .npz; '' = $CIFAR_JAX_DATA
+    data.fallback = "shapes"  # what a single process trains on where `name` cannot be had; '' = that is an error
     data.pipeline = "device"  # device: the whole split lives on the devices; the only one so far
     data.image_size = 0  # pixels: pictures of a folder are resized to this square on decoding; 0 = as stored
     data.validation_fraction = 0.1  # of the training pictures, stratified; 45k/5k for CIFAR
-    data.split_seed = (
-        0  # seed of the train/validation split, apart from train.seed so that seeds share a split
-    )
+    data.split_seed = 0  # seed of the train/validation split, apart from train.seed so that seeds share a split
     data.limit = 0  # use at most this many pictures of each split (stratified); 0 = all
 
     config.augment = augment = ConfigDict()
     augment.flip = "alternating"  # none, random, or alternating: every picture mirrored in every second epoch
-    augment.crop_padding = (
-        2  # pixels of reflection around the picture before a crop back to its size; 0 = off
-    )
+    augment.crop_padding = 2  # pixels of reflection around the picture before a crop back to its size; 0 = off
     augment.cutout = 0  # side in pixels of a square set to the mean colour; 0 = off
     augment.mixup = 0.0  # alpha of the Beta distribution of mixup; 0 = off
 
@@ -72,9 +64,7 @@ def get_config() -> ConfigDict:
     train.epochs = 20
     train.batch_size = 500  # global; must divide by the number of devices
     train.seed = 0  # of initial weights, order and augmentation
-    train.seeds = (
-        1  # how many runs, with train.seed, train.seed + 1, ...; the result is their mean and interval
-    )
+    train.seeds = 1  # how many runs, with train.seed, train.seed + 1, ...; the result is their mean and interval
     train.label_smoothing = 0.1
     train.ema_decay = 0.0  # of the weights, per update; evaluation uses the average; 0 = off
     train.log_every_steps = 0  # steps between two host reads of the metrics; 0 = ten times an epoch
@@ -90,9 +80,7 @@ def get_config() -> ConfigDict:
 
     config.mesh = mesh = ConfigDict()
     mesh.devices = 0  # how many devices to use, the first of them; 0 = all
-    mesh.cpu_devices = (
-        1  # CPU only: devices to split it into, to try out a program for several; gains no speed
-    )
+    mesh.cpu_devices = 1  # CPU only: devices to split it into, to try out a program for several; gains no speed
     mesh.compilation_cache = True  # keep compiled programs under ~/.cache/cifar_jax
 
     return config

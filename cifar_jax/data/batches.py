@@ -46,9 +46,7 @@ def gather(split: DeviceSplit, indices_B: jax.Array) -> tuple[jax.Array, jax.Arr
 
     def pick(rows_N):
         chosen_B = jnp.take(rows_N, jnp.clip(local_B, 0, rows - 1), axis=0)
-        masked_B = jnp.where(
-            mine_B.reshape(-1, *[1] * (rows_N.ndim - 1)), chosen_B, jnp.zeros((), rows_N.dtype)
-        )
+        masked_B = jnp.where(mine_B.reshape(-1, *[1] * (rows_N.ndim - 1)), chosen_B, jnp.zeros((), rows_N.dtype))
         return lax.psum_scatter(masked_B, DATA_AXIS, scatter_dimension=0, tiled=True)
 
     return pick(split.images_NHWC), pick(split.labels_N)

@@ -43,9 +43,7 @@ def read(path: Path, *, image_size: int) -> Dataset:
         for split, entries in by_split.items()
     }
     validation = next((sets[name] for name in VALIDATION if name in sets), None)
-    return assemble(
-        name=_stem(path), source=str(path), train=sets[TRAIN], validation=validation, test=sets.get(TEST)
-    )
+    return assemble(name=_stem(path), source=str(path), train=sets[TRAIN], validation=validation, test=sets.get(TEST))
 
 
 def _decode_all(path: Path, *, image_size: int):

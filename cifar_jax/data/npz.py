@@ -26,13 +26,9 @@ def read(path: Path) -> Dataset:
 
     images, labels = ("x", "y") if "x_train" in arrays else ("images", "labels")
     splits = ["train", "test"] + ["val"] * (f"{images}_val" in arrays)
-    missing = [
-        key for split in splits for key in (f"{images}_{split}", f"{labels}_{split}") if key not in arrays
-    ]
+    missing = [key for split in splits for key in (f"{images}_{split}", f"{labels}_{split}") if key not in arrays]
     if missing:
-        raise DataError(
-            f"{path}: lacks {', '.join(missing)}; expected x_train, y_train, x_test, y_test (uint8 images)"
-        )
+        raise DataError(f"{path}: lacks {', '.join(missing)}; expected x_train, y_train, x_test, y_test (uint8 images)")
     class_names = _class_names(arrays, f"{labels}_train", path)
     sets = [
         ImageSet(
@@ -61,9 +57,7 @@ def _labels(arrays: dict, key: str, count: int, classes: int, path: Path) -> np.
         raise DataError(_wrong(path, key, labels, f"integers ({count},)"))
     labels_N = labels.reshape(count)
     if count and (labels_N.min() < 0 or labels_N.max() >= classes):
-        raise DataError(
-            f"{path}: {key} holds {labels_N.min()} to {labels_N.max()}; expected labels 0 to {classes - 1}"
-        )
+        raise DataError(f"{path}: {key} holds {labels_N.min()} to {labels_N.max()}; expected labels 0 to {classes - 1}")
     return labels_N.astype(np.int32)
 
 

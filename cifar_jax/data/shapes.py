@@ -23,9 +23,7 @@ def draw_shapes(*, train_size: int = TRAIN_SIZE, test_size: int = TEST_SIZE, see
     Returns:
         Images uint8 (N, 32, 32, 3), labels int32 (N,).
     """
-    train, test = (
-        _draw_split(size, seed=seed, split=split) for split, size in enumerate((train_size, test_size))
-    )
+    train, test = (_draw_split(size, seed=seed, split=split) for split, size in enumerate((train_size, test_size)))
     return Dataset(name="shapes", source="drawn by the program", train=train, test=test)
 
 

@@ -48,9 +48,7 @@ def load(data_config: ConfigDict, *, allow_stand_in: bool) -> Dataset:
         except tfds_source.Unavailable as error:
             if allow_stand_in and data_config.fallback == "shapes":
                 warn_of_stand_in(name, cause=str(error))
-                return dataclasses.replace(
-                    _drawn(limit), name=f"shapes (stand-in for {name})", is_stand_in=True
-                )
+                return dataclasses.replace(_drawn(limit), name=f"shapes (stand-in for {name})", is_stand_in=True)
             ways = "; ".join(_ways(name))
             raise DataError(f"{name} is not here and cannot be downloaded ({error}): {ways}") from error
     dataset = _named(read(path, name=name, image_size=data_config.image_size), name, path)
@@ -64,18 +62,14 @@ def _given_path(data_config: ConfigDict) -> Path | None:
         raise UsageError(f"--config.data.name={name}: unknown; one of {', '.join(NAMES)}")
     if name == "shapes":
         if data_config.dir or data_config.image_size:
-            raise UsageError(
-                "--config.data.name=shapes is drawn at 32x32; leave out data.dir and data.image_size"
-            )
+            raise UsageError("--config.data.name=shapes is drawn at 32x32; leave out data.dir and data.image_size")
         return None
     key, text = "--config.data.dir", data_config.dir
     if not text:
         key, text = VARIABLE, os.environ.get(VARIABLE, "")
     if not text:
         if name == "folder":
-            raise UsageError(
-                f"--config.data.name=folder needs --config.data.dir or {VARIABLE}: which image folder?"
-            )
+            raise UsageError(f"--config.data.name=folder needs --config.data.dir or {VARIABLE}: which image folder?")
         return None
     path = Path(text).expanduser()
     if not os.path.exists(path):
@@ -88,9 +82,7 @@ def _given_path(data_config: ConfigDict) -> Path | None:
 def read(path: Path, *, name: str, image_size: int) -> Dataset:
     """Reads whatever lies at `path`, told by looking at it; from the cache where reading takes its time."""
     if found := tfds_source.find(path, name=name):
-        return cached(
-            found, image_size=image_size, read=lambda: tfds_source.read(found, image_size=image_size)
-        )
+        return cached(found, image_size=image_size, read=lambda: tfds_source.read(found, image_size=image_size))
     if path.suffix == ".npz":
         return _as_stored(npz.read(path), image_size)
     if not path.is_dir() and not archives.is_archive(path):
@@ -122,9 +114,7 @@ def _named(dataset: Dataset, name: str, path: Path) -> Dataset:
             "use --config.data.name=folder to train on it, or another path"
         )
     is_published = dataset.name in (name, TITLES[name])
-    return dataclasses.replace(
-        dataset, name=TITLES[name] if is_published else f"{TITLES[name]} ({path.name})"
-    )
+    return dataclasses.replace(dataset, name=TITLES[name] if is_published else f"{TITLES[name]} ({path.name})")
 
 
 def _limited(dataset: Dataset, limit: int) -> Dataset:

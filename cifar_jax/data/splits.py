@@ -9,9 +9,7 @@ from cifar_jax.data.record import Dataset, ImageSet
 log = logging.getLogger(__name__)
 
 
-def split_train_validation(
-    labels_N: np.ndarray, *, fraction: float, seed: int
-) -> tuple[np.ndarray, np.ndarray]:
+def split_train_validation(labels_N: np.ndarray, *, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Splits pictures into training and validation, class by class.
 
     Args:
@@ -59,9 +57,7 @@ def _apportion(sizes_C: np.ndarray, count: int) -> np.ndarray:
     return whole_C
 
 
-def assemble(
-    *, name: str, source: str, train: ImageSet, validation: ImageSet | None, test: ImageSet | None
-) -> Dataset:
+def assemble(*, name: str, source: str, train: ImageSet, validation: ImageSet | None, test: ImageSet | None) -> Dataset:
     """A data set that has a test split even where its source has none.
 
     Without `test`, `validation` is the test split; without either, a stratified sixth of `train` is held

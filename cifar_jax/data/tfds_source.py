@@ -92,9 +92,7 @@ def read(path: Path, *, image_size: int) -> Dataset:
     )
 
 
-def _read_split(
-    builder, split: str, class_names: tuple[str, ...], *, image_size: int, where: str
-) -> ImageSet:
+def _read_split(builder, split: str, class_names: tuple[str, ...], *, image_size: int, where: str) -> ImageSet:
     import tensorflow_datasets as tfds
 
     images, labels = [], []

@@ -160,9 +160,7 @@ def read_contents(path: Path, version: Version) -> Contents:
     else:
         names = tuple(tuple(files[name].decode("utf-8", "replace").split()) for name in version.names)
     parse = _pickled_batch if version.is_pickled else _binary_batch
-    batches = [
-        parse(files.pop(name), version, names, f"{path}/{name}") for name in (*version.train, version.test)
-    ]
+    batches = [parse(files.pop(name), version, names, f"{path}/{name}") for name in (*version.train, version.test)]
     train, test = _joined(batches[:-1]), batches[-1]
     if len(train[0]) != 5 * len(test[0]):
         raise DataError(
@@ -180,9 +178,7 @@ def _joined(batches: list[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, n
 def _binary_batch(data: bytes, version: Version, names: tuple, where: str) -> tuple[np.ndarray, np.ndarray]:
     record_bytes = len(version.labels) + PIXELS
     if len(data) % record_bytes:
-        raise DataError(
-            f"{where}: {len(data)} bytes, no multiple of {record_bytes}: cut short, fetch it again"
-        )
+        raise DataError(f"{where}: {len(data)} bytes, no multiple of {record_bytes}: cut short, fetch it again")
     records = np.frombuffer(data, np.uint8).reshape(-1, record_bytes)
     pixels, labels_LN = records[:, len(version.labels) :], records[:, : len(version.labels)].T
     return _checked(pixels, labels_LN, names, where)
@@ -197,9 +193,7 @@ def _pickled_batch(data: bytes, version: Version, names: tuple, where: str) -> t
         raise DataError(f"{where}: no batch of {version.title} ({error!r}); fetch it again") from error
 
 
-def _checked(
-    pixels: np.ndarray, labels_LN: np.ndarray, names: tuple, where: str
-) -> tuple[np.ndarray, np.ndarray]:
+def _checked(pixels: np.ndarray, labels_LN: np.ndarray, names: tuple, where: str) -> tuple[np.ndarray, np.ndarray]:
     count = len(pixels)
     if pixels.dtype != np.uint8 or pixels.shape != (count, PIXELS):
         raise DataError(f"{where}: pixels are {pixels.dtype} {pixels.shape}; expected uint8 (N, {PIXELS})")

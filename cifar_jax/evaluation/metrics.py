@@ -159,9 +159,7 @@ def summarise(*, logits_NC: np.ndarray, labels_N: np.ndarray, class_names: Seque
         )
     probabilities_NC = np.exp(_log_softmax(logits_NC))
     loss_N = negative_log_likelihood(logits_NC=logits_NC, labels_N=labels_N)
-    confusion_CC = confusion_matrix(
-        labels_N=labels_N, predictions_N=logits_NC.argmax(axis=1), num_classes=num_classes
-    )
+    confusion_CC = confusion_matrix(labels_N=labels_N, predictions_N=logits_NC.argmax(axis=1), num_classes=num_classes)
     correct = int(np.trace(confusion_CC))
     loss = float(loss_N.mean())
     ece = expected_calibration_error(probabilities_NC=probabilities_NC, labels_N=labels_N)

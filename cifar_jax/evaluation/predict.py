@@ -49,9 +49,7 @@ def compile_predict(mesh: Mesh, *, model, prepare: Callable, tta: bool):
             logits = {"plain": of_views[0], "tta": averaged}
         return lax.all_gather(logits, DATA_AXIS, tiled=True)
 
-    return jax.jit(
-        split_over_devices(predict, mesh, in_specs=(REPLICATED, SHARDED, REPLICATED), out_specs=REPLICATED)
-    )
+    return jax.jit(split_over_devices(predict, mesh, in_specs=(REPLICATED, SHARDED, REPLICATED), out_specs=REPLICATED))
 
 
 def predict_split(

@@ -91,9 +91,7 @@ def whitening_kernel(images_NHWC: np.ndarray, *, epsilon: float = 5e-4) -> np.nd
         images_NHWC: normalised float pictures; 5,000 are plenty.
         epsilon: added to the eigenvalues, so that directions without variance do not blow up.
     """
-    windows = np.lib.stride_tricks.sliding_window_view(
-        images_NHWC, (2, 2), axis=(1, 2)
-    )  # N, H-1, W-1, C, 2, 2
+    windows = np.lib.stride_tricks.sliding_window_view(images_NHWC, (2, 2), axis=(1, 2))  # N, H-1, W-1, C, 2, 2
     patches_PD = windows.transpose(0, 1, 2, 4, 5, 3).reshape(-1, 12).astype(np.float32)
     covariance_DD = patches_PD.T @ patches_PD / len(patches_PD)
     eigenvalues_D, eigenvectors_DD = np.linalg.eigh(covariance_DD.astype(np.float64))

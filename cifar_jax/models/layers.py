@@ -53,20 +53,14 @@ def _cpu_convolve_backward(padding, residuals, gradient_NHWC):
     images_NHWC, kernel_HWIO = residuals
     flipped_HWOI = kernel_HWIO[::-1, ::-1].transpose(0, 1, 3, 2)
     sides = kernel_HWIO.shape[:2]
-    border = tuple(
-        (side - 1 - low, side - 1 - high) for side, (low, high) in zip(sides, padding, strict=True)
-    )
+    border = tuple((side - 1 - low, side - 1 - high) for side, (low, high) in zip(sides, padding, strict=True))
     images_gradient_NHWC = _convolve_on_all_cores(gradient_NHWC, flipped_HWOI, border)
 
     batch, height = images_NHWC.shape[:2]
-    slices = _sliced(
-        batch, batch * height // 256
-    )  # 8 pictures of 32 px, 16 of 16 px: the fastest, within 10 %
+    slices = _sliced(batch, batch * height // 256)  # 8 pictures of 32 px, 16 of 16 px: the fastest, within 10 %
     kernel_gradients = [
         _convolve(images.transpose(3, 1, 2, 0), gradient.transpose(1, 2, 0, 3), padding)
-        for images, gradient in zip(
-            jnp.split(images_NHWC, slices), jnp.split(gradient_NHWC, slices), strict=True
-        )
+        for images, gradient in zip(jnp.split(images_NHWC, slices), jnp.split(gradient_NHWC, slices), strict=True)
     ]
     return images_gradient_NHWC, sum(kernel_gradients).transpose(1, 2, 0, 3)
 
@@ -74,9 +68,7 @@ def _cpu_convolve_backward(padding, residuals, gradient_NHWC):
 _cpu_convolve.defvjp(_cpu_convolve_forward, _cpu_convolve_backward)
 
 
-def convolve(
-    images_NHWC: jax.Array, kernel_HWIO: jax.Array, padding: tuple[tuple[int, int], ...]
-) -> jax.Array:
+def convolve(images_NHWC: jax.Array, kernel_HWIO: jax.Array, padding: tuple[tuple[int, int], ...]) -> jax.Array:
     """Convolution of stride 1 with explicit `padding` ((top, bottom), (left, right)), in the fast form."""
     if jax.default_backend() == "cpu":
         return _cpu_convolve(images_NHWC, kernel_HWIO, padding)
@@ -103,9 +95,7 @@ class Conv(nn.Module):
         shape = (self.size, self.size, images_NHWC.shape[-1], self.features)
         kernel_HWIO = self.param("kernel", self.kernel_init, shape, jnp.float32)
         low, high = (self.size - 1) // 2, self.size // 2
-        return convolve(
-            images_NHWC.astype(self.dtype), kernel_HWIO.astype(self.dtype), ((low, high), (low, high))
-        )
+        return convolve(images_NHWC.astype(self.dtype), kernel_HWIO.astype(self.dtype), ((low, high), (low, high)))
 
 
 def max_pool(images_NHWC: jax.Array, size: int = 2) -> jax.Array:
@@ -118,8 +108,6 @@ def max_pool(images_NHWC: jax.Array, size: int = 2) -> jax.Array:
     rows, columns = height // size, width // size
     # Rows first, then neighbours within a row, as maxima of slices: 1.15 times the images a second of one
     # `windows.max(axis=(2, 4))` in the whole training step.
-    windows = images_NHWC[:, : rows * size, : columns * size].reshape(
-        batch, rows, size, columns, size * channels
-    )
+    windows = images_NHWC[:, : rows * size, : columns * size].reshape(batch, rows, size, columns, size * channels)
     over_rows = functools.reduce(jnp.maximum, (windows[:, :, i] for i in range(size)))
     return functools.reduce(jnp.maximum, jnp.split(over_rows, size, axis=-1))

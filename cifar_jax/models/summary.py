@@ -42,9 +42,7 @@ def _inside(params: dict, path: tuple[str, ...]) -> dict[str, tuple[int, ...]]:
 
 
 def _row(name: str, output_shape: tuple[int, ...], parameters: dict[str, tuple[int, ...]]) -> dict:
-    multiply_adds = (
-        math.prod(output_shape[:-1]) * math.prod(parameters["kernel"]) if "kernel" in parameters else 0
-    )
+    multiply_adds = math.prod(output_shape[:-1]) * math.prod(parameters["kernel"]) if "kernel" in parameters else 0
     return {
         "name": name,
         "output_shape": list(output_shape),

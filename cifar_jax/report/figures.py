@@ -100,9 +100,7 @@ def _bars(axes: Axes, counts_by_split: dict[str, np.ndarray], names: list[str]) 
     axes.set_xlabel("pictures")
 
 
-def _profile(
-    axes: Axes, counts_C: np.ndarray, class_names: Sequence[str], *, split: str, colour: str
-) -> None:
+def _profile(axes: Axes, counts_C: np.ndarray, class_names: Sequence[str], *, split: str, colour: str) -> None:
     order = np.argsort(-counts_C, kind="stable")
     axes.stairs(counts_C[order], np.arange(len(order) + 1), fill=True, color=colour, alpha=0.35)
     axes.stairs(counts_C[order], np.arange(len(order) + 1), color=colour, linewidth=1.4)
@@ -136,14 +134,10 @@ def curves(history: dict[str, list], *, title: str, path: Path) -> None:
         loss, accuracy, rate = figure.subplots(3, sharex=True, height_ratios=(3, 3, 2))
         _train_and_validation(loss, epochs, history["loss"], history["val_loss"], best=best)
         _train_and_validation(accuracy, epochs, percent["accuracy"], percent["val_accuracy"], best=best)
-        rate.plot(
-            epochs, history["learning_rate"], color=style.GREY, marker=_marker("o", epochs), clip_on=False
-        )
+        rate.plot(epochs, history["learning_rate"], color=style.GREY, marker=_marker("o", epochs), clip_on=False)
         rate.set_ylim(bottom=0)
         loss.set_title(f"loss (nats): validation {history['val_loss'][best]:.3f} at epoch {epochs[best]}")
-        accuracy.set_title(
-            f"accuracy (%): best validation {percent['val_accuracy'][best]:.2f} at epoch {epochs[best]}"
-        )
+        accuracy.set_title(f"accuracy (%): best validation {percent['val_accuracy'][best]:.2f} at epoch {epochs[best]}")
         rate.set_title("learning rate")
         for axes in (loss, accuracy, rate):
             axes.grid(True)
@@ -176,9 +170,7 @@ def confusion_matrix(confusion_CC: np.ndarray, class_names: Sequence[str], *, ti
     confusion_CC = np.asarray(confusion_CC)
     share_CC = confusion_CC / np.maximum(confusion_CC.sum(axis=1, keepdims=True), 1)
     ticks = [style.short(name, 14) for name in class_names]
-    height = (
-        style.WIDTH + 0.4
-    )  # the matrix is a square, and the space taken by names is the same on both sides
+    height = style.WIDTH + 0.4  # the matrix is a square, and the space taken by names is the same on both sides
     if len(class_names) <= MAX_COUNTED:
         with style.figure(path, title=title, height=height) as figure:
             axes = figure.subplots()
@@ -189,9 +181,7 @@ def confusion_matrix(confusion_CC: np.ndarray, class_names: Sequence[str], *, ti
         with style.figure(path, title=title, height=height + 2.6) as figure:
             above, below = figure.subfigures(2, height_ratios=(height, 2.6))
             _matrix(above, above.subplots(), share_CC, ticks)
-            below.suptitle(
-                "Most frequent confusions, true → predicted", x=0.01, ha="left", size=10, weight="normal"
-            )
+            below.suptitle("Most frequent confusions, true → predicted", x=0.01, ha="left", size=10, weight="normal")
             _confused_pairs(below.subplots(), confusion_CC, share_CC, names)
 
 
@@ -222,9 +212,7 @@ def _confused_pairs(axes: Axes, confusion_CC: np.ndarray, share_CC: np.ndarray, 
     worst = np.argsort(-wrong_CC, axis=None, kind="stable")[:CONFUSED_PAIRS]
     pairs = [divmod(int(i), len(names)) for i in worst if wrong_CC.flat[i] > 0]
     bars = axes.barh(range(len(pairs)), [wrong_CC[pair] for pair in pairs], color=style.VERMILLION)
-    axes.bar_label(
-        bars, [f"{wrong_CC[pair]:,} ({share_CC[pair]:.0%})" for pair in pairs], padding=3, fontsize=9
-    )
+    axes.bar_label(bars, [f"{wrong_CC[pair]:,} ({share_CC[pair]:.0%})" for pair in pairs], padding=3, fontsize=9)
     axes.set_yticks(range(len(pairs)), [f"{names[true]} → {names[predicted]}" for true, predicted in pairs])
     axes.tick_params(axis="y", length=0)
     axes.set_ylim(CONFUSED_PAIRS - 0.5, -0.5)

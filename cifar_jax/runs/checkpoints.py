@@ -123,18 +123,14 @@ class Checkpoints:
         if val_accuracy is not None and not math.isfinite(val_accuracy):
             val_accuracy = None
         content = {"metadata": metadata, "leaves": leaf_digests(state), "val_accuracy": val_accuracy}
-        content = json.loads(
-            json.dumps(content, allow_nan=False)
-        )  # as it will be read: keys are strings, say
+        content = json.loads(json.dumps(content, allow_nan=False))  # as it will be read: keys are strings, say
         meta = {**content, "sha256": json_digest(content)}
         if val_accuracy is not None:
             self._accuracy[step] = val_accuracy
         self._saving = step
         args = ocp.args.Composite(state=ocp.args.StandardSave(state), meta=ocp.args.JsonSave(meta))
         if not self._reporting_failure(lambda: manager.save(step, args=args)):
-            raise ValueError(
-                f"step {step} is not above the checkpoints in {self._directory}: {manager.all_steps()}"
-            )
+            raise ValueError(f"step {step} is not above the checkpoints in {self._directory}: {manager.all_steps()}")
 
     def wait(self) -> None:
         """Blocks until the checkpoint that is being written is on the disk.
@@ -199,14 +195,10 @@ class Checkpoints:
                 continue
             if damages:
                 found = "; ".join(damages)
-                logging.warning(
-                    "damaged checkpoint in %s (%s): step %d is taken", self._directory, found, step
-                )
+                logging.warning("damaged checkpoint in %s (%s): step %d is taken", self._directory, found, step)
             return restored
         if damages:
-            raise DataError(
-                f"no checkpoint in {self._directory} is whole ({'; '.join(damages)}); all stay as they are"
-            )
+            raise DataError(f"no checkpoint in {self._directory} is whole ({'; '.join(damages)}); all stay as they are")
         return None
 
     def _restore(self, step: int, abstract_state: Any) -> Restored:

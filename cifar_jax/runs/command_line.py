@@ -43,9 +43,7 @@ def parse(argv: Sequence[str], *, help_text: str) -> str:
     except flags.Error as error:
         raise UsageError(" ".join(str(error).split())) from error
     if stray:
-        raise UsageError(
-            f"stray argument {stray[0]!r}: flags begin with --, and values are joined to them by ="
-        )
+        raise UsageError(f"stray argument {stray[0]!r}: flags begin with --, and values are joined to them by =")
     return recipe
 
 
@@ -69,13 +67,7 @@ def _load(recipe: str):
     if not path.is_file():
         beside = sorted(str(found) for found in Path("configs").glob("*.py"))
         near = difflib.get_close_matches(recipe, beside, n=1)
-        hint = (
-            f"the nearest is {near[0]}"
-            if near
-            else f"there are {', '.join(beside)}"
-            if beside
-            else "check the path"
-        )
+        hint = f"the nearest is {near[0]}" if near else f"there are {', '.join(beside)}" if beside else "check the path"
         raise UsageError(f"--config {recipe}: no such file; {hint}")
     spec = importlib.util.spec_from_file_location(f"recipe_{path.stem}", path)
     if spec is None or spec.loader is None:

@@ -77,6 +77,25 @@ class RunFolder:
     def evaluation_dir(self, split: str) -> pathlib.Path:
         return self.path / "evaluation" / split
 
+    def require_same(self, config: Mapping) -> None:
+        """Refuses a folder that holds a run of another configuration; reads only.
+
+        Args:
+            config: as for `claim`.
+
+        Raises:
+            UsageError: naming the keys that differ.
+            DataError: if its config.json cannot be read.
+        """
+        if self.config_json.exists():
+            changed = run_config.differences(read_json(self.config_json).get("config", {}), config)
+            changed = [line for line in changed if line.split(":")[0] not in FREE_KEYS]
+            if changed:
+                raise UsageError(
+                    f"{self.path} holds a run of another configuration ({'; '.join(changed)}): "
+                    "choose another --workdir or the same configuration"
+                )
+
     def claim(self, config: Mapping, command: str, *, data: Mapping) -> None:
         """Makes the folder the one of this configuration, and writes config.json. Call it under `lock`.
 
@@ -89,14 +108,7 @@ class RunFolder:
             UsageError: if the folder cannot be made, or holds a run of another configuration (left as it is).
             DataError: if its config.json cannot be read.
         """
-        if self.config_json.exists():
-            changed = run_config.differences(read_json(self.config_json).get("config", {}), config)
-            changed = [line for line in changed if line.split(":")[0] not in FREE_KEYS]
-            if changed:
-                raise UsageError(
-                    f"{self.path} holds a run of another configuration ({'; '.join(changed)}): "
-                    "choose another --workdir or the same configuration"
-                )
+        self.require_same(config)
         self._create()
         write_json(self.config_json, {"config": config, "command": command, "data": data})
 
@@ -134,9 +146,7 @@ class RunFolder:
         try:
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:  # a file of that name among them
-            raise UsageError(
-                f"--workdir={self.path} cannot be made: {error.strerror}; choose another"
-            ) from error
+            raise UsageError(f"--workdir={self.path} cannot be made: {error.strerror}; choose another") from error
 
 
 def _holder(handle: IO[str]) -> str:

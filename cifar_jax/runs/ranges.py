@@ -32,9 +32,7 @@ def _is_finite(value: object) -> bool:
 
 def integer(minimum: int, maximum: float = math.inf) -> Range:
     upper = "" if maximum == math.inf else f", at most {maximum}"
-    return Range(
-        f"an integer of at least {minimum}{upper}", lambda x: _is_integer(x) and minimum <= x <= maximum
-    )
+    return Range(f"an integer of at least {minimum}{upper}", lambda x: _is_integer(x) and minimum <= x <= maximum)
 
 
 def at_least(minimum: float) -> Range:
@@ -85,9 +83,7 @@ def _is_rule(value: object) -> bool:
     return at_least(0).allows(value[1])
 
 
-RULES = tuple_of(
-    Range("a pair such as ('.*/kernel', 1.0), a regular expression and a number of at least 0", _is_rule)
-)
+RULES = tuple_of(Range("a pair such as ('.*/kernel', 1.0), a regular expression and a number of at least 0", _is_rule))
 TEXT = Range("text", lambda x: isinstance(x, str))
 SWITCH = Range("True or False", lambda x: isinstance(x, bool))
 

@@ -40,9 +40,7 @@ class Console:
         then, before = self._last
         speed = (step - before) * self._batch_size / (now - then)
         self._last = (now, step)
-        self._progress.update(
-            self._task, completed=step, epoch=epoch, loss=loss, accuracy=accuracy, speed=speed
-        )
+        self._progress.update(self._task, completed=step, epoch=epoch, loss=loss, accuracy=accuracy, speed=speed)
         return speed
 
     def restart_clock(self) -> None:

@@ -84,9 +84,7 @@ def evaluate_split(
     return found
 
 
-def _write(
-    folder: RunFolder, split: str, found: dict, logits: dict[str, np.ndarray], labels_N: np.ndarray
-) -> None:
+def _write(folder: RunFolder, split: str, found: dict, logits: dict[str, np.ndarray], labels_N: np.ndarray) -> None:
     """metrics.json, predictions.npz and, for the test split, the confusion matrix."""
     directory = folder.evaluation_dir(split)
     write_json(directory / "metrics.json", found)
@@ -140,9 +138,7 @@ def restore_run(workdir: str | Path, *, checkpoint: str) -> tuple[Experiment, Re
     else:
         raise UsageError(f"--checkpoint={checkpoint}: must be best, latest or the number of a step")
     if restored is None:
-        raise UsageError(
-            f"{folder.checkpoints_dir} holds no checkpoint yet: train first, or wait for an epoch's end"
-        )
+        raise UsageError(f"{folder.checkpoints_dir} holds no checkpoint yet: train first, or wait for an epoch's end")
     return experiment, restored
 
 
@@ -162,6 +158,4 @@ def evaluate_run(workdir: str | Path, *, split: str, checkpoint: str, tta: bool 
     if tta is None:
         tta = with_tta(experiment.config, split)
     folder = RunFolder(Path(workdir))
-    return evaluate_split(
-        experiment, restored.state.variables, folder, split=split, step=restored.step, tta=tta
-    )
+    return evaluate_split(experiment, restored.state.variables, folder, split=split, step=restored.step, tta=tta)

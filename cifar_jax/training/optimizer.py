@@ -32,9 +32,7 @@ def learning_rate_schedule(schedule, *, updates_per_epoch: float, total_updates:
         for unit, factor in (("steps", 1.0), ("epochs", updates_per_epoch), ("percent", total_updates / 100)):
             value = schedule[f"{name}_{unit}"]
             if value:
-                return (
-                    [round(v * factor) for v in value] if isinstance(value, tuple) else round(value * factor)
-                )
+                return [round(v * factor) for v in value] if isinstance(value, tuple) else round(value * factor)
         return 0
 
     warmup = in_steps("warmup")
@@ -68,16 +66,12 @@ def match_rules(rules, params):
                 used.add(number)
                 by_muon = value.ndim == 4 and value.shape[-1] > 1
                 return Rule(float(multiplier), by_muon)
-        raise UsageError(
-            f"--config.optimizer.rules: no rule matches the parameter {name}; end with ('.*', 1.0)"
-        )
+        raise UsageError(f"--config.optimizer.rules: no rule matches the parameter {name}; end with ('.*', 1.0)")
 
     matched = jax.tree_util.tree_map_with_path(rule_for, params)
     idle = [pattern for number, (pattern, _) in enumerate(rules) if number not in used and pattern != ".*"]
     if idle:
-        raise UsageError(
-            f"--config.optimizer.rules: {idle[0]!r} matches no parameter; see --mode inspect for names"
-        )
+        raise UsageError(f"--config.optimizer.rules: {idle[0]!r} matches no parameter; see --mode inspect for names")
     return matched
 
 

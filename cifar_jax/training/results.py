@@ -93,9 +93,7 @@ def finish(
         for split in ("train", "validation", "test")
     }
     kept = ("data", "split", *HEADLINE, "tta", "without_tta", "checkpoint_step")
-    results = {
-        split: {name: found[name] for name in kept if name in found} for split, found in evaluations.items()
-    }
+    results = {split: {name: found[name] for name in kept if name in found} for split, found in evaluations.items()}
     results |= {
         "best_epoch": round(best.metadata["epoch"]),
         "best_step": best.step,
@@ -138,11 +136,7 @@ def source_revision() -> str:
 def describe_metrics(found: dict) -> str:
     """metrics.json in a line for people."""
     low, high = found["accuracy_interval"]
-    views = (
-        f" with test-time augmentation ({found['without_tta']['accuracy']:.2%} without)"
-        if found["tta"]
-        else ""
-    )
+    views = f" with test-time augmentation ({found['without_tta']['accuracy']:.2%} without)" if found["tta"] else ""
     return (
         f"{found['data']}, {found['split']}, n = {found['n']:,}: accuracy {found['accuracy']:.2%} "
         f"[{low:.2%}, {high:.2%}]{views}, loss {found['loss']:.4f}, ECE {found['ece']:.4f} "

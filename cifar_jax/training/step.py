@@ -40,17 +40,11 @@ def train_on_batch(
         crop_padding=config.augment.crop_padding,
     )
     images_BHWC = prepare(images_BHWC)
-    targets_BK = optax.smooth_labels(
-        jax.nn.one_hot(labels_B, model.num_classes), config.train.label_smoothing
-    )
+    targets_BK = optax.smooth_labels(jax.nn.one_hot(labels_B, model.num_classes), config.train.label_smoothing)
     if config.augment.cutout:
-        images_BHWC = augment.cutout(
-            images_BHWC, key=cutout_key, batch_size=len(indices_B), side=config.augment.cutout
-        )
+        images_BHWC = augment.cutout(images_BHWC, key=cutout_key, batch_size=len(indices_B), side=config.augment.cutout)
     if config.augment.mixup:
-        images_BHWC, targets_BK = augment.mixup(
-            images_BHWC, targets_BK, key=mixup_key, alpha=config.augment.mixup
-        )
+        images_BHWC, targets_BK = augment.mixup(images_BHWC, targets_BK, key=mixup_key, alpha=config.augment.mixup)
 
     def loss_of(params):
         variables = {"params": params, "batch_stats": state.batch_stats}
@@ -72,9 +66,7 @@ def train_on_batch(
         batch_stats=batch_stats,
         opt_state=opt_state,
         ema_params=optax.incremental_update(params, state.ema_params, 1 - decay) if decay else {},
-        metrics=_add(
-            state, loss=loss, correct=correct, count=len(indices_B), first=state.step % steps_per_epoch == 0
-        ),
+        metrics=_add(state, loss=loss, correct=correct, count=len(indices_B), first=state.step % steps_per_epoch == 0),
     )
 
 

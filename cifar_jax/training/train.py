@@ -51,6 +51,7 @@ def train(config: ConfigDict, workdir: str | Path, *, command: str = "", allow_s
     """
     run_config.validate(config)
     folder = RunFolder(Path(workdir))
+    _require_same_configuration(config, folder)
     experiment = experiments.build(config, allow_stand_in=allow_stand_in and jax.process_count() == 1)
     # Only the first process writes; the others read what it wrote before they started.
     with folder.lock() if meshes.is_first_process() else contextlib.nullcontext():
@@ -62,6 +63,20 @@ def train(config: ConfigDict, workdir: str | Path, *, command: str = "", allow_s
             logging.info("%s: already finished", folder.path)
             return read_json(folder.results_json)
         return _Run(experiment, folder, command).to_the_end()
+
+
+def _require_same_configuration(config: ConfigDict, folder: RunFolder) -> None:
+    """Refuses the folder of another configuration before any data are read, and before they are compared.
+
+    Raises:
+        UsageError: naming the keys that differ.
+    """
+    if not folder.config_json.exists():
+        return
+    wanted = run_config.to_json(config)
+    if read_json(folder.config_json)["data"]["is_stand_in"]:  # recorded with fewer epochs than asked for
+        wanted["train"]["epochs"] = min(wanted["train"]["epochs"], experiments.STAND_IN_EPOCHS)
+    folder.require_same(wanted)
 
 
 class _Run:
@@ -134,9 +149,7 @@ class _Run:
         }
         if self.writes:
             self.history.append(row)
-            self.events.write(
-                int(state.step), {name: value for name, value in row.items() if name != "epoch"}
-            )
+            self.events.write(int(state.step), {name: value for name, value in row.items() if name != "epoch"})
         self._save(state, val_accuracy=validation["accuracy"])
         self.console.line(
             f"epoch {epoch + 1}/{self.config.train.epochs}: loss {row['loss']:.4f}, accuracy {row['accuracy']:.2%}, "
@@ -167,11 +180,7 @@ class _Run:
                 speeds.append(self._log(step, sums))
             if number := self.stop.number(agree=logs):
                 self._stop(state, number)
-            if (
-                self.config.checkpoint.every_steps
-                and step % self.config.checkpoint.every_steps == 0
-                and step < stop_at
-            ):
+            if self.config.checkpoint.every_steps and step % self.config.checkpoint.every_steps == 0 and step < stop_at:
                 self._save(state, val_accuracy=None)
         self._require_finite(jax.device_get(sums))
         return state, statistics.median(speeds)
@@ -199,14 +208,10 @@ class _Run:
         sums = jax.device_get(sums)
         self._require_finite(sums)
         loss, accuracy = float(sums.loss_sum) / int(sums.count), int(sums.correct) / int(sums.count)
-        speed = self.console.update(
-            step, epoch=(step - 1) // self.steps_per_epoch + 1, loss=loss, accuracy=accuracy
-        )
+        speed = self.console.update(step, epoch=(step - 1) // self.steps_per_epoch + 1, loss=loss, accuracy=accuracy)
         if self.writes:
             rate = self._learning_rate(step - 1)
-            self.events.write(
-                step, {"train/loss": loss, "train/accuracy": accuracy, "train/learning_rate": rate}
-            )
+            self.events.write(step, {"train/loss": loss, "train/accuracy": accuracy, "train/learning_rate": rate})
         return speed
 
     def _learning_rate(self, step: int) -> float:

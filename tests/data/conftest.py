@@ -61,9 +61,7 @@ def _python2(value) -> bytes:
     array = np.ascontiguousarray(value, np.uint8)
     dtype = b"cnumpy\ndtype\n" + _python2(("u1", 0, 1)) + b"R(" + _python2(3) + _python2("|")
     dtype += b"NNN" + _python2(-1) + _python2(-1) + _python2(0) + b"tb"
-    empty = (
-        b"cnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\n" + _python2((0,)) + _python2("b") + b"tR"
-    )
+    empty = b"cnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\n" + _python2((0,)) + _python2("b") + b"tR"
     raw = b"T" + struct.pack("<i", array.nbytes) + array.tobytes()
     return empty + b"(" + _python2(1) + _python2(array.shape) + dtype + b"\x89" + raw + b"tb"
 
@@ -86,10 +84,7 @@ class Cifar:
     def files(self, version: toronto.Version) -> dict[str, bytes]:
         parts = np.split(np.arange(60), 6) if len(version.train) == 5 else [np.arange(50), np.arange(50, 60)]
         write = self._pickled if version.is_pickled else self._binary
-        files = {
-            name: write(part, version)
-            for name, part in zip((*version.train, version.test), parts, strict=True)
-        }
+        files = {name: write(part, version) for name, part in zip((*version.train, version.test), parts, strict=True)}
         if version.is_pickled:
             files[version.meta] = python2_pickle(dict(zip(version.names, self.names, strict=True)))
         else:

@@ -38,12 +38,9 @@ def test_no_picture_occurs_twice(drawn):
 def test_linear_model_and_neighbours_fail(drawn):
     """The promise is under 50 %; in fact they hardly beat chance, 10 %."""
     train_NF, test_NF = (
-        images.images_NHWC.reshape(len(images), -1) / np.float32(255) - 0.5
-        for images in (drawn.train, drawn.test)
+        images.images_NHWC.reshape(len(images), -1) / np.float32(255) - 0.5 for images in (drawn.train, drawn.test)
     )
-    linear = RidgeClassifier(alpha=1000.0, solver="cholesky").fit(
-        train_NF[:2000], drawn.train.labels_N[:2000]
-    )
+    linear = RidgeClassifier(alpha=1000.0, solver="cholesky").fit(train_NF[:2000], drawn.train.labels_N[:2000])
     assert linear.score(test_NF, drawn.test.labels_N) < 0.3
     neighbours = KNeighborsClassifier(1).fit(train_NF, drawn.train.labels_N)
     assert neighbours.score(test_NF, drawn.test.labels_N) < 0.3

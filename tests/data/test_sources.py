@@ -163,9 +163,7 @@ def test_number_of_classes_must_be_that_of_the_name(ten_classes, tmp_path, write
         _load(name="cifar10", dir=str(folder), allow_stand_in=True)
 
 
-@pytest.mark.parametrize(
-    "content", [b"", b"text", b"\x80\x02}.", b"\x1f\x8b\x08\x00", b"\xfd7zXZ\x00", b"PK\x03\x04"]
-)
+@pytest.mark.parametrize("content", [b"", b"text", b"\x80\x02}.", b"\x1f\x8b\x08\x00", b"\xfd7zXZ\x00", b"PK\x03\x04"])
 def test_files_that_are_no_data_are_named_and_never_replaced_by_the_stand_in(tmp_path, content):
     for name in ("data_batch_1", "cifar-10-python.tar.gz", "x.npz"):
         (tmp_path / name).write_bytes(content)

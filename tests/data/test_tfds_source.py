@@ -150,9 +150,7 @@ def test_damaged_directories_are_errors_that_name_them(prepared, tmp_path):
 
 def test_pictures_of_several_sizes_need_an_image_size(prepared, monkeypatch):
     sizes = iter(range(1, 10**6))
-    monkeypatch.setattr(
-        tfds_source.pictures, "decode", lambda *_, **__: np.zeros((next(sizes), 2, 3), np.uint8)
-    )
+    monkeypatch.setattr(tfds_source.pictures, "decode", lambda *_, **__: np.zeros((next(sizes), 2, 3), np.uint8))
     with pytest.raises(UsageError, match="image_size=N"):
         tfds_source.read(prepared[2], image_size=0)
 

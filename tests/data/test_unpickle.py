@@ -40,9 +40,7 @@ class Malicious:
 @pytest.mark.parametrize("function", [os.system, eval, subprocess.check_call, os.mkdir])
 def test_nothing_is_executed(tmp_path, function, protocol):
     mark = tmp_path / "executed"
-    argument = {os.mkdir: str(mark), eval: f"__import__('os').mkdir({str(mark)!r})"}.get(
-        function, f"mkdir {mark}"
-    )
+    argument = {os.mkdir: str(mark), eval: f"__import__('os').mkdir({str(mark)!r})"}.get(function, f"mkdir {mark}")
     data = pickle.dumps({"data": Malicious(function, argument)}, protocol)
     with pytest.raises(DataError, match=r"batch: forbidden global .*\."):
         unpickle(data, where="batch")

@@ -29,9 +29,7 @@ def softmax(logits_NC):
     return exponentials / exponentials.sum(axis=1, keepdims=True)
 
 
-@pytest.mark.parametrize(
-    "correct, n", [(0, 1), (1, 1), (0, 10), (10, 10), (7, 10), (9234, 10000), (1, 10000)]
-)
+@pytest.mark.parametrize("correct, n", [(0, 1), (1, 1), (0, 10), (10, 10), (7, 10), (9234, 10000), (1, 10000)])
 @pytest.mark.parametrize("confidence", [0.9, 0.95])
 def test_wilson_interval_equals_scipy(correct, n, confidence):
     expected = scipy.stats.binomtest(correct, n).proportion_ci(confidence, method="wilson")
@@ -66,9 +64,7 @@ def test_mean_interval_of_one_seed_is_refused():
 def test_confusion_and_per_class_equal_sklearn(split):
     logits_NC, labels_N = split
     predictions_N = logits_NC.argmax(axis=1)
-    confusion_CC = metrics.confusion_matrix(
-        labels_N=labels_N, predictions_N=predictions_N, num_classes=CLASSES
-    )
+    confusion_CC = metrics.confusion_matrix(labels_N=labels_N, predictions_N=predictions_N, num_classes=CLASSES)
     expected = sklearn_metrics.confusion_matrix(labels_N, predictions_N, labels=range(CLASSES))
     assert confusion_CC.dtype == np.int64
     np.testing.assert_array_equal(confusion_CC, expected)
@@ -85,9 +81,7 @@ def test_confusion_and_per_class_equal_sklearn(split):
 def test_confusion_refuses_classes_out_of_range(labels, predictions):
     # label 0 called 3 would otherwise be filed silently under label 1
     with pytest.raises(ValueError, match="do not fit 0 to 2"):
-        metrics.confusion_matrix(
-            labels_N=np.array(labels), predictions_N=np.array(predictions), num_classes=3
-        )
+        metrics.confusion_matrix(labels_N=np.array(labels), predictions_N=np.array(predictions), num_classes=3)
 
 
 def slow_ece(probabilities_NC, labels_N, num_bins):
@@ -118,18 +112,14 @@ def slow_ece_half(probabilities_NC, labels_N):
 def test_ece_equals_a_slow_loop(split, num_bins):
     logits_NC, labels_N = split
     probabilities_NC = softmax(logits_NC)
-    ours = metrics.expected_calibration_error(
-        probabilities_NC=probabilities_NC, labels_N=labels_N, num_bins=num_bins
-    )
+    ours = metrics.expected_calibration_error(probabilities_NC=probabilities_NC, labels_N=labels_N, num_bins=num_bins)
     assert ours == pytest.approx(slow_ece(probabilities_NC, labels_N, num_bins), abs=1e-13)
     assert ours > 0.01  # else the comparison would say little
 
 
 def test_reliability_bins_hold_their_upper_edge():
     probabilities_NC = np.array([[0.75, 0.25], [0.5, 0.5], [0.50001, 0.49999], [1.0, 0.0]])
-    bins = metrics.reliability_bins(
-        probabilities_NC=probabilities_NC, labels_N=np.array([0, 0, 1, 1]), num_bins=4
-    )
+    bins = metrics.reliability_bins(probabilities_NC=probabilities_NC, labels_N=np.array([0, 0, 1, 1]), num_bins=4)
     np.testing.assert_array_equal(bins["count"], [0, 1, 2, 1])
     np.testing.assert_allclose(bins["confidence"], [0, 0.5, 0.625005, 1.0])
     np.testing.assert_allclose(bins["accuracy"], [0, 1.0, 0.5, 0.0])
@@ -163,22 +153,16 @@ def test_summary_is_json_and_agrees_with_sklearn(split):
         labels_N, logits_NC, k=5, labels=range(CLASSES)
     )
     assert summary["macro_f1"] == pytest.approx(
-        sklearn_metrics.f1_score(
-            labels_N, predictions_N, labels=range(CLASSES), average="macro", zero_division=0
-        )
+        sklearn_metrics.f1_score(labels_N, predictions_N, labels=range(CLASSES), average="macro", zero_division=0)
     )
-    assert summary["loss"] == pytest.approx(
-        sklearn_metrics.log_loss(labels_N, probabilities_NC, labels=range(CLASSES))
-    )
+    assert summary["loss"] == pytest.approx(sklearn_metrics.log_loss(labels_N, probabilities_NC, labels=range(CLASSES)))
     assert summary["ece"] == pytest.approx(slow_ece(probabilities_NC, labels_N, summary["ece_bins"]))
     assert summary["per_class"]["names"] == names(CLASSES)
     assert sum(summary["reliability"]["count"]) == 700
     for name in ("accuracy", "top5_accuracy", "loss", "ece"):
         low, high = summary[f"{name}_interval"]
         assert 0 <= low < summary[name] < high
-    assert summary["ece_interval"][1] == pytest.approx(
-        summary["ece"] + slow_ece_half(probabilities_NC, labels_N)
-    )
+    assert summary["ece_interval"][1] == pytest.approx(summary["ece"] + slow_ece_half(probabilities_NC, labels_N))
     losses_N = -np.log(probabilities_NC[np.arange(700), labels_N])
     half = 1.959964 * scipy.stats.sem(losses_N, ddof=0)
     assert summary["loss_interval"] == pytest.approx([summary["loss"] - half, summary["loss"] + half])
@@ -187,8 +171,7 @@ def test_summary_is_json_and_agrees_with_sklearn(split):
 def test_summary_repeats_to_the_last_digit_and_ignores_an_offset_of_the_logits(split):
     logits_NC, labels_N = split
     first, second = (
-        metrics.summarise(logits_NC=logits_NC.copy(), labels_N=labels_N, class_names=names(CLASSES))
-        for _ in range(2)
+        metrics.summarise(logits_NC=logits_NC.copy(), labels_N=labels_N, class_names=names(CLASSES)) for _ in range(2)
     )
     assert json.dumps(first) == json.dumps(second)
     shifted = metrics.summarise(logits_NC=logits_NC + 64, labels_N=labels_N, class_names=names(CLASSES))
@@ -213,9 +196,7 @@ def test_ece_interval_covers_the_true_error(scale, name):
 
 
 def test_summary_of_one_picture_and_few_classes_is_finite():
-    summary = metrics.summarise(
-        logits_NC=np.array([[1.0, 2.0]]), labels_N=np.array([1]), class_names=names(2)
-    )
+    summary = metrics.summarise(logits_NC=np.array([[1.0, 2.0]]), labels_N=np.array([1]), class_names=names(2))
     json.dumps(summary, allow_nan=False)
     assert summary["accuracy"] == 1.0
     assert summary["loss_interval"] == [summary["loss"]] * 2

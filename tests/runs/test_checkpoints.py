@@ -211,9 +211,7 @@ def test_a_step_that_is_not_there_is_a_usage_error(directory):
 
 
 def largest(directory: pathlib.Path) -> pathlib.Path:
-    return max(
-        (path for path in directory.rglob("*") if path.is_file()), key=lambda path: path.stat().st_size
-    )
+    return max((path for path in directory.rglob("*") if path.is_file()), key=lambda path: path.stat().st_size)
 
 
 def flip(path: pathlib.Path, where: float) -> None:

@@ -50,9 +50,7 @@ def test_no_float_may_be_negative_or_not_finite(key, value):
     assert text.startswith(f"--config.{key}={value}: must be a finite number")
 
 
-@pytest.mark.parametrize(
-    "key", [key for key in KEYS if type(run_config.flatten(default.get_config())[key]) is int]
-)
+@pytest.mark.parametrize("key", [key for key in KEYS if type(run_config.flatten(default.get_config())[key]) is int])
 def test_no_integer_may_be_negative(key):
     assert f"--config.{key}=-1: must be an integer of at least" in message(
         run_config.validate, with_values(**{key: -1})
@@ -91,9 +89,7 @@ def test_no_integer_may_be_negative(key):
     ],
 )
 def test_values_out_of_range_name_their_key(key, value):
-    assert message(run_config.validate, with_values(**{key: value})).startswith(
-        f"--config.{key}={value}: must "
-    )
+    assert message(run_config.validate, with_values(**{key: value})).startswith(f"--config.{key}={value}: must ")
 
 
 def test_the_message_for_a_nan_is_as_documented():
@@ -103,9 +99,7 @@ def test_the_message_for_a_nan_is_as_documented():
 
 def test_a_wrong_choice_lists_all_and_names_the_nearest():
     text = message(run_config.validate, with_values(optimizer__name="adam"))
-    assert (
-        text == "--config.optimizer.name=adam: must be one of 'sgd', 'adamw', 'muon'; the nearest is 'adamw'"
-    )
+    assert text == "--config.optimizer.name=adam: must be one of 'sgd', 'adamw', 'muon'; the nearest is 'adamw'"
 
 
 def test_all_problems_are_reported_at_once():
@@ -128,9 +122,7 @@ def test_step_decay_needs_its_steps():
 
 def test_the_batch_divides_by_the_chosen_devices():
     run_config.validate(with_values(train__batch_size=500, mesh__devices=4))
-    assert "mesh.devices=8" in message(
-        run_config.validate, with_values(train__batch_size=500, mesh__devices=8)
-    )
+    assert "mesh.devices=8" in message(run_config.validate, with_values(train__batch_size=500, mesh__devices=8))
 
 
 def test_keys_that_nobody_knows_and_keys_that_are_missing_are_refused():

@@ -32,9 +32,7 @@ def run(tmp_path) -> RunFolder:
 
 
 def changed(**values) -> dict:
-    return {
-        group: {key: values.get(key, value) for key, value in keys.items()} for group, keys in CONFIG.items()
-    }
+    return {group: {key: values.get(key, value) for key, value in keys.items()} for group, keys in CONFIG.items()}
 
 
 def snapshot(path) -> dict:

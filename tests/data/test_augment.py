@@ -1,0 +1,138 @@
+"""Augmentation and normalisation against numpy, and their independence of the number of devices."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from cifar_jax.data import ImageSet, augment
+from cifar_jax.mesh import REPLICATED, SHARDED, make_mesh, split_over_devices
+
+IMAGES_BHWC = np.random.default_rng(0).integers(0, 256, (16, 8, 9, 3), np.uint8)
+INDICES_B = np.random.default_rng(1).permutation(100)[:16].astype(np.int32)
+
+
+def augmented(devices=1, **settings):
+    settings = {"epoch": 0, "key": jax.random.key(0), "seed": 0, "flip": "alternating", "crop_padding": 2} | settings
+    change = functools.partial(augment.augment, **settings)
+    on_mesh = split_over_devices(
+        lambda images_BHWC, indices_B: change(images_BHWC, indices_B=indices_B),
+        make_mesh(devices),
+        in_specs=(SHARDED, REPLICATED),
+        out_specs=SHARDED,
+    )
+    return np.array(jax.jit(on_mesh)(IMAGES_BHWC, INDICES_B))
+
+
+def test_shift_and_flip_is_reflect_padding_cropping_and_flipping():
+    random = np.random.default_rng(2)
+    shifts_B2 = random.integers(-3, 4, (16, 2)).astype(np.int32)
+    shifts_B2[:2] = (7, 8), (-7, -8)  # as far as it goes
+    flips_B = random.integers(0, 2, 16).astype(bool)
+    padded = np.pad(IMAGES_BHWC, ((0, 0), (7, 7), (8, 8), (0, 0)), mode="reflect")
+    expected = [
+        picture[7 + row : 15 + row, 8 + column : 17 + column][:, :: -1 if flip else 1]
+        for picture, (row, column), flip in zip(padded, shifts_B2, flips_B, strict=True)
+    ]
+    found = jax.jit(augment.shift_and_flip)(IMAGES_BHWC, shifts_B2=shifts_B2, flips_B=flips_B)
+    assert found.dtype == np.uint8
+    np.testing.assert_array_equal(found, np.stack(expected))
+
+
+@pytest.mark.parametrize("flip", ["none", "random", "alternating"])
+def test_a_picture_is_changed_alike_on_one_device_and_on_eight(flip):
+    one, eight = augmented(1, flip=flip), augmented(8, flip=flip)
+    np.testing.assert_array_equal(one, eight)
+    assert not np.array_equal(one, IMAGES_BHWC)
+
+
+def test_alternating_flips_mirror_every_picture_in_the_next_epoch():
+    epochs = [augmented(crop_padding=0, epoch=epoch, key=jax.random.key(epoch)) for epoch in range(3)]
+    np.testing.assert_array_equal(epochs[1], epochs[0][:, :, ::-1])
+    np.testing.assert_array_equal(epochs[2], epochs[0])
+    mirrored_B = (epochs[0] != IMAGES_BHWC).any(axis=(1, 2, 3))
+    assert 0 < mirrored_B.sum() < 16
+
+
+def test_first_flips_are_fair_and_belong_to_the_picture():
+    flips_N = np.array(augment.first_flips(jnp.arange(4000), seed=0))
+    assert abs(flips_N.mean() - 0.5) < 0.04  # five standard deviations
+    some = np.array([7, 1234, 3])
+    np.testing.assert_array_equal(augment.first_flips(some, seed=0), flips_N[some])
+    assert (augment.first_flips(jnp.arange(4000), seed=1) != flips_N).any()
+
+
+def test_random_flips_follow_the_key():
+    first, second = (augmented(crop_padding=0, flip="random", key=jax.random.key(k)) for k in (0, 1))
+    assert not np.array_equal(first, second)
+    for picture, original in zip(first, IMAGES_BHWC, strict=True):
+        assert np.array_equal(picture, original) or np.array_equal(picture, original[:, ::-1])
+
+
+def test_shifts_reach_as_far_as_the_padding_and_no_farther():
+    """A picture whose pixels tell their place: where its middle comes from is the shift."""
+    places_HW2 = np.stack(np.meshgrid(np.arange(9), np.arange(9), indexing="ij"), axis=-1)
+    images_BHWC = np.broadcast_to(places_HW2, (200, 9, 9, 2)).astype(np.uint8)
+    move = functools.partial(augment.augment, epoch=0, seed=0, flip="none", crop_padding=2, key=jax.random.key(0))
+    on_mesh = split_over_devices(
+        lambda images: move(images, indices_B=jnp.arange(200)), make_mesh(1), in_specs=SHARDED, out_specs=SHARDED
+    )
+    shifts_B2 = np.array(jax.jit(on_mesh)(images_BHWC))[:, 4, 4].astype(int) - 4
+    assert {tuple(shift) for shift in shifts_B2} == {(i, j) for i in range(-2, 3) for j in range(-2, 3)}
+
+
+@pytest.mark.parametrize("side", [1, 3, 8])
+def test_cutout_blanks_one_whole_square(side):
+    cut = {}
+    for devices in (1, 8):
+        on_mesh = split_over_devices(
+            functools.partial(augment.cutout, key=jax.random.key(0), batch_size=16, side=side),
+            make_mesh(devices),
+            in_specs=SHARDED,
+            out_specs=SHARDED,
+        )
+        cut[devices] = np.array(jax.jit(on_mesh)(IMAGES_BHWC + np.float32(1)))
+    np.testing.assert_array_equal(cut[1], cut[8])
+    blank_BHW = (cut[1] == 0).all(axis=-1)
+    assert (blank_BHW.sum(axis=(1, 2)) == side * side).all()
+    assert set(blank_BHW.any(axis=2).sum(axis=1)) == set(blank_BHW.any(axis=1).sum(axis=1)) == {side}
+    np.testing.assert_array_equal(cut[1][~blank_BHW], (IMAGES_BHWC + np.float32(1))[~blank_BHW])
+
+
+def test_mixup_blends_neighbours_with_one_weight():
+    random = np.random.default_rng(3)
+    images_BHWC = random.normal(size=(16, 4, 4, 3)).astype(np.float32)
+    targets_BK = np.eye(10, dtype=np.float32)[np.arange(16) % 10]
+    mixed_BHWC, mixed_BK = jax.jit(functools.partial(augment.mixup, key=jax.random.key(4), alpha=0.8))(
+        images_BHWC, targets_BK
+    )
+    weight = float(mixed_BK[0, 0])  # of the first picture, the only one of its pair in class 0
+    assert 0 < weight < 1
+    for before, after in ((images_BHWC, mixed_BHWC), (targets_BK, mixed_BK)):
+        after = np.array(after)
+        np.testing.assert_allclose(after[::2] + after[1::2], before[::2] + before[1::2], atol=1e-6)
+        np.testing.assert_allclose(after[::2], weight * before[::2] + (1 - weight) * before[1::2], atol=1e-6)
+
+
+def test_normalise_against_float64():
+    mean, std = (0.49, 0.48, 0.45), (0.25, 0.24, 0.26)
+    found = jax.jit(functools.partial(augment.normalise, mean=mean, std=std))(IMAGES_BHWC)
+    assert found.dtype == jnp.float32
+    np.testing.assert_allclose(found, (IMAGES_BHWC / 255.0 - mean) / std, atol=2e-6)
+
+
+def test_channel_statistics_against_float64():
+    images_NHWC = np.random.default_rng(5).beta(2, (1, 2, 5), (50, 8, 8, 3)) * 255
+    images = ImageSet(images_NHWC.astype(np.uint8), np.zeros(50, np.int32), ("one",))
+    mean, std = augment.channel_statistics(images)
+    scaled = images.images_NHWC.astype(np.float64) / 255
+    np.testing.assert_allclose(mean, scaled.mean(axis=(0, 1, 2)), rtol=1e-12)
+    np.testing.assert_allclose(std, scaled.std(axis=(0, 1, 2)), rtol=1e-10)
+
+
+def test_a_flat_colour_has_a_spread_that_can_be_divided_by():
+    flat = ImageSet(np.full((2, 4, 4, 3), 7, np.uint8), np.zeros(2, np.int32), ("one",))
+    _, std = augment.channel_statistics(flat)
+    assert min(std) > 0

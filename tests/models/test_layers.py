@@ -1,0 +1,113 @@
+"""The fast forms of convolution and pooling against XLA's own, and that the compiled program has the fast layout."""
+
+import re
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import lax
+
+from cifar_jax.models import layers
+
+FAST = "b01f_01io->b01f"
+
+
+def plain_convolve(images_NHWC, kernel_HWIO, padding):
+    return lax.conv_general_dilated(
+        images_NHWC, kernel_HWIO, (1, 1), padding, dimension_numbers=("NHWC", "HWIO", "NHWC")
+    )
+
+
+def relative_error(found, expected):
+    return np.abs(found - expected).max() / np.abs(expected).max()
+
+
+@pytest.mark.parametrize(
+    "batch, size, side, channels",
+    [(1, 3, 8, (3, 5)), (7, 2, 8, (3, 5)), (30, 3, 16, (4, 6)), (32, 2, 33, (3, 4)), (34, 3, 16, (5, 3))],
+)
+def test_convolution_and_both_gradients_equal_the_plain_ones(batch, size, side, channels):
+    inputs, outputs = channels
+    low, high = (size - 1) // 2, size // 2
+    padding = ((low, high), (low, high))
+    keys = jax.random.split(jax.random.key(0), 3)
+    images_NHWC = jax.random.normal(keys[0], (batch, side, side - 1, inputs))
+    kernel_HWIO = jax.random.normal(keys[1], (size, size, inputs, outputs))
+    gradient_NHWC = jax.random.normal(keys[2], (batch, side, side - 1, outputs))
+
+    @jax.jit
+    def both(images, kernel, gradient):
+        results = []
+        for convolve in (layers._cpu_convolve, plain_convolve):
+            output, pull_back = jax.vjp(lambda x, k, c=convolve: c(x, k, padding), images, kernel)
+            results.append((output, *pull_back(gradient)))
+        return results
+
+    fast, plain = jax.device_get(both(images_NHWC, kernel_HWIO, gradient_NHWC))
+    for found, expected in zip(fast, plain, strict=True):
+        assert found.shape == expected.shape
+        assert relative_error(found, expected) < 1e-5
+
+
+@pytest.mark.parametrize("batch, at_most, expected", [(12, 4, 4), (10, 4, 2), (7, 4, 1), (3, 100, 3), (5, 0, 1)])
+def test_a_batch_is_cut_into_equal_slices(batch, at_most, expected):
+    assert layers._sliced(batch, at_most) == expected
+
+
+@pytest.mark.parametrize("size, side", [(2, 8), (2, 7), (3, 8)])
+def test_max_pool_equals_that_of_flax(size, side):
+    # A permutation has no ties, where the two gradients differ.
+    numbers = np.random.default_rng(0).permutation(4 * side * (side + 1) * 3)
+    images_NHWC = jnp.asarray(numbers.reshape(4, side, side + 1, 3), jnp.float32)
+
+    def flax_pool(images_NHWC):
+        return nn.max_pool(images_NHWC, (size, size), (size, size))
+
+    def weighted(pool, images_NHWC):
+        pooled = pool(images_NHWC)
+        return (pooled * jnp.arange(pooled.size).reshape(pooled.shape)).sum()
+
+    def ours(images_NHWC):
+        return layers.max_pool(images_NHWC, size)
+
+    assert ours(images_NHWC).shape == (4, side // size, (side + 1) // size, 3)
+    np.testing.assert_array_equal(ours(images_NHWC), flax_pool(images_NHWC))
+    gradients = [jax.grad(weighted, argnums=1)(pool, images_NHWC) for pool in (ours, flax_pool)]
+    np.testing.assert_array_equal(*gradients)
+
+
+def test_equal_greatest_pixels_share_the_gradient():
+    gradient_NHWC = jax.grad(lambda x: layers.max_pool(x).sum())(jnp.ones((1, 2, 2, 1)))
+    np.testing.assert_array_equal(gradient_NHWC, np.full((1, 2, 2, 1), 0.25))
+
+
+def convolutions_of_training_in_a_scan(monkeypatch, convolve) -> set[str]:
+    """The dim_labels of all convolutions, in whatever computation, of gradient descent on a stack of `Conv`."""
+    monkeypatch.setattr(layers, "convolve", convolve)
+    stack = nn.Sequential([layers.Conv(8), layers.Conv(12, size=2), layers.Conv(16)])
+    images_NHWC = jnp.ones((32, 16, 16, 3))
+    params = stack.init(jax.random.key(0), images_NHWC)
+
+    def step(params, _):
+        gradients = jax.grad(lambda p: (stack.apply(p, images_NHWC) ** 2).mean())(params)
+        return jax.tree.map(lambda p, g: p - 0.1 * g, params, gradients), None
+
+    program = jax.jit(lambda params: lax.scan(step, params, length=3)[0]).lower(params).compile().as_text()
+    found = re.findall(r" convolution\(.*dim_labels=([^,\s]+)", program)
+    assert len(found) >= 8, "three forward, three for kernels and two for images, at the least"
+    assert " while(" in program
+    return set(found)
+
+
+@pytest.mark.skipif(jax.default_backend() != "cpu", reason="only XLA:CPU has the trap")
+def test_convolutions_in_a_scan_all_have_the_fast_layout(monkeypatch):
+    """Others run as naive loops, 75 times slower (docstring of `cifar_jax/models/layers.py`)."""
+    assert convolutions_of_training_in_a_scan(monkeypatch, layers.convolve) == {FAST}
+
+
+@pytest.mark.skipif(jax.default_backend() != "cpu", reason="only XLA:CPU has the trap")
+def test_plain_gradients_in_a_scan_do_not_have_it(monkeypatch):
+    """The control of the test above. If it fails, XLA has mended the trap, and `layers.py` can be simpler."""
+    assert convolutions_of_training_in_a_scan(monkeypatch, plain_convolve) - {FAST}

@@ -1,0 +1,217 @@
+"""main.py as a user starts it: one run serves most tests, since every start costs seconds of imports."""
+
+import os
+import pathlib
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import jax
+import numpy as np
+import pytest
+
+from cifar_jax.runs.checkpoints import Checkpoints
+from cifar_jax.runs.folder import History, RunFolder, read_json
+from cifar_jax.training.evaluate import restore_run
+
+ROOT = pathlib.Path(__file__).parents[1]
+EPOCHS = 6
+RECIPE = ("--config", "configs/default.py")
+SMALL = (
+    *RECIPE,
+    "--config.data.name=shapes",
+    "--config.data.limit=500",
+    "--config.model.widths=(8,8)",
+    "--config.train.batch_size=50",
+    f"--config.train.epochs={EPOCHS}",
+    "--config.checkpoint.every_steps=4",
+)
+CLOCKS = {"images_per_second", "seconds"}
+LONGEST_S = 600  # of one start, on a busy machine
+
+
+@pytest.fixture(scope="module")
+def environment(tmp_path_factory) -> dict:
+    """One CPU device, no data set, no network, and a cache that all starts of this file share."""
+    home = tmp_path_factory.mktemp("home")
+    names = ("XLA_FLAGS", "PJRT_NPROC", "JAX_NUM_CPU_DEVICES", "CIFAR_JAX_DATA", "no_proxy", "NO_PROXY")
+    kept = {name: value for name, value in os.environ.items() if name not in names}
+    nowhere = dict.fromkeys(("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"), "http://127.0.0.1:9")
+    folders = {"HOME": str(home), "TFDS_DATA_DIR": str(home / "tfds"), "CIFAR_JAX_CACHE": str(home / "cache")}
+    return {**kept, **nowhere, **folders, "JAX_PLATFORMS": "cpu"}
+
+
+@pytest.fixture(scope="module")
+def start(environment):
+    """Starts main.py and leaves it running."""
+
+    def start(*arguments) -> subprocess.Popen:
+        command = [sys.executable, "main.py", *map(str, arguments)]
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+        return subprocess.Popen(command, cwd=ROOT, env=environment, text=True, **pipes)
+
+    return start
+
+
+@pytest.fixture(scope="module")
+def main(start):
+    """Runs main.py to its end; returns exit code, stdout and stderr."""
+
+    def main(*arguments) -> tuple[int, str, str]:
+        with start(*arguments) as process:
+            try:
+                out, err = process.communicate(timeout=LONGEST_S)
+            finally:
+                process.kill()
+        return process.returncode, out, err
+
+    return main
+
+
+@pytest.fixture(scope="module")
+def finished(main, tmp_path_factory) -> RunFolder:
+    workdir = tmp_path_factory.mktemp("runs") / "finished"
+    code, out, err = main(*SMALL, "--workdir", workdir)
+    assert code == 0, err
+    assert out.startswith("shapes, test, n = 500: accuracy ")
+    return RunFolder(workdir)
+
+
+@pytest.fixture
+def copy(finished, tmp_path) -> RunFolder:
+    shutil.copytree(finished.path, tmp_path / "copy")
+    return RunFolder(tmp_path / "copy")
+
+
+def damage(folder: RunFolder, step: int) -> None:
+    """Flips the bytes in the middle of the largest file of a checkpoint."""
+    files = (path for path in (folder.checkpoints_dir / str(step) / "state").rglob("*") if path.is_file())
+    largest = max(files, key=lambda path: path.stat().st_size)
+    content = bytearray(largest.read_bytes())
+    middle = slice(len(content) // 4, 3 * len(content) // 4)
+    content[middle] = bytes(byte ^ 0xFF for byte in content[middle])
+    largest.write_bytes(content)
+
+
+def steps(folder: RunFolder) -> list[int]:
+    return Checkpoints(folder.checkpoints_dir, keep=2).steps()
+
+
+def without_clocks(folder: RunFolder) -> dict:
+    return {name: values for name, values in read_json(folder.history_json).items() if name not in CLOCKS}
+
+
+def wait_for_epoch(process: subprocess.Popen, folder: RunFolder, epoch: int) -> None:
+    end = time.monotonic() + LONGEST_S
+    while not folder.history_json.exists() or len(History(folder.history_json)) < epoch:
+        assert process.poll() is None and time.monotonic() < end, process.communicate()[1]
+        time.sleep(0.005)
+
+
+def assert_one_error(finished_call: tuple[int, str, str], code: int) -> str:
+    """The one line of stderr, without 'error: '."""
+    found, _, err = finished_call
+    assert found == code, err
+    assert err.startswith("error: ") and err.endswith("\n") and err.count("\n") == 1, err
+    return err.removeprefix("error: ").strip()
+
+
+def test_terminated_and_killed_a_run_ends_bit_for_bit_as_undisturbed(finished, start, main, tmp_path):
+    folder = RunFolder(tmp_path / "run of mine")  # the blank must be quoted in the command that goes on
+    with start(*SMALL, "--workdir", folder.path) as process:
+        wait_for_epoch(process, folder, 1)
+        process.send_signal(signal.SIGTERM)
+        _, err = process.communicate(timeout=LONGEST_S)
+    assert process.returncode == 143, err
+    last = err.splitlines()[-1]
+    assert last.startswith("error: stopped by SIGTERM after step ") and "state saved" in last
+    assert f"go on with: python main.py {' '.join(RECIPE)} " in last and f"'{folder.path}'" in last
+
+    with start(*SMALL, "--workdir", folder.path) as process:
+        wait_for_epoch(process, folder, 3)
+        process.kill()
+    assert len(History(folder.history_json)) < EPOCHS and not folder.results_json.exists()
+
+    code, _, err = main(*SMALL, "--workdir", folder.path)
+    assert code == 0 and "going on after step" in err, err
+    assert without_clocks(folder) == without_clocks(finished)
+    ours, theirs = (restore_run(run.path, checkpoint="latest")[1] for run in (folder, finished))
+    assert ours.step == theirs.step == EPOCHS * 9
+    for x, y in zip(jax.tree.leaves(ours.state), jax.tree.leaves(theirs.state), strict=True):
+        assert np.asarray(x).tobytes() == np.asarray(y).tobytes()
+
+
+@pytest.mark.parametrize("split", ["test", "validation"])
+def test_evaluate_repeats_the_figures_of_training_to_the_last_digit(finished, main, split):
+    code, _, err = main("--mode=evaluate", "--workdir", finished.path, "--split", split)
+    assert code == 0, err
+    metrics = read_json(finished.evaluation_dir(split) / "metrics.json")
+    results = read_json(finished.results_json)
+    assert (metrics["accuracy"], metrics["loss"]) == (results[split]["accuracy"], results[split]["loss"])
+    assert metrics["checkpoint_step"] == results["best_step"]
+
+
+def test_evaluate_takes_the_latest_checkpoint_with_augmentation(copy, main):
+    code, out, err = main("--mode=evaluate", "--workdir", copy.path, "--checkpoint=latest", "--tta")
+    assert code == 0, err
+    assert "with test-time augmentation" in out
+    metrics = read_json(copy.evaluation_dir("test") / "metrics.json")
+    assert metrics["checkpoint_step"] == EPOCHS * 9 and metrics["tta"] and metrics["without_tta"]["n"] == 500
+
+
+def test_a_damaged_checkpoint_is_passed_over_and_without_a_whole_one_it_is_an_error(copy, main):
+    evaluate = ("--mode=evaluate", "--workdir", copy.path, "--checkpoint=latest")
+    *older, newest = steps(copy)
+    damage(copy, newest)
+    code, _, err = main(*evaluate)
+    assert code == 0, err
+    assert f"step {newest}" in err and f"step {older[-1]} is taken" in err and "Traceback" not in err
+    assert read_json(copy.evaluation_dir("test") / "metrics.json")["checkpoint_step"] == older[-1]
+    for step in older:
+        damage(copy, step)
+    assert "no checkpoint in" in assert_one_error(main(*evaluate), 1)
+    assert steps(copy) == [*older, newest]
+
+
+def test_a_folder_of_another_configuration_is_refused_as_it_is(copy, main):
+    before = copy.config_json.read_bytes()
+    call = main(*SMALL, "--config.data.limit=400", "--config.train.seed=1", "--workdir", copy.path)
+    message = assert_one_error(call, 2)
+    assert "data.limit: 500 -> 400" in message and "train.seed: 0 -> 1" in message
+    assert copy.config_json.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ((*RECIPE, "--config.train.epoch=3"), ["'train.epoch'", "nearest is 'train.epochs'"]),
+        (
+            (*RECIPE, "--config.train.epochs=-1", "--config.optimizer.learning_rate=nan"),
+            ["--config.train.epochs=-1", "--config.optimizer.learning_rate=nan"],
+        ),
+        ((*RECIPE, "stray"), ["stray argument 'stray'"]),
+        ((*RECIPE, "--worgdir=x"), ["unknown flag --worgdir", "--workdir"]),
+        (("--config=configs/default.pi",), ["no such file", "configs/default.py"]),
+        ((), ["--config"]),
+        (("--mode=evaluate",), ["--workdir"]),
+        (("--mode=evaluate", "--workdir=/nowhere/run"), ["/nowhere/run", "config.json"]),
+    ],
+)
+def test_what_is_typed_wrong_is_one_line_and_exit_code_2(main, tmp_path, arguments, words):
+    workdir = () if "--mode=evaluate" in arguments else ("--workdir", tmp_path / "run")
+    message = assert_one_error(main(*arguments, *workdir), 2)
+    assert all(word in message for word in words), message
+    assert not (tmp_path / "run").exists()
+
+
+def test_without_network_and_fallback_there_is_an_error(main, tmp_path):
+    message = assert_one_error(main(*RECIPE, "--config.data.fallback=", "--workdir", tmp_path / "run"), 1)
+    assert "cifar10 is not here and cannot be downloaded" in message and "CIFAR_JAX_DATA" in message
+
+
+def test_inspect_prints_the_layers_and_needs_no_data(main):
+    code, out, err = main(*RECIPE, "--mode=inspect")
+    assert code == 0, err
+    assert "parameters" in out and "whiten" in out and "frozen" in out and "20 epochs" in out
