@@ -98,7 +98,7 @@ def build(config: ConfigDict, *, allow_stand_in: bool) -> Experiment:
     """Loads the data that `config` names and builds the model for it.
 
     Raises:
-        UsageError: a batch that the devices or the data cannot share out evenly.
+        UsageError: a path or key that does not fit the data, or pictures that are not square.
         DataError: data that cannot be had or read.
     """
     return assemble(config, load(config.data, allow_stand_in=allow_stand_in))
@@ -111,7 +111,9 @@ def assemble(config: ConfigDict, dataset: Dataset) -> Experiment:
         config.train.epochs = min(config.train.epochs, STAND_IN_EPOCHS)
     mesh = meshes.make_mesh(config.mesh.devices)
     dataset = _with_validation(dataset, config.data)
-    _check_sizes(config, mesh, dataset.train)
+    height, width = dataset.train.images_NHWC.shape[1:3]
+    if height != width:
+        raise UsageError(f"pictures of {width}x{height} pixels: set --config.data.image_size=N to make them square")
     mean, std = channel_statistics(dataset.train)
     return Experiment(
         config=config,
@@ -137,25 +139,28 @@ def _with_validation(dataset: Dataset, data_config) -> Dataset:
     return dataset
 
 
-def _check_sizes(config: ConfigDict, mesh: Mesh, train: ImageSet) -> None:
-    batch_size = config.train.batch_size
-    if batch_size % mesh.size:
+def require_divisible(experiment: Experiment) -> None:
+    """Checks that the devices can share out the batches of training; evaluation fills its own up.
+
+    Raises:
+        UsageError: naming the batch size and what would do.
+    """
+    batch_size, devices = experiment.config.train.batch_size, experiment.mesh.size
+    if batch_size % devices:
         raise UsageError(
-            f"--config.train.batch_size={batch_size} does not divide by the {mesh.size} devices: "
-            f"use a multiple of {mesh.size}, or --config.mesh.devices=N"
+            f"--config.train.batch_size={batch_size} does not divide by the {devices} devices: "
+            f"use a multiple of {devices}, or --config.mesh.devices=N"
         )
-    if config.augment.mixup and (batch_size // mesh.size) % 2:
+    if experiment.config.augment.mixup and (batch_size // devices) % 2:
         raise UsageError(
             f"--config.augment.mixup blends pairs: --config.train.batch_size={batch_size} must be a multiple of "
-            f"{2 * mesh.size} on {mesh.size} devices"
+            f"{2 * devices} on {devices} devices"
         )
-    if batch_size > len(train):
+    if batch_size > len(experiment.dataset.train):
         raise UsageError(
-            f"--config.train.batch_size={batch_size} is more than the {len(train)} training pictures: lower it"
+            f"--config.train.batch_size={batch_size} is more than the {len(experiment.dataset.train)} training "
+            "pictures: lower it"
         )
-    height, width = train.images_NHWC.shape[1:3]
-    if height != width:
-        raise UsageError(f"pictures of {width}x{height} pixels: set --config.data.image_size=N to make them square")
 
 
 def without_data(config: ConfigDict) -> Experiment:

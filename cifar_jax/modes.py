@@ -36,10 +36,13 @@ def inspect(config: ConfigDict) -> None:
     """Prints what a run of this configuration would be."""
     run_config.validate(config)
     _start_devices(config)
-    inspection.inspect(experiments.without_data(config))
+    experiment = experiments.without_data(config)
+    experiments.require_divisible(experiment)
+    inspection.inspect(experiment)
 
 
 def _start_devices(config: ConfigDict) -> None:
-    for name in ("jax", "jax._src", "orbax", "absl", "tensorstore"):
-        logging.getLogger(name).setLevel(logging.ERROR)  # notes to developers; ours are plain lines
+    # Notes to developers, and Orbax's abandoned reads of a damaged checkpoint; what matters reaches us as exceptions.
+    for name in ("jax", "orbax", "absl", "asyncio"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     meshes.initialise(cpu_devices=config.mesh.cpu_devices, compilation_cache=config.mesh.compilation_cache)

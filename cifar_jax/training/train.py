@@ -53,6 +53,7 @@ def train(config: ConfigDict, workdir: str | Path, *, command: str = "", allow_s
     folder = RunFolder(Path(workdir))
     _require_same_configuration(config, folder)
     experiment = experiments.build(config, allow_stand_in=allow_stand_in and jax.process_count() == 1)
+    experiments.require_divisible(experiment)
     # Only the first process writes; the others read what it wrote before they started.
     with folder.lock() if meshes.is_first_process() else contextlib.nullcontext():
         if folder.config_json.exists():
