@@ -20,24 +20,34 @@ SHARDED = PartitionSpec(DATA_AXIS)
 REPLICATED = PartitionSpec()
 
 
-def initialise(*, cpu_devices: int, compilation_cache: bool) -> None:
+def initialise(*, cpu_devices: int, batch_size: int, compilation_cache: bool) -> None:
     """Joins the other processes, where there are any, splits the CPU into devices, and turns on the compilation cache.
 
     Must run before the first JAX computation; where JAX already runs (in a notebook, say) its devices stay as they are.
 
     Args:
-        cpu_devices: devices to split the CPU into, to try a program for several devices out; it gains no speed.
+        cpu_devices: devices to split the CPU into; 0 = one for each core, as far as they divide the batch. XLA:CPU
+            runs much of a network on one core a device: on two cores, the CNN trains 1.3 times as fast on two devices.
+        batch_size: of training.
         compilation_cache: keep compiled programs in $JAX_COMPILATION_CACHE_DIR, else under ~/.cache/cifar_jax.
     """
     _join_processes()
     if compilation_cache:
         _keep_compiled_programs()
+    if cpu_devices == 0:
+        cpu_devices = _cores_that_divide(batch_size)
     if cpu_devices > 1 and "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
         # Devices that wait for each other hold threads of XLA's pool, which has one a core; with no thread left for the
         # one that they wait for, the program aborts after 40 seconds.
-        os.environ.setdefault("PJRT_NPROC", str(4 * cpu_devices))
+        os.environ.setdefault("PJRT_NPROC", str(2 * cpu_devices))
         with contextlib.suppress(RuntimeError):  # the backend is already up; its devices are as good
             jax.config.update("jax_num_cpu_devices", cpu_devices)
+
+
+def _cores_that_divide(batch_size: int) -> int:
+    """As many of the cores that this process may use as share out a batch evenly, in even parts (for mixup)."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return next(devices for devices in range(cores, 0, -1) if devices == 1 or batch_size % (2 * devices) == 0)
 
 
 def _keep_compiled_programs() -> None:

@@ -1,20 +1,20 @@
 """Convolution and pooling in the forms that are fast on the device at hand.
 
-On accelerators these are XLA's own operations. On CPU four of XLA's defaults are slow, and the forms below give the
+On accelerators these are XLA's own operations. On CPU three of XLA's defaults are slow, and the forms below give the
 same numbers (to rounding) faster; measured with jax 0.10.2 on two cores, float32 (`benchmarks/`):
 
-- A convolution with at most 64 output channels runs on one core. Cut into slices of the batch, it uses all of them:
-  1.8 times the speed on two.
 - The gradient with respect to the kernel, as one operation over a batch of 128, reaches a tenth of the machine's
   matrix throughput; summed over slices of the batch that fit the cache it is 3 to 5 times faster.
 - XLA:CPU brings convolutions into its fast layout in the entry computation only. Inside a loop (`lax.scan`) the
   gradients as `jax.grad` writes them run as naive loops, 75 times slower. Written out with explicit transposes, as
   here, they have the fast layout everywhere (`tests/models/test_layers.py` holds this on the compiled program).
-- The gradient of `reduce_window` pooling is 8 times slower than that of a maximum over slices.
+- The gradient of `reduce_window` pooling is 8 times slower than that of a maximum over slices, and that one, as
+  `jax.grad` writes it, takes five passes over the activations; written out it takes one.
+
+A convolution with at most 64 output channels runs on one core: `mesh.py` makes each core a device.
 """
 
 import functools
-import os
 
 import flax.linen as nn
 import jax
@@ -22,7 +22,6 @@ import jax.numpy as jnp
 from jax import lax
 
 _DIMENSIONS = ("NHWC", "HWIO", "NHWC")
-_CORES = os.cpu_count() or 1
 
 
 def _convolve(images_NHWC, kernel_HWIO, padding):
@@ -34,19 +33,13 @@ def _sliced(batch: int, at_most: int) -> int:
     return next(slices for slices in range(max(1, min(at_most, batch)), 0, -1) if batch % slices == 0)
 
 
-def _convolve_on_all_cores(images_NHWC, kernel_HWIO, padding):
-    slices = _sliced(len(images_NHWC), 2 * _CORES)
-    parts = [_convolve(part, kernel_HWIO, padding) for part in jnp.split(images_NHWC, slices)]
-    return jnp.concatenate(parts) if slices > 1 else parts[0]
-
-
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def _cpu_convolve(images_NHWC, kernel_HWIO, padding):
-    return _convolve_on_all_cores(images_NHWC, kernel_HWIO, padding)
+    return _convolve(images_NHWC, kernel_HWIO, padding)
 
 
 def _cpu_convolve_forward(images_NHWC, kernel_HWIO, padding):
-    return _convolve_on_all_cores(images_NHWC, kernel_HWIO, padding), (images_NHWC, kernel_HWIO)
+    return _convolve(images_NHWC, kernel_HWIO, padding), (images_NHWC, kernel_HWIO)
 
 
 def _cpu_convolve_backward(padding, residuals, gradient_NHWC):
@@ -54,7 +47,7 @@ def _cpu_convolve_backward(padding, residuals, gradient_NHWC):
     flipped_HWOI = kernel_HWIO[::-1, ::-1].transpose(0, 1, 3, 2)
     sides = kernel_HWIO.shape[:2]
     border = tuple((side - 1 - low, side - 1 - high) for side, (low, high) in zip(sides, padding, strict=True))
-    images_gradient_NHWC = _convolve_on_all_cores(gradient_NHWC, flipped_HWOI, border)
+    images_gradient_NHWC = _convolve(gradient_NHWC, flipped_HWOI, border)
 
     batch, height = images_NHWC.shape[:2]
     slices = _sliced(batch, batch * height // 256)  # 8 pictures of 32 px, 16 of 16 px: the fastest, within 10 %
@@ -104,10 +97,32 @@ def max_pool(images_NHWC: jax.Array, size: int = 2) -> jax.Array:
     Where several pixels of a window are equal and greatest, they share the gradient (`reduce_window` gives it to the
     first one).
     """
-    batch, height, width, channels = images_NHWC.shape
-    rows, columns = height // size, width // size
+    height, width = images_NHWC.shape[1:3]
+    return _max_pool(images_NHWC[:, : height // size * size, : width // size * size], size)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
+def _max_pool(images_NHWC, size):
     # Rows first, then neighbours within a row, as maxima of slices: 1.15 times the images a second of one
     # `windows.max(axis=(2, 4))` in the whole training step.
-    windows = images_NHWC[:, : rows * size, : columns * size].reshape(batch, rows, size, columns, size * channels)
+    batch, height, width, channels = images_NHWC.shape
+    windows = images_NHWC.reshape(batch, height // size, size, width // size, size * channels)
     over_rows = functools.reduce(jnp.maximum, (windows[:, :, i] for i in range(size)))
     return functools.reduce(jnp.maximum, jnp.split(over_rows, size, axis=-1))
+
+
+def _max_pool_forward(images_NHWC, size):
+    pooled_NHWC = _max_pool(images_NHWC, size)
+    return pooled_NHWC, (images_NHWC, pooled_NHWC)
+
+
+def _max_pool_backward(size, residuals, gradient_NHWC):
+    images_NHWC, pooled_NHWC = residuals
+    batch, height, width, channels = images_NHWC.shape
+    windows = images_NHWC.reshape(batch, height // size, size, width // size, size, channels)
+    is_greatest = windows == pooled_NHWC[:, :, None, :, None]
+    share_NHWC = gradient_NHWC / is_greatest.sum(axis=(2, 4), dtype=gradient_NHWC.dtype)
+    return (jnp.where(is_greatest, share_NHWC[:, :, None, :, None], 0).reshape(images_NHWC.shape),)
+
+
+_max_pool.defvjp(_max_pool_forward, _max_pool_backward)
