@@ -1,0 +1,49 @@
+"""Initial weights without running the model against those of the model's own initialisers."""
+
+import functools
+
+import jax
+import numpy as np
+import pytest
+
+from cifar_jax.models import initial
+from cifar_jax.models.resnet import VARIANTS, ResNet
+
+IMAGES_NHWC = np.zeros((1, 32, 32, 3), np.float32)
+SMALL = {"stage_sizes": (2, 1), "width": 32}
+
+
+def abstract_variables(model):
+    return jax.eval_shape(functools.partial(model.init, train=False), jax.random.key(0), IMAGES_NHWC)
+
+
+@pytest.mark.parametrize(
+    "settings", [VARIANTS["v1.5"], VARIANTS["v2"], VARIANTS["bit"], {"block": "basic"}], ids=["v1.5", "v2", "bit", "18"]
+)
+def test_the_values_are_those_of_the_initialisers(settings):
+    model = ResNet(num_classes=5, **SMALL, **settings)
+    filled = initial.fill(abstract_variables(model), seed=0)
+    expected = jax.device_get(jax.jit(lambda: model.init(jax.random.key(0), IMAGES_NHWC, train=False))())
+
+    def compare(path, found, expected):
+        assert isinstance(found, np.ndarray)
+        assert (found.shape, found.dtype) == (expected.shape, np.float32)
+        if path[-1].key == "kernel" and path[-2].key != "head":
+            deviation = np.sqrt(2 / np.prod([*found.shape[:2], found.shape[3]]))  # He et al. 2015, fan-out
+            for values in (found, expected):
+                assert abs(values.std() / deviation - 1) < 5 / np.sqrt(2 * values.size)
+                assert abs(values.mean() / deviation) < 5 / np.sqrt(values.size)
+        else:
+            np.testing.assert_array_equal(found, expected)
+
+    jax.tree_util.tree_map_with_path(compare, filled, expected)
+
+
+def test_the_seed_decides_every_kernel():
+    abstract = abstract_variables(ResNet(num_classes=5, **SMALL))
+    first, again, other = (initial.fill(abstract, seed=seed)["params"] for seed in (1, 1, 2))
+    jax.tree.map(np.testing.assert_array_equal, first, again)
+    kernels = [x for x in jax.tree.leaves(first) if x.ndim == 4]
+    others = [x for x in jax.tree.leaves(other) if x.ndim == 4]
+    assert not any(np.array_equal(x, y) for x, y in zip(kernels, others, strict=True))
+    assert len({x.flat[0] for x in kernels}) == len(kernels)
