@@ -1,0 +1,153 @@
+"""Every tensor has its place, or the error names every one that has not."""
+
+import jax
+import numpy as np
+import pytest
+from flax.traverse_util import flatten_dict
+
+from cifar_jax.errors import DataError
+from cifar_jax.pretrained import convert
+from cifar_jax.pretrained.families import BIT, FAMILIES, HUGGING_FACE, KERAS_V1, KERAS_V2, TIMM_D, TORCHVISION
+
+# A name of each family, as its source writes it.
+KNOWN = {
+    "torchvision": (TORCHVISION, "stage2_block1/shortcut_norm/var", "layer2.0.downsample.1.running_var"),
+    "timm_d": (TIMM_D, "stage2_block1/shortcut_conv/kernel", "layer2.0.downsample.1.weight"),
+    "timm_d_stem": (TIMM_D, "stem_norm2/mean", "conv1.4.running_mean"),
+    "hugging_face": (
+        HUGGING_FACE,
+        "stage4_block3/conv2/kernel",
+        "encoder.stages.3.layers.2.layer.1.convolution.weight",
+    ),
+    "keras_v1": (KERAS_V1, "stage1_block1/shortcut_norm/mean", "conv2_block1_0_bn/moving_mean"),
+    "keras_v2": (KERAS_V2, "stage1_block1/norm1/scale", "conv2_block1_preact_bn/gamma"),
+    "bit": (BIT, "stage1_block2/norm3/bias", "block1/unit02/c/group_norm/beta"),
+}
+
+
+@pytest.fixture
+def tensors(random_backbone):
+    """A whole small network by torchvision's names."""
+    backbone = random_backbone("v1.5")
+    return convert.foreign(backbone.params, backbone.batch_stats, TORCHVISION)
+
+
+@pytest.mark.parametrize("known", KNOWN)
+def test_names(known):
+    family, ours, theirs = KNOWN[known]
+    assert family.name(ours) == theirs
+
+
+@pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.layers["stem_conv1"])
+@pytest.mark.parametrize("num_classes", [0, 5])
+def test_there_and_back(family, num_classes, random_backbone):
+    width = 32 if family is BIT else 8  # its norms have 32 groups
+    backbone = random_backbone(family.variant, width=width, num_classes=num_classes)
+    tensors = convert.foreign(backbone.params, backbone.batch_stats, family)
+    found_family, architecture, params, batch_stats = convert.convert(tensors, where="x")
+    assert found_family is family
+    assert architecture["stage_sizes"] == (2, 1, 1, 1) and architecture["width"] == width
+    jax.tree.map(np.testing.assert_array_equal, params, backbone.params)
+    jax.tree.map(np.testing.assert_array_equal, batch_stats, backbone.batch_stats)
+    assert ("head" in params) == (num_classes > 0)
+    assert all(leaf.dtype == np.float32 and leaf.flags.c_contiguous for leaf in jax.tree.leaves((params, batch_stats)))
+
+
+def test_basic_blocks(random_backbone):
+    backbone = random_backbone("v1.5", block="basic", stage_sizes=(1, 2, 1, 1))
+    tensors = convert.foreign(backbone.params, backbone.batch_stats, TORCHVISION)
+    _, architecture, params, _ = convert.convert(tensors, where="x")
+    assert architecture == {"variant": "v1.5", "stage_sizes": (1, 2, 1, 1), "width": 8, "block": "basic"}
+    jax.tree.map(np.testing.assert_array_equal, params, backbone.params)
+
+
+def test_layouts(tensors):
+    originals = dict(tensors)
+    _, _, params, batch_stats = convert.convert(tensors, where="x")
+    kernel_OIHW = originals["layer2.0.conv2.weight"]
+    kernel_HWIO = params["stage2_block1"]["conv2"]["kernel"]
+    assert kernel_HWIO[2, 0, 3, 1] == kernel_OIHW[1, 3, 2, 0]
+    assert params["head"]["kernel"][7, 4] == originals["fc.weight"][4, 7]
+    np.testing.assert_array_equal(batch_stats["stem_norm1"]["var"], originals["bn1.running_var"])
+
+
+def test_keras_biases_are_folded_and_channels_turned(random_backbone):
+    backbone = random_backbone("v1")
+    tensors = convert.foreign(backbone.params, backbone.batch_stats, KERAS_V1)
+    bias = np.float32([3, 1, 4, 1, 5, 9, 2, 6])
+    tensors["conv2_block1_2_conv/bias"] = bias
+    stem = tensors["conv1_conv/kernel"]
+    _, _, params, batch_stats = convert.convert(dict(tensors), where="x")
+    mean = batch_stats["stage1_block1"]["norm2"]["mean"]
+    np.testing.assert_array_equal(mean, backbone.batch_stats["stage1_block1"]["norm2"]["mean"] - bias)
+    np.testing.assert_array_equal(params["stem_conv1"]["kernel"], stem[:, :, [2, 1, 0]])
+    assert not {name for name in flatten_dict(params, sep="/") if "conv" in name and name.endswith("bias")}
+
+
+def test_wrappers_and_bookkeeping(tensors, random_backbone):
+    wrapped = {f"module.model.{name}": array for name, array in tensors.items()}
+    wrapped |= {f"module.attacker.model.{name}": array for name, array in tensors.items()}
+    wrapped |= {"module.normalizer.new_mean": np.ones(3), "module.model.bn1.num_batches_tracked": np.array(5)}
+    _, _, params, _ = convert.convert(wrapped, where="x")
+    jax.tree.map(np.testing.assert_array_equal, params, random_backbone("v1.5").params)
+
+
+def test_two_networks_in_one_file(tensors):
+    both = tensors | {f"model.{name}": array for name, array in tensors.items()}
+    with pytest.raises(DataError, match="keep one of the two"):
+        convert.convert(both, where="x")
+
+
+def test_half_precision_becomes_float32(tensors):
+    halves = {name: array.astype(np.float16) for name, array in tensors.items()}
+    _, _, params, _ = convert.convert(dict(halves), where="x")
+    kernel = params["stem_conv1"]["kernel"]
+    assert kernel.dtype == np.float32
+    np.testing.assert_array_equal(kernel.transpose(3, 2, 0, 1), halves["conv1.weight"])
+
+
+def test_everything_that_does_not_fit_is_named_at_once(tensors):
+    del tensors["layer1.0.bn2.running_mean"], tensors["fc.bias"]
+    tensors["layer1.0.se.weight"] = np.ones(3, np.float32)
+    tensors["layer3.0.conv2.weight"] = tensors["layer3.0.conv2.weight"][..., :1]
+    tensors["layer4.0.bn1.weight"] = np.ones(64, np.int32)
+    tensors["layer2.0.bn1.bias"][3] = np.nan
+    with pytest.raises(DataError) as caught:
+        convert.convert(tensors, where="weights.pth")
+    message = str(caught.value)
+    assert message.startswith("weights.pth: ") and "\n" not in message
+    for part in (
+        "2 missing (fc.bias, layer1.0.bn2.running_mean)",
+        "1 left over (layer1.0.se.weight)",
+        "1 of a wrong shape (layer3.0.conv2.weight 3x1x32x32 for 3x3x32x32)",
+        "1 not floating point (layer4.0.bn1.weight)",
+        "1 not finite (layer2.0.bn1.bias)",
+    ):
+        assert part in message
+
+
+@pytest.mark.parametrize("name", ["conv1.weight", "layer1.0.conv3.weight", "layer2.0.downsample.0.weight", "fc.weight"])
+def test_a_missing_tensor_is_named(name, tensors):
+    del tensors[name]
+    with pytest.raises(DataError, match=rf"1 missing \({name}\)"):
+        convert.convert(tensors, where="x")
+
+
+def test_long_lists_are_cut(tensors):
+    for name in [name for name in tensors if name.startswith("layer1.1.") and "weight" not in name]:
+        del tensors[name]
+    with pytest.raises(DataError, match=r"9 missing \(.*layer1.1.bn3.bias, .* and 1 more\)"):
+        convert.convert(tensors, where="x")
+
+
+def test_an_unknown_naming():
+    with pytest.raises(DataError, match=r"features.0.weight"):
+        convert.convert({"features.0.weight": np.ones(3)}, where="x")
+    with pytest.raises(DataError, match="no tensors"):
+        convert.convert({}, where="x")
+
+
+def test_an_absurd_number_of_blocks_is_not_built(tensors):
+    tensors["layer1.123456789.bn1.weight"] = np.ones(3, np.float32)
+    with pytest.raises(DataError, match=r"left over \(layer1.123456789"):
+        convert.convert(tensors, where="x")
