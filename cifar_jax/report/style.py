@@ -59,7 +59,8 @@ def figure(path: pathlib.Path, *, title: str, height: float) -> Iterator[Figure]
         OSError: the file cannot be written.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    lines = [part for line in title.splitlines() for part in textwrap.wrap(printable(line), 66)]
+    together = title.replace(" = ", "\u00a0=\u00a0")  # an n stays with its number
+    lines = [part for line in together.splitlines() for part in textwrap.wrap(printable(line), 66)]
     with matplotlib.style.context(["default", STYLE]):  # whatever the user's own matplotlibrc says
         canvas = FigureCanvasAgg(Figure((WIDTH, height + 0.2 * len(lines)), DPI, layout="constrained"))
         canvas.figure.suptitle("\n".join(lines), x=0.01, horizontalalignment="left")

@@ -1,7 +1,6 @@
-"""The pictures, the labels, the training and the confusions of a run, each as one PNG.
+"""Figures with one value a class: how many pictures it has, how well it is recognised, what it is taken for.
 
-Every function takes plain arrays or what the files of the run folder hold, a title that the caller composes
-(data set, split, n, run) and the path to write.
+Every function takes plain arrays, a title that the caller composes (data set, split, n, run) and the path to write.
 """
 
 from collections.abc import Sequence
@@ -15,50 +14,15 @@ from matplotlib.ticker import MaxNLocator
 
 from cifar_jax.report import style
 
-SAMPLE_ROWS, SAMPLE_COLUMNS = 12, 10
 MAX_NAMED = 20  # classes: above, names no longer fit side by side
 MAX_COUNTED = 12  # classes: above, a count no longer fits into its cell
 CONFUSED_PAIRS = 10
-
-
-def samples(
-    images_NHWC: np.ndarray,
-    labels_N: np.ndarray,
-    class_names: Sequence[str],
-    *,
-    title: str,
-    path: Path,
-) -> None:
-    """A row of pictures a class, the first of each; of many classes 12, evenly spaced, as the title says.
-
-    Args:
-        images_NHWC: uint8 RGB, 0 to 255.
-        labels_N: integers, 0 to C - 1.
-        class_names: C names.
-    """
-    num_classes = len(class_names)
-    shown = np.linspace(0, num_classes - 1, min(num_classes, SAMPLE_ROWS)).round().astype(int)
-    if len(shown) < num_classes:
-        title += f"\n{len(shown)} of {num_classes} classes, evenly spaced"
-    side_y, side_x, channels = images_NHWC.shape[1:]
-    gap = max(1, side_x // 16)
-    step_y, step_x = side_y + gap, side_x + gap
-    sheet = np.full((len(shown) * step_y - gap, SAMPLE_COLUMNS * step_x - gap, channels), 255, np.uint8)
-    for row, label in enumerate(shown):
-        for column, index in enumerate(np.flatnonzero(labels_N == label)[:SAMPLE_COLUMNS]):
-            y, x = row * step_y, column * step_x
-            sheet[y : y + side_y, x : x + side_x] = images_NHWC[index]
-    names = [style.short(class_names[label]) for label in shown]
-    height = (style.WIDTH - 0.2 - style.width(names)) * sheet.shape[0] / sheet.shape[1] + 0.15
-    with style.figure(path, title=title, height=height) as figure:
-        figure.set_layout_engine("compressed")  # keeps the names beside a picture that may not be stretched
-        axes = figure.subplots()
-        # small pictures show their pixels; large ones are reduced, where the nearest pixel would flicker
-        axes.imshow(sheet, interpolation="nearest" if side_x <= 64 else "antialiased")
-        axes.set_yticks(np.arange(len(shown)) * step_y + side_y / 2, names)
-        axes.set_xticks([])
-        axes.tick_params(length=0)
-        axes.spines[:].set_visible(False)
+WEAKEST, STRONGEST = 12, 6
+SCORES = {  # mark and colour of each figure of a class
+    "precision": ("<", style.BLUE),
+    "recall": (">", style.VERMILLION),
+    "f1": ("|", "black"),
+}
 
 
 def label_distribution(
@@ -120,48 +84,62 @@ def _profile(axes: Axes, counts_C: np.ndarray, class_names: Sequence[str], *, sp
     axes.yaxis.set_major_formatter("{x:,.0f}")
 
 
-def curves(history: dict[str, list], *, title: str, path: Path) -> None:
-    """Loss, accuracy and learning rate by epoch, with the epoch of the best validation accuracy marked.
+def per_class(scores: dict[str, list], *, title: str, path: Path) -> None:
+    """Precision, recall and F1 of every class, the weakest on top; of many classes the profile and both ends.
 
     Args:
-        history: what history.json holds; of it epoch, loss, val_loss, accuracy and val_accuracy (shares, 0 to
-            1) and learning_rate, equally long lists of at least one epoch.
+        scores: `per_class` of metrics.json: names, and for each of them precision, recall and f1 (0 to 1) and support
+            (pictures).
     """
-    epochs = history["epoch"]
-    best = int(np.argmax(history["val_accuracy"]))
-    percent = {name: 100 * np.asarray(history[name]) for name in ("accuracy", "val_accuracy")}
-    with style.figure(path, title=title, height=7.0) as figure:
-        loss, accuracy, rate = figure.subplots(3, sharex=True, height_ratios=(3, 3, 2))
-        _train_and_validation(loss, epochs, history["loss"], history["val_loss"], best=best)
-        _train_and_validation(accuracy, epochs, percent["accuracy"], percent["val_accuracy"], best=best)
-        rate.plot(epochs, history["learning_rate"], color=style.GREY, marker=_marker("o", epochs), clip_on=False)
-        rate.set_ylim(bottom=0)
-        loss.set_title(f"loss (nats): validation {history['val_loss'][best]:.3f} at epoch {epochs[best]}")
-        accuracy.set_title(f"accuracy (%): best validation {percent['val_accuracy'][best]:.2f} at epoch {epochs[best]}")
-        rate.set_title("learning rate")
-        for axes in (loss, accuracy, rate):
-            axes.grid(True)
-            axes.axvline(epochs[best], color=style.GREY, linewidth=1, linestyle=":")
-        rate.set_xlim(epochs[0] - 0.5, epochs[-1] + 0.5)
-        rate.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-        rate.set_xlabel("epoch (ring and dotted line: the best by validation accuracy)")
-        figure.legend(*loss.get_legend_handles_labels(), loc="outside lower center", ncols=2)
+    order = np.argsort(scores["f1"], kind="stable")
+    if len(order) <= MAX_NAMED:
+        with style.figure(path, title=title, height=0.27 * len(order) + 1.1) as figure:
+            axes = figure.subplots()
+            _score_rows(axes, scores, order)
+            axes.set_xlabel("percent (behind each name: pictures)")
+            figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=3)
+    else:
+        heights = (2.0, 0.27 * WEAKEST + 0.4, 0.27 * STRONGEST + 0.7)
+        with style.figure(path, title=title, height=sum(heights) + 0.3) as figure:
+            profile, weakest, strongest = figure.subplots(3, height_ratios=heights)
+            f1_C = 100 * np.asarray(scores["f1"])[order]
+            profile.stairs(f1_C, np.arange(len(order) + 1), fill=True, color=style.GREY, alpha=0.35)
+            profile.stairs(f1_C, np.arange(len(order) + 1), color=style.GREY, linewidth=1.4)
+            profile.set(
+                xlim=(0, len(order)), ylim=(0, 100), ylabel="F1 (%)", xlabel="classes, from weakest to strongest"
+            )
+            profile.set_title(
+                f"F1 of all {len(order)} classes: {f1_C[0]:.0f} to {f1_C[-1]:.0f} %, mean {f1_C.mean():.1f} %"
+            )
+            _score_rows(weakest, scores, order[:WEAKEST])
+            weakest.set_title(f"the {WEAKEST} weakest in percent (behind each name: pictures)")
+            _score_rows(strongest, scores, order[-STRONGEST:])
+            for axes in (weakest, strongest):
+                axes.set_xlim(-3, 103)
+            strongest.set_title(f"the {STRONGEST} strongest in percent")
+            figure.legend(*weakest.get_legend_handles_labels(), loc="outside lower center", ncols=3)
 
 
-def _train_and_validation(axes: Axes, epochs: list, train: list, validation: list, *, best: int) -> None:
-    axes.plot(epochs, train, color=style.BLUE, linestyle="--", marker=_marker("o", epochs), label="train")
-    axes.plot(epochs, validation, color=style.VERMILLION, marker=_marker("s", epochs), label="validation")
-    axes.plot(epochs[best], validation[best], "o", markersize=10, color="black", fillstyle="none")
-    axes.margins(y=0.1)
-
-
-def _marker(shape: str, epochs: list) -> str:
-    """Markers as long as they do not run into each other."""
-    return shape if len(epochs) <= 40 else ""
+def _score_rows(axes: Axes, scores: dict[str, list], order: np.ndarray) -> None:
+    """A row a class with a mark for each score, and beside its name how many pictures it has."""
+    rows = np.arange(len(order))
+    values = {score: 100 * np.asarray(scores[score])[order] for score in SCORES}
+    axes.hlines(rows, np.minimum.reduce([*values.values()]), np.maximum.reduce([*values.values()]), color="#BBBBBB")
+    for score, (mark, colour) in SCORES.items():
+        size = 11 if mark == "|" else 6.5
+        label = "F1" if score == "f1" else score
+        axes.plot(values[score], rows, mark, color=colour, markersize=size, markeredgewidth=1.6, label=label)
+    names = [f"{style.short(scores['names'][i])} ({scores['support'][i]:,})" for i in order]
+    axes.set_yticks(rows, names)
+    axes.tick_params(axis="y", length=0)
+    axes.set_ylim(len(order) - 0.4, -0.6)
+    axes.margins(x=0.06)
+    axes.xaxis.set_major_locator(MaxNLocator(7, integer=True))
+    axes.grid(True, axis="x")
 
 
 def confusion_matrix(confusion_CC: np.ndarray, class_names: Sequence[str], *, title: str, path: Path) -> None:
-    """True classes in rows: colour is the share of the row, text the count; of many classes the worst pairs.
+    """True classes in rows: colour is the share of the row, text count and share; of many classes the worst pairs.
 
     Args:
         confusion_CC: integers (C, C).
@@ -202,9 +180,12 @@ def _matrix(figure: FigureBase, axes: Axes, share_CC: np.ndarray, names: list[st
 
 def _counts(axes: Axes, confusion_CC: np.ndarray, share_CC: np.ndarray) -> None:
     for (row, column), count in np.ndenumerate(confusion_CC):
-        colour = "white" if share_CC[row, column] > 0.25 else "black"
+        share = share_CC[row, column]
         text = f"{count}" if count < 100_000 else f"{count // 1000}k"
-        axes.text(column, row, text, color=colour, fontsize=9, ha="center", va="center")
+        if count:
+            text += f"\n{share:.1%}" if share < 0.0995 else f"\n{share:.0%}"
+        colour = "white" if share > 0.25 else "black"
+        axes.text(column, row, text, color=colour, fontsize=9, ha="center", va="center", linespacing=1.1)
 
 
 def _confused_pairs(axes: Axes, confusion_CC: np.ndarray, share_CC: np.ndarray, names: list[str]) -> None:

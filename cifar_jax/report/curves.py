@@ -1,0 +1,93 @@
+"""Figures over the epochs: one run from its start to its end, and several runs in one."""
+
+import itertools
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator
+
+from cifar_jax.report import style
+
+LINES = list(itertools.product(("-", "--", ":", "-."), style.PALETTE))  # twenty that can be told apart
+
+
+def curves(history: dict[str, list], *, title: str, path: Path) -> None:
+    """Loss, accuracy, learning rate and speed by epoch, with the epoch of the best validation accuracy marked.
+
+    Args:
+        history: what history.json holds: loss and val_loss in nats, accuracy and val_accuracy (shares, 0 to 1),
+            learning_rate, images_per_second and seconds, equally long lists of at least one epoch.
+    """
+    epochs = history["epoch"]
+    best = int(np.argmax(history["val_accuracy"]))
+    percent = {name: 100 * np.asarray(history[name]) for name in ("accuracy", "val_accuracy")}
+    speed = np.median(history["images_per_second"])
+    with style.figure(path, title=title, height=8.4) as figure:
+        panels = loss, accuracy, rate, throughput = figure.subplots(4, sharex=True, height_ratios=(3, 3, 2, 2))
+        _train_and_validation(loss, epochs, history["loss"], history["val_loss"], best=best)
+        _train_and_validation(accuracy, epochs, percent["accuracy"], percent["val_accuracy"], best=best)
+        for axes, name in ((rate, "learning_rate"), (throughput, "images_per_second")):
+            axes.plot(epochs, history[name], color=style.GREY, marker=_marker("o", epochs), clip_on=False)
+            axes.set_ylim(0, 1.1 * max(history[name]) or 1)
+        loss.set_title(f"loss (nats): validation {history['val_loss'][best]:.3f} at epoch {epochs[best]}")
+        accuracy.set_title(f"accuracy (%): best validation {percent['val_accuracy'][best]:.2f} at epoch {epochs[best]}")
+        rate.set_title("learning rate at the end of the epoch")
+        throughput.set_title(
+            f"training images/s: median {speed:,.0f}; {sum(history['seconds']):,.0f} s with validation"
+        )
+        throughput.yaxis.set_major_formatter("{x:,.0f}")
+        for axes in panels:
+            axes.grid(True)
+            axes.axvline(epochs[best], color=style.GREY, linewidth=1, linestyle=":")
+        _epochs_below(throughput, epochs[0], epochs[-1])
+        throughput.set_xlabel("epoch (ring and dotted line: the best by validation accuracy)")
+        figure.legend(*loss.get_legend_handles_labels(), loc="outside lower center", ncols=2)
+
+
+def _train_and_validation(axes: Axes, epochs: list, train: list, validation: list, *, best: int) -> None:
+    axes.plot(epochs, train, color=style.BLUE, linestyle="--", marker=_marker("o", epochs), label="train")
+    axes.plot(epochs, validation, color=style.VERMILLION, marker=_marker("s", epochs), label="validation")
+    axes.plot(epochs[best], validation[best], "o", markersize=10, color="black", fillstyle="none")
+    axes.margins(y=0.1)
+
+
+def _marker(shape: str, epochs: list) -> str:
+    """Markers as long as they do not run into each other."""
+    return shape if len(epochs) <= 40 else ""
+
+
+def _epochs_below(axes: Axes, first: int, last: int) -> None:
+    axes.set_xlim(first - 0.5, last + 0.5)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+
+
+def overlay(histories: dict[str, Sequence[dict[str, list]]], *, title: str, path: Path) -> None:
+    """Validation loss and accuracy of several runs by epoch, and the accuracy by time; the seeds of one look alike.
+
+    Args:
+        histories: for each label, at most twenty, what history.json of each of its seeds holds.
+    """
+    with style.figure(path, title=title, height=7.5 + 0.2 * -(-len(histories) // 2)) as figure:
+        loss, accuracy, by_time = figure.subplots(3)
+        for (label, seeds), (line, colour) in zip(histories.items(), LINES, strict=False):
+            for number, history in enumerate(seeds):
+                looks = {"linestyle": line, "color": colour, "label": style.short(label, 30) if number == 0 else None}
+                looks["marker"] = "o" if len(history["epoch"]) == 1 else ""
+                percent = 100 * np.asarray(history["val_accuracy"])
+                loss.plot(history["epoch"], history["val_loss"], **looks)
+                accuracy.plot(history["epoch"], percent, **looks)
+                by_time.plot(np.cumsum(history["seconds"]) / 60, percent, **looks)
+        last = max(history["epoch"][-1] for seeds in histories.values() for history in seeds)
+        for axes in (loss, accuracy):
+            _epochs_below(axes, 1, last)
+            axes.set_xlabel("epoch")
+        by_time.set_xlim(left=0)
+        by_time.set_xlabel("minutes of training and validation")
+        loss.set_title("validation loss (nats)")
+        accuracy.set_title("validation accuracy (%)")
+        by_time.set_title("validation accuracy (%) by time")
+        for axes in (loss, accuracy, by_time):
+            axes.grid(True)
+        figure.legend(*loss.get_legend_handles_labels(), loc="outside lower center", ncols=2)

@@ -1,0 +1,130 @@
+"""Figures with few dots, a look into them, and small finished run folders."""
+
+import html.parser
+import json
+
+import numpy as np
+import pytest
+
+from cifar_jax.evaluation import metrics
+from cifar_jax.report import style
+from cifar_jax.runs.folder import RunFolder, write_json
+
+VOID = {"meta", "img", "br", "link", "hr", "input"}
+
+
+class Parsed(html.parser.HTMLParser):
+    """Tags with their attributes and the text; a tag that is not closed in order is an error."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.open, self.tags, self.text = [], [], ""
+        self.feed(text)
+        self.close()
+        assert not self.open
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.text += data
+
+    def values(self, attribute):
+        return [attributes[attribute] for _, attributes in self.tags if attribute in attributes]
+
+
+@pytest.fixture
+def parse():
+    """`parse(path)`: the tags and the text of an HTML file."""
+    return lambda path: Parsed(path.read_text(encoding="utf-8"))
+
+
+@pytest.fixture(autouse=True)
+def few_dots(monkeypatch):
+    """The layout is in inches and points: fewer dots change nothing but the time to draw them."""
+    monkeypatch.setattr(style, "DPI", 50)
+
+
+@pytest.fixture
+def drawn(monkeypatch):
+    """The figures that were drawn, to look into."""
+    kept = []
+    original = style.FigureCanvasAgg
+
+    def keep(figure):
+        kept.append(figure)
+        return original(figure)
+
+    monkeypatch.setattr(style, "FigureCanvasAgg", keep)
+    return kept
+
+
+@pytest.fixture
+def history():
+    """`history(epochs)`: what history.json holds."""
+
+    def of(epochs):
+        steps = np.arange(1, epochs + 1)
+        return {
+            "epoch": steps.tolist(),
+            "loss": (2 / steps).tolist(),
+            "accuracy": (1 - 0.6 / steps).tolist(),
+            "val_loss": (2.1 / steps).tolist(),
+            "val_accuracy": (1 - 0.7 / steps).tolist(),
+            "learning_rate": (0.1 * (1 - steps / epochs)).tolist(),
+            "images_per_second": [1000.0] * epochs,
+            "seconds": [1.0] * epochs,
+        }
+
+    return of
+
+
+@pytest.fixture
+def make_run(history):
+    """`make_run(path, ...)`: a finished run folder, whose accuracy grows with `skill`."""
+
+    def make(
+        path, *, seed=0, learning_rate=0.1, skill=1.0, data="shapes", command="python main.py", names=("a", "b", "c")
+    ):
+        folder = RunFolder(path)
+        random = np.random.default_rng(seed)
+        labels_N = np.random.default_rng(7).integers(0, len(names), 300)
+        logits_NC = random.normal(size=(300, len(names))) + skill * np.eye(len(names))[labels_N]
+        found = {"data": data, "split": "test", "checkpoint_step": 6, "tta": False}
+        found |= metrics.summarise(logits_NC=logits_NC, labels_N=labels_N, class_names=names)
+        headline = {name: value for name, value in found.items() if not isinstance(value, dict)}
+        splits = {split: {"n": 300, "fingerprint": f"{data} {split}"} for split in ("train", "validation", "test")}
+        description = {"name": data, "is_stand_in": False, "classes": list(names), "splits": splits}
+        config = {"optimizer": {"learning_rate": learning_rate}, "train": {"seed": seed}, "mesh": {"devices": 0}}
+        layer = {"name": "head", "output_shape": [3], "parameter_count": 1234, "flops": 99, "trainable": True}
+        write_json(folder.config_json, {"config": config, "command": command, "data": description})
+        write_json(folder.history_json, history(3))
+        write_json(
+            folder.architecture_json,
+            {"model": "cnn", "input": [32, 32, 3], "layers": [layer], "trainable_parameters": 1200, "flops": 99},
+        )
+        results = {split: headline | {"split": split} for split in splits}
+        results |= {"best_epoch": 3, "seconds": {"compile": 1.5, "run": 2345.6}, "images_per_second": 1000.0}
+        results |= {"parameters": 1234, "data": description, "seed": seed}
+        environment = {"devices": "1 x cpu", "versions": {"jax": "9.8.7"}, "source_revision": "abc123"}
+        write_json(folder.results_json, results | {"environment": environment})
+        write_json(folder.evaluation_dir("test") / "metrics.json", found)
+        np.savez(folder.evaluation_dir("test") / "predictions.npz", labels=labels_N, predictions=logits_NC.argmax(-1))
+        return folder
+
+    return make
+
+
+@pytest.fixture
+def change():
+    """`change(path, **values)`: a JSON file with some of its values replaced."""
+
+    def apply(path, **values):
+        path.write_text(json.dumps(json.loads(path.read_text()) | values))
+
+    return apply
