@@ -4,12 +4,16 @@ Randomness is drawn for the whole batch from the step's key and then divided amo
 changed in the same way on one device and on eight.
 """
 
+import math
+
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 
 from cifar_jax.data.batches import my_part
 from cifar_jax.data.record import ImageSet
+from cifar_jax.data.resize import resampling_weights
 
 
 def channel_statistics(images: ImageSet) -> tuple[list[float], list[float]]:
@@ -73,6 +77,76 @@ def augment(images_BHWC, *, indices_B, epoch, key, seed: int, flip: str, crop_pa
     if flip == "none" and crop_padding == 0:
         return images_BHWC
     return shift_and_flip(images_BHWC, shifts_B2=my_part(shifts_B2), flips_B=my_part(flips_B))
+
+
+def random_resized_crop(
+    images_BHWC: jax.Array,
+    *,
+    size: int,
+    key: jax.Array,
+    batch_size: int,
+    scale: tuple[float, float] = (0.08, 1.0),
+    ratio: tuple[float, float] = (3 / 4, 4 / 3),
+    method: str = "bicubic",
+) -> jax.Array:
+    """A random part of each picture of this device, resized to float32 (B, size, size, C), on the scale of the input.
+
+    The Inception crop (Szegedy et al., Going Deeper with Convolutions, 2015).
+
+    Args:
+        images_BHWC: any dtype; whole pictures, before normalisation.
+        batch_size: pictures on all devices together.
+        scale: of the part's area to the picture's, uniform.
+        ratio: of the part's width to its height, log-uniform.
+        method: 'bicubic' or 'bilinear', antialiased: see `resize`.
+    """
+    boxes_B4 = my_part(random_boxes(key, batch_size, images_BHWC.shape[1:3], scale=scale, ratio=ratio))
+    return crop_and_resize(images_BHWC, boxes_B4, size=size, method=method)
+
+
+def random_boxes(
+    key: jax.Array, batch_size: int, shape: tuple[int, int], *, scale: tuple[float, float], ratio: tuple[float, float]
+) -> jax.Array:
+    """int32 (B, 4): top, left, height, width in pixels of parts of pictures of `shape` (height, width).
+
+    As torchvision's RandomResizedCrop: of ten draws the first that fits into the picture, here drawn at once. Where
+    none fits the first is cut down to the picture; torchvision takes the largest centred part that has the ratio.
+    """
+    area_key, ratio_key, place_key = jax.random.split(key, 3)
+    limits_2 = jnp.array(shape)
+    areas_BT = math.prod(shape) * jax.random.uniform(area_key, (batch_size, 10), minval=scale[0], maxval=scale[1])
+    low, high = math.log(ratio[0]), math.log(ratio[1])
+    ratios_BT = jnp.exp(jax.random.uniform(ratio_key, (batch_size, 10), minval=low, maxval=high))
+    drawn_BT2 = jnp.stack([jnp.sqrt(areas_BT / ratios_BT), jnp.sqrt(areas_BT * ratios_BT)], axis=-1)
+    sides_BT2 = jnp.round(drawn_BT2).astype(jnp.int32)
+    first_B = ((sides_BT2 > 0) & (sides_BT2 <= limits_2)).all(axis=-1).argmax(axis=1)
+    sides_B2 = jnp.clip(sides_BT2[jnp.arange(batch_size), first_B], 1, limits_2)
+    corners_B2 = jax.random.randint(place_key, (batch_size, 2), 0, limits_2 - sides_B2 + 1)
+    return jnp.concatenate([corners_B2, sides_B2], axis=1)
+
+
+def crop_and_resize(images_BHWC: jax.Array, boxes_B4: jax.Array, *, size: int, method: str) -> jax.Array:
+    """The part of each picture that its box (top, left, height, width) names, resized: float32 (B, size, size, C).
+
+    As Pillow's `crop` and then `resize` in mode 'F': nothing outside the box is seen.
+    """
+    outputs_O = jnp.arange(size)
+
+    def weights_BOI(in_size, starts_B, lengths_B):
+        def of_one(start, length):
+            return resampling_weights(
+                outputs_O, out_size=size, in_size=in_size, method=method, start=start, length=length
+            )
+
+        return jax.vmap(of_one)(starts_B, lengths_B)
+
+    _, height, width, _ = images_BHWC.shape
+    rows_BOH = weights_BOI(height, boxes_B4[:, 0], boxes_B4[:, 2])
+    columns_BPW = weights_BOI(width, boxes_B4[:, 1], boxes_B4[:, 3])
+    lines_BHPC = jnp.einsum(
+        "bhwc,bpw->bhpc", images_BHWC.astype(jnp.float32), columns_BPW, precision=lax.Precision.HIGHEST
+    )
+    return jnp.einsum("boh,bhpc->bopc", rows_BOH, lines_BHPC, precision=lax.Precision.HIGHEST)
 
 
 def cutout(images_BHWC: jax.Array, *, key: jax.Array, batch_size: int, side: int) -> jax.Array:

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from PIL import Image
 
 from cifar_jax.data import ImageSet, augment
 from cifar_jax.mesh import REPLICATED, SHARDED, make_mesh, split_over_devices
@@ -99,6 +100,84 @@ def test_cutout_blanks_one_whole_square(side):
     assert (blank_BHW.sum(axis=(1, 2)) == side * side).all()
     assert set(blank_BHW.any(axis=2).sum(axis=1)) == set(blank_BHW.any(axis=1).sum(axis=1)) == {side}
     np.testing.assert_array_equal(cut[1][~blank_BHW], (IMAGES_BHWC + np.float32(1))[~blank_BHW])
+
+
+@pytest.mark.parametrize("method", ["bicubic", "bilinear"])
+@pytest.mark.parametrize("size", [5, 24])
+def test_crop_and_resize_is_pillows_crop_and_resize(method, size):
+    boxes_B4 = np.array([(0, 0, 8, 9), (0, 0, 1, 1), (7, 8, 1, 1), (2, 3, 5, 4), (3, 0, 4, 9), (0, 6, 8, 3)], np.int32)
+    images_BHWC = IMAGES_BHWC[: len(boxes_B4)]
+    crop = functools.partial(augment.crop_and_resize, size=size, method=method)
+    found = jax.jit(crop)(images_BHWC, boxes_B4)
+    assert found.dtype == jnp.float32
+    for picture, image_HWC, (top, left, height, width) in zip(found, images_BHWC, boxes_B4.tolist(), strict=True):
+        for c in range(3):
+            part = Image.fromarray(image_HWC[..., c].astype(np.float32)).crop((left, top, left + width, top + height))
+            expected = part.resize((size, size), Image.Resampling[method.upper()])
+            np.testing.assert_allclose(picture[..., c], np.array(expected), atol=1e-3)
+
+
+def boxes(shape=(32, 32), number=20_000, scale=(0.08, 1.0), ratio=(3 / 4, 4 / 3), key=0):
+    draw = functools.partial(augment.random_boxes, scale=scale, ratio=ratio)
+    return np.array(jax.jit(draw, static_argnums=(1, 2))(jax.random.key(key), number, shape))
+
+
+@pytest.mark.parametrize("shape", [(224, 224), (32, 32), (60, 200)])
+def test_boxes_lie_within_the_picture_and_reach_all_its_edges(shape):
+    boxes_B4 = boxes(shape)
+    assert boxes_B4.dtype == np.int32
+    ends_B2 = boxes_B4[:, :2] + boxes_B4[:, 2:]
+    assert (boxes_B4[:, :2] >= 0).all() and (boxes_B4[:, 2:] >= 1).all() and (ends_B2 <= shape).all()
+    assert boxes_B4[:, :2].min() == 0
+    np.testing.assert_array_equal(ends_B2.max(axis=0), shape)
+
+
+def test_area_and_ratio_of_boxes_are_those_that_torchvision_draws():
+    """Its loop, in numpy: draw until the box fits."""
+    random = np.random.default_rng(0)
+    kept = []
+    while len(kept) < 20_000:
+        area, ratio = random.uniform(0.08, 1) * 224**2, np.exp(random.uniform(np.log(3 / 4), np.log(4 / 3)))
+        height, width = round(np.sqrt(area / ratio)), round(np.sqrt(area * ratio))
+        if height <= 224 and width <= 224:
+            kept.append((height, width))
+    expected, found = np.array(kept), boxes((224, 224))[:, 2:]
+    levels = np.linspace(0.02, 0.98, 25)
+    for statistic in (lambda sides: sides.prod(axis=1) / 224**2, lambda sides: np.log(sides[:, 1] / sides[:, 0])):
+        np.testing.assert_allclose(
+            np.quantile(statistic(found), levels), np.quantile(statistic(expected), levels), atol=0.025
+        )
+    assert (found.prod(axis=1) / 224**2).min() < 0.085
+
+
+def test_places_of_boxes_are_uniform():
+    boxes_B4 = boxes(scale=(0.25, 0.25), ratio=(1, 1))
+    np.testing.assert_array_equal(boxes_B4[:, 2:], 16)
+    for side in range(2):
+        counts = np.bincount(boxes_B4[:, side], minlength=17)
+        assert len(counts) == 17 and abs(counts / counts.mean() - 1).max() < 0.15  # five standard deviations
+
+
+def test_a_box_that_never_fits_is_cut_to_the_picture():
+    np.testing.assert_array_equal(boxes((4, 4), 5, scale=(1.0, 1.0), ratio=(4.0, 4.0))[:, 2:], [[2, 4]] * 5)
+    np.testing.assert_array_equal(boxes((4, 4), 5, scale=(0.001, 0.001))[:, 2:], 1)  # nor less than a pixel
+
+
+def test_random_resized_crop_is_alike_on_one_device_and_on_eight():
+    cropped = {}
+    for devices in (1, 8):
+        on_mesh = split_over_devices(
+            functools.partial(augment.random_resized_crop, size=12, key=jax.random.key(0), batch_size=16),
+            make_mesh(devices),
+            in_specs=SHARDED,
+            out_specs=SHARDED,
+        )
+        cropped[devices] = np.array(jax.jit(on_mesh)(IMAGES_BHWC))
+    assert cropped[1].shape == (16, 12, 12, 3)
+    np.testing.assert_allclose(cropped[1], cropped[8], atol=1e-4)
+    boxes_B4 = augment.random_boxes(jax.random.key(0), 16, (8, 9), scale=(0.08, 1.0), ratio=(3 / 4, 4 / 3))
+    expected = augment.crop_and_resize(IMAGES_BHWC, boxes_B4, size=12, method="bicubic")
+    np.testing.assert_allclose(cropped[1], expected, atol=1e-4)
 
 
 def test_mixup_blends_neighbours_with_one_weight():

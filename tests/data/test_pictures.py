@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cifar_jax.data.pictures import decode
-from cifar_jax.errors import DataError
+from cifar_jax.data.pictures import decode, find, read
+from cifar_jax.errors import DataError, UsageError
 
 
 def _encoded(image, **options):
@@ -65,6 +65,87 @@ def test_resizing_keeps_the_centre_square():
     expected = Image.fromarray(square).resize((4, 4), Image.Resampling.BICUBIC)
     np.testing.assert_array_equal(decode(_encoded(Image.fromarray(square)), where="x", size=4), expected)
     np.testing.assert_array_equal(decode(_encoded(Image.fromarray(square)), where="x", size=9), square)
+
+
+def test_of_an_animation_the_first_frame_counts():
+    frames = [Image.new("RGB", (3, 2), colour) for colour in ((255, 0, 0), (0, 255, 0), (0, 0, 255))]
+    for file_format in ("GIF", "PNG", "TIFF"):
+        assert _colour(frames[0], format=file_format, save_all=True, append_images=frames[1:]) == (255, 0, 0)
+
+
+def test_a_cmyk_jpeg_is_no_negative():
+    decoded_HWC = decode(_encoded(Image.new("CMYK", (16, 16), (0, 255, 255, 0)), format="JPEG", quality=95), where="x")
+    assert np.abs(decoded_HWC.astype(int) - (255, 0, 0)).max() < 5
+
+
+def test_sixteen_bits_lose_only_the_lower_eight():
+    ramp = np.arange(0, 65536, 257, dtype=np.uint16).reshape(16, 16)
+    for file_format in ("PNG", "TIFF"):
+        decoded_HWC = decode(_encoded(Image.fromarray(ramp), format=file_format), where="x")
+        np.testing.assert_array_equal(decoded_HWC, np.repeat(np.arange(256).reshape(16, 16, 1), 3, axis=2))
+
+
+def test_floating_point_pixels_are_refused_not_black():
+    with pytest.raises(DataError, match=r"x: .*range is not known"):
+        decode(_encoded(Image.fromarray(np.full((2, 3), 0.5, np.float32)), format="TIFF"), where="x")
+
+
+@pytest.mark.parametrize("size", [32, 100])
+def test_a_large_jpeg_becomes_what_it_becomes_when_decoded_at_full_size(size):
+    spots = Image.fromarray(np.random.default_rng(0).integers(0, 256, (75, 100, 3), np.uint8))
+    encoded = _encoded(spots.resize((1600, 1200), Image.Resampling.BICUBIC), format="JPEG", quality=95, subsampling=0)
+    full = Image.open(io.BytesIO(encoded)).crop((200, 0, 1400, 1200)).resize((size, size), Image.Resampling.BICUBIC)
+    difference = np.abs(decode(encoded, where="x", size=size).astype(int) - np.asarray(full))
+    assert difference.mean() < 1 and difference.max() < 16
+
+
+@pytest.fixture
+def folder(tmp_path):
+    for name in (
+        "b.png",
+        "a.JPG",
+        "deep/er/c.gif",
+        "deep/no_picture.txt",
+        ".hidden/d.png",
+        "deep/.e.png",
+        "odd[1].png",
+    ):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(_encoded(Image.new("RGB", (2, 2))))
+    return tmp_path
+
+
+def _found(folder, *places):
+    return [str(path.relative_to(folder)) for path in find([str(folder / place) for place in places])]
+
+
+def test_folders_are_searched_to_the_bottom_for_visible_pictures(folder):
+    assert _found(folder, "") == ["a.JPG", "b.png", "deep/er/c.gif", "odd[1].png"]
+
+
+def test_files_and_globs_are_taken_in_order_and_once(folder):
+    assert _found(folder, "deep/no_picture.txt", "b.png", "*.png", "b.png") == [
+        "deep/no_picture.txt",
+        "b.png",
+        "odd[1].png",
+    ]
+    assert _found(folder, "odd[1].png") == ["odd[1].png"]  # a name before it is a pattern
+    assert _found(folder, "**/*.gif") == _found(folder, "d*") == ["deep/er/c.gif"]
+
+
+@pytest.mark.parametrize("place", ["missing.png", "*.webp", "empty", ""])
+def test_a_place_without_pictures_is_named(folder, place):
+    (folder / "empty").mkdir()
+    given = str(folder / place) if place else ""
+    with pytest.raises(UsageError) as caught:
+        find([str(folder), given])
+    assert str(caught.value).startswith(f"--images {given}: ")
+
+
+def test_read_is_decode_of_a_file(folder):
+    assert read(folder / "b.png", size=5).shape == (5, 5, 3)
+    with pytest.raises(DataError, match=r"deep: cannot be read \(Is a directory\)"):
+        read(folder / "deep", size=5)
 
 
 @pytest.mark.parametrize("file_format", ["PNG", "JPEG", "GIF", "TIFF", "WEBP"])
