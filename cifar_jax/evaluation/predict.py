@@ -25,26 +25,21 @@ def mirrored_and_shifted(images_NHWC: jax.Array) -> tuple[list[jax.Array], list[
     return [*views, *(view[:, :, ::-1] for view in views)], [0.25, 0.125, 0.125] * 2
 
 
-def compile_predict(mesh: Mesh, *, model, prepare: Callable, tta: bool):
+def compile_predict(mesh: Mesh, *, forward: Callable, tta: bool):
     """`predict(variables, split, indices_B) -> {'plain': logits_BK[, 'tta': logits_BK]}`, float32, on every device.
 
     Args:
-        model: a Flax module called as `model.apply(variables, images, train=False)`.
-        prepare: uint8 pictures -> what the model takes.
+        forward: (variables, what the split holds: uint8 pictures (B, H, W, 3), say) -> logits_BK.
         tta: also average the logits over `mirrored_and_shifted` views; the plain view is one of them and costs nothing.
     """
 
     def predict(variables, split, indices_B):
         images_BHWC, _ = gather(split, indices_B)
-
-        def logits_of(view_BHWC):
-            return model.apply(variables, prepare(view_BHWC), train=False)
-
         if not tta:
-            logits = {"plain": logits_of(images_BHWC)}
+            logits = {"plain": forward(variables, images_BHWC)}
         else:
             views, weights = mirrored_and_shifted(images_BHWC)
-            of_views = [logits_of(view) for view in views]
+            of_views = [forward(variables, view) for view in views]
             averaged = sum(weight * logits for weight, logits in zip(weights, of_views, strict=True))
             logits = {"plain": of_views[0], "tta": averaged}
         return lax.all_gather(logits, DATA_AXIS, tiled=True)

@@ -41,7 +41,9 @@ def apply_to_each(variables):
 
 def predicted(images, variables, *, devices, batch_size, tta):
     mesh = make_mesh(devices)
-    predict = compile_predict(mesh, model=MODEL, prepare=prepare, tta=tta)
+    predict = compile_predict(
+        mesh, forward=lambda variables, x: MODEL.apply(variables, prepare(x), train=False), tta=tta
+    )
     placed, variables = place(images, mesh), replicate(variables, mesh)
     return predict_split(predict, variables, placed, size=SIZE, batch_size=batch_size, mesh=mesh)
 
