@@ -10,11 +10,15 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from cifar_jax import mesh as meshes
-from cifar_jax import models
+from cifar_jax import models, pretrained
 from cifar_jax.data import Dataset, ImageSet, load, split_train_validation
 from cifar_jax.data.augment import channel_statistics, normalise
+from cifar_jax.data.resize import resize
 from cifar_jax.errors import DataError, UsageError
 from cifar_jax.models.cnn import CNN
+from cifar_jax.models.resnet import ResNet
+from cifar_jax.models.rules import frozen_layers
+from cifar_jax.pretrained import Backbone
 
 # On the stand-in, training is cut to this many epochs: about three minutes on two cores.
 STAND_IN_EPOCHS = 4
@@ -27,20 +31,25 @@ class Preprocessing:
     Attributes:
         mean: of each channel, RGB, of values in 0..1.
         std: likewise.
-        image_size: pixels; pictures of another size are resized to this square, bicubic with antialiasing.
+        image_size: pixels; pictures of another size are resized to this square, with antialiasing.
+        resize_method: 'bicubic' or 'bilinear'.
     """
 
     mean: tuple[float, ...]
     std: tuple[float, ...]
     image_size: int
+    resize_method: str = "bicubic"
+
+    @classmethod
+    def from_json(cls, saved: dict) -> "Preprocessing":
+        """From a checkpoint's metadata, where tuples have become lists."""
+        return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in saved.items()})
 
     def __call__(self, images_NHWC: jax.Array) -> jax.Array:
-        """uint8 pictures -> float32 (N, image_size, image_size, 3), normalised."""
-        images_NHWC = normalise(images_NHWC, mean=self.mean, std=self.std)
-        if images_NHWC.shape[1:3] == (self.image_size, self.image_size):
-            return images_NHWC
-        shape = (len(images_NHWC), self.image_size, self.image_size, images_NHWC.shape[-1])
-        return jax.image.resize(images_NHWC, shape, method="bicubic")
+        """Pictures of any size, of values in 0..255 -> float32 (N, image_size, image_size, 3), normalised."""
+        if images_NHWC.shape[1:3] != (self.image_size, self.image_size):
+            images_NHWC = resize(images_NHWC, size=self.image_size, method=self.resize_method)
+        return normalise(images_NHWC, mean=self.mean, std=self.std)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,13 +59,17 @@ class Experiment:
     Attributes:
         config: resolved: on a stand-in with fewer epochs than asked for.
         dataset: with its validation pictures split off.
+        backbone: the pretrained weights that the model starts from; without the weights, where a checkpoint has them.
+        features: what a frozen backbone made of a split, float32 (N, C), as far as it is computed.
     """
 
     config: ConfigDict
     mesh: Mesh
     dataset: Dataset
     preprocessing: Preprocessing
-    model: CNN
+    model: CNN | ResNet
+    backbone: Backbone | None = None
+    features: dict[str, np.ndarray] = dataclasses.field(default_factory=dict, compare=False)
 
     @property
     def splits(self) -> dict[str, ImageSet]:
@@ -83,6 +96,10 @@ class Experiment:
             },
         }
 
+    def logits(self, variables: dict, images_NHWC: jax.Array) -> jax.Array:
+        """float32 (N, K), of uint8 pictures, as in evaluation."""
+        return self.model.apply(variables, self.preprocessing(images_NHWC), train=False)
+
     def sample_input(self) -> jax.Array:
         size = self.preprocessing.image_size
         return jnp.zeros((1, size, size, 3))
@@ -95,35 +112,95 @@ class Experiment:
 
 
 def build(config: ConfigDict, *, allow_stand_in: bool) -> Experiment:
-    """Loads the data that `config` names and builds the model for it.
+    """Loads the data and the pretrained weights that `config` names and builds the model for them.
 
     Raises:
         UsageError: a path or key that does not fit the data, or pictures that are not square.
-        DataError: data that cannot be had or read.
+        DataError: data or weights that cannot be had or read.
     """
-    return assemble(config, load(config.data, allow_stand_in=allow_stand_in))
+    backbone = pretrained.load(config.model.pretrained) if config.model.pretrained else None
+    return assemble(config, load(config.data, allow_stand_in=allow_stand_in), backbone)
 
 
-def assemble(config: ConfigDict, dataset: Dataset) -> Experiment:
-    """As `build`, of a data set that is loaded already."""
+def assemble(config: ConfigDict, dataset: Dataset, backbone: Backbone | None = None) -> Experiment:
+    """As `build`, of a data set and weights that are loaded already."""
     if dataset.is_stand_in:
         config = config.copy_and_resolve_references()
         config.train.epochs = min(config.train.epochs, STAND_IN_EPOCHS)
-    mesh = meshes.make_mesh(config.mesh.devices)
     dataset = _with_validation(dataset, config.data)
     height, width = dataset.train.images_NHWC.shape[1:3]
     if height != width:
         raise UsageError(f"pictures of {width}x{height} pixels: set --config.data.image_size=N to make them square")
-    mean, std = channel_statistics(dataset.train)
-    return Experiment(
+    _require_fitting_keys(config)
+    experiment = Experiment(
         config=config,
-        mesh=mesh,
+        mesh=meshes.make_mesh(config.mesh.devices),
         dataset=dataset,
-        preprocessing=Preprocessing(
-            tuple(mean), tuple(std), config.model.image_size or dataset.train.images_NHWC.shape[1]
+        preprocessing=_preprocessing(config.model, dataset.train, backbone),
+        model=models.build(
+            config.model,
+            num_classes=len(dataset.class_names),
+            steps_per_epoch=max(1, len(dataset.train) // config.train.batch_size),
+            architecture=backbone.architecture if backbone else None,
         ),
-        model=models.build(config.model, num_classes=len(dataset.class_names)),
+        backbone=backbone,
     )
+    return _with_frozen_norms(experiment)
+
+
+def _require_fitting_keys(config: ConfigDict) -> None:
+    """Refuses keys that say nothing together."""
+    if config.model.name != "resnet" and config.model.pretrained:
+        raise UsageError(
+            f"--config.model.pretrained={config.model.pretrained} is for ResNets: set --config.model.name=resnet"
+        )
+    if config.model.pretrained and config.model.stem:
+        raise UsageError("--config.model.stem: pretrained weights have their own; leave it empty")
+    if config.train.cached_features:
+        if config.model.name != "resnet" or config.augment.crop_padding or config.augment.flip != "none":
+            raise UsageError(
+                "--config.train.cached_features: each picture is seen once, so --config.augment.flip=none and "
+                "--config.augment.crop_padding=0, and --config.model.name=resnet"
+            )
+        if any(config.augment[key] for key in ("cutout", "mixup", "random_resized_crop")):
+            raise UsageError("--config.train.cached_features: set augment.cutout, mixup and random_resized_crop to 0")
+    if config.optimizer.name == "lbfgs" and not (config.train.cached_features and config.train.epochs == 1):
+        raise UsageError(
+            "--config.optimizer.name=lbfgs fits a probe at one go: set --config.train.cached_features=True and "
+            "--config.train.epochs=1"
+        )
+
+
+def _preprocessing(model_config, images: ImageSet, backbone: Backbone | None) -> Preprocessing:
+    """What the weights were trained on; without pretrained weights, the statistics of the training pictures."""
+    image_size = model_config.image_size or images.images_NHWC.shape[1]
+    if backbone is None:
+        mean, std = channel_statistics(images)
+        return Preprocessing(tuple(mean), tuple(std), image_size)
+    wanted = backbone.preprocessing
+    return Preprocessing(
+        tuple(model_config.input_mean) or wanted.mean,
+        tuple(model_config.input_std) or wanted.std,
+        image_size,
+        wanted.resize_method,
+    )
+
+
+def _with_frozen_norms(experiment: Experiment) -> Experiment:
+    """A frozen BatchNorm keeps its running statistics too: without this, training on would change the network."""
+    rules = experiment.config.optimizer.rules
+    if experiment.config.model.name != "resnet":
+        return experiment
+    frozen = frozen_layers(rules, experiment.abstract_variables["params"])
+    if experiment.config.train.cached_features and {layer.split("/")[0] for layer in frozen} != set(
+        experiment.abstract_variables["params"]
+    ) - {"head"}:
+        raise UsageError(
+            "--config.train.cached_features: all but the head must be frozen; "
+            "set config.optimizer.rules to (('head/', 1.0), ('.*', 0.0))"
+        )
+    norms = tuple(layer for layer in frozen if "norm" in layer.split("/")[-1])
+    return dataclasses.replace(experiment, model=experiment.model.clone(frozen_norms=norms))
 
 
 def _with_validation(dataset: Dataset, data_config) -> Dataset:
@@ -186,6 +263,47 @@ def without_data(config: ConfigDict) -> Experiment:
     return assemble(config, Dataset(config.data.name, "not read", train=blank(train), test=blank(test)))
 
 
+def from_record(recorded: dict) -> Experiment:
+    """The experiment that a run folder's config.json describes, on all devices, without its data.
+
+    Blank pictures stand in for those of the splits. The preprocessing, which came from the data, is a blank too until
+    it is read from a checkpoint; a convolutional network has the same parameters at any size of the pictures.
+
+    Args:
+        recorded: the content of config.json.
+    """
+    config = ConfigDict(recorded["config"])
+    backbone = _recorded_backbone(recorded)
+    names = tuple(recorded["data"]["classes"])
+    size = config.model.image_size or config.data.image_size or 32
+
+    def blank(split):
+        pictures = recorded["data"]["splits"][split]["n"]
+        images_NHWC = np.broadcast_to(np.uint8(0), (pictures, size, size, 3))  # takes no memory
+        return ImageSet(images_NHWC, np.zeros(pictures, np.int32), names)
+
+    return Experiment(
+        config=config,
+        mesh=meshes.make_mesh(),
+        dataset=Dataset(
+            recorded["data"]["name"],
+            "not read",
+            train=blank("train"),
+            validation=blank("validation"),
+            test=blank("test"),
+            is_stand_in=recorded["data"]["is_stand_in"],
+        ),
+        preprocessing=Preprocessing((0.0, 0.0, 0.0), (1.0, 1.0, 1.0), size),
+        model=models.build(
+            config.model,
+            num_classes=len(names),
+            steps_per_epoch=1,  # of training only
+            architecture=backbone.architecture if backbone else None,
+        ),
+        backbone=backbone,
+    )
+
+
 def rebuild(recorded: dict) -> Experiment:
     """The experiment that a run folder's config.json describes, with the very data of that run.
 
@@ -195,16 +313,36 @@ def rebuild(recorded: dict) -> Experiment:
     Raises:
         DataError: the data found are others, told by their fingerprints.
     """
-    config = ConfigDict(recorded["config"])
+    config, backbone = ConfigDict(recorded["config"]), _recorded_backbone(recorded)
     if not recorded["data"]["is_stand_in"]:
-        experiment = build(config, allow_stand_in=False)
+        experiment = assemble(config, load(config.data, allow_stand_in=False), backbone)
     else:  # drawn again without the warning, even if the real data have come since
         config.data.update(name="shapes", dir="")
-        experiment = build(config, allow_stand_in=False)
-        dataset = dataclasses.replace(experiment.dataset, name=recorded["data"]["name"], is_stand_in=True)
-        experiment = dataclasses.replace(experiment, dataset=dataset)
+        dataset = load(config.data, allow_stand_in=False)
+        dataset = dataclasses.replace(dataset, name=recorded["data"]["name"], is_stand_in=True)
+        experiment = assemble(config, dataset, backbone)
     require_same_data(experiment, recorded["data"])
     return experiment
+
+
+def _recorded_backbone(recorded: dict) -> Backbone | None:
+    """The pretrained weights that a run began with, but for the weights: those are in its checkpoints, trained on."""
+    description = recorded.get("backbone")
+    return Backbone.from_description(description) if description else None
+
+
+def require_same_backbone(experiment: Experiment, recorded: dict | None) -> None:
+    """Refuses other pretrained weights than those that the run began with, told by their hashes.
+
+    Raises:
+        DataError: naming both.
+    """
+    found, begun = experiment.backbone, recorded and recorded["sha256"]
+    if (found and found.sha256) != begun:
+        raise DataError(
+            f"{found.source if found else 'random weights'}: not what this run began with "
+            f"({recorded['source'] if recorded else 'random weights'}): choose another --workdir"
+        )
 
 
 def require_same_data(experiment: Experiment, recorded: dict) -> None:

@@ -2,7 +2,7 @@
 
     python main.py --config configs/cnn_scratch.py
 
-Two CPU cores: 26 minutes, 2.6 GiB. Test accuracy 88.8 % [88.1, 89.4] on CIFAR-10 (JPEG q75), n = 10,000, one seed.
+Two CPU cores: 26 minutes, @@PEAK@@. Test accuracy 90.0 % [89.4, 90.6] on CIFAR-10 (JPEG q75), n = 10,000, one seed.
 """
 
 from ml_collections import ConfigDict
@@ -12,15 +12,16 @@ from configs import default
 
 def get_config() -> ConfigDict:
     config = default.get_config()
-    config.model.widths = (32, 96, 128)
+    config.model.widths = (48, 128, 192)
     config.optimizer.name = "muon"
-    config.optimizer.learning_rate = 0.15  # of 0.08, 0.15 and 0.25, the best on validation after 6 epochs
+    config.optimizer.learning_rate = 0.15  # the best of 0.08, 0.15, 0.25 on validation (6 epochs, narrower)
     config.optimizer.momentum = 0.6
     config.optimizer.adam_learning_rate = 5e-3
     config.optimizer.weight_decay = 0.0
     config.optimizer.rules = (("whiten/kernel", 0.0), (".*", 1.0))
     config.schedule.name = "linear"
     config.train.label_smoothing = 0.2
-    config.train.epochs = 15
+    config.train.epochs = 14
     config.evaluation.tta = True
+    config.evaluation.batch_size = 256  # 1000 take half a gigabyte more, and no less time
     return config

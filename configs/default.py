@@ -25,20 +25,36 @@ def get_config() -> ConfigDict:
     augment.flip = "alternating"  # none, random, or alternating: every picture mirrored in every second epoch
     augment.crop_padding = 2  # pixels of reflection around the picture before a crop back to its size; 0 = off
     augment.cutout = 0  # side in pixels of a square set to the mean colour; 0 = off
+    augment.random_resized_crop = 0.0  # least share of the area of a random part that is resized to the input; 0 = off
     augment.mixup = 0.0  # alpha of the Beta distribution of mixup; 0 = off
 
     config.model = model = ConfigDict()
-    model.name = "cnn"
-    model.pretrained = ""  # none are read yet: '' = random initial weights
+    model.name = "cnn"  # cnn or resnet
     model.image_size = 0  # pixels: pictures are resized to this inside the compiled step; 0 = as loaded
     model.dtype = "auto"  # float32, bfloat16, or auto: bfloat16 on accelerators, float32 on CPU
+    # cnn:
     model.widths = (64, 128, 256)  # channels of the blocks; each block halves the picture
     model.convs_per_block = 2
     model.norm = "batch"  # batch or none
     model.whitening = True  # first layer: frozen filters that whiten 2x2 patches of the training pictures
+    # resnet; pretrained weights bring the first four of these along:
+    model.variant = "v1.5"  # v1 (Keras), v1.5 (torchvision, timm, Hugging Face), v2 (Keras V2), d (timm), bit
+    model.stage_sizes = (3, 4, 6, 3)  # blocks of each stage; (3, 4, 6, 3) bottlenecks are a ResNet-50
+    model.width = 64  # channels of the stem
+    model.block = "bottleneck"  # bottleneck or basic
+    model.stem = ""  # imagenet, deep, or small (3x3 without stride, for 32 pixels); '' = the variant's own
+    model.remat = False  # compute activations again for the gradient: less memory, a third more time
+    model.pretrained = ""  # a name such as torchvision/resnet50_v1, or a file; '' = random initial weights
+    # What pretrained weights are given: (x - mean) / std of RGB values in 0..1. () = what they were trained on;
+    # anything else is for trying out what a mistake costs, with check_input off.
+    model.input_mean = ()
+    model.input_std = ()
+    model.check_input = True  # refuse pictures on another scale than the weights were trained on
 
     config.optimizer = optimizer = ConfigDict()
-    optimizer.name = "sgd"  # sgd (Nesterov momentum), adamw, or muon (3x3 kernels by Muon, the rest by adamw)
+    # sgd (Nesterov momentum), adamw, muon (3x3 kernels by Muon, the rest by adamw), or lbfgs: a linear probe on
+    # cached features, its L2 strength chosen on the validation pictures, refitted on training and validation pictures
+    optimizer.name = "sgd"
     optimizer.learning_rate = 0.1  # peak
     optimizer.momentum = 0.9  # sgd: Nesterov momentum; adamw: b1; muon: beta
     optimizer.weight_decay = 5e-4  # coupled for sgd, decoupled for adamw and muon; never on norms and biases
@@ -46,6 +62,7 @@ def get_config() -> ConfigDict:
     # (regular expression of the parameter's path, multiplier of its learning rate): the first that matches decides,
     # 0 freezes, and a parameter that none matches is an error.
     optimizer.rules = ((".*", 1.0),)
+    optimizer.layer_decay = 1.0  # the rate is multiplied by this for each stage away from the head
     optimizer.clip_norm = 0.0  # global norm of the gradient; 0 = off
     optimizer.accumulate_steps = 1  # batches whose gradients are averaged into one update
 
@@ -55,6 +72,7 @@ def get_config() -> ConfigDict:
     schedule.warmup_steps = 0  # at most one of the three warm-up keys may be set
     schedule.warmup_epochs = 0.0
     schedule.warmup_percent = 0.0  # of all steps
+    schedule.head_epochs = 0.0  # at the start, only the head trains for so long
     schedule.decay_steps = ()  # step: where the rate is multiplied by decay_factor; one of these three
     schedule.decay_epochs = ()
     schedule.decay_percent = ()
@@ -62,16 +80,17 @@ def get_config() -> ConfigDict:
 
     config.train = train = ConfigDict()
     train.epochs = 20
-    train.batch_size = 500  # global; must divide by the number of devices
+    train.batch_size = 512  # global; must divide by the number of devices
     train.seed = 0  # of initial weights, order and augmentation
     train.seeds = 1  # how many runs, with train.seed, train.seed + 1, ...; the result is their mean and interval
     train.label_smoothing = 0.1
+    train.cached_features = False  # of a frozen backbone: each picture passes it once, and only the head is trained
     train.ema_decay = 0.0  # of the weights, per update; evaluation uses the average; 0 = off
     train.log_every_steps = 0  # steps between two host reads of the metrics; 0 = ten times an epoch
     train.steps_per_dispatch = 0  # steps in one compiled call; 0 = 1 on CPU, the logging interval elsewhere
 
     config.evaluation = evaluation = ConfigDict()
-    evaluation.batch_size = 1000  # rounded up to a multiple of the devices
+    evaluation.batch_size = 512  # rounded up to a multiple of the devices
     evaluation.tta = False  # average over mirror images and one-pixel shifts
 
     config.checkpoint = checkpoint = ConfigDict()
@@ -80,7 +99,7 @@ def get_config() -> ConfigDict:
 
     config.mesh = mesh = ConfigDict()
     mesh.devices = 0  # how many devices to use, the first of them; 0 = all
-    mesh.cpu_devices = 1  # CPU only: devices to split it into, to try out a program for several; gains no speed
+    mesh.cpu_devices = 0  # CPU only: devices to split it into; 0 = one a core, as far as they divide the batch
     mesh.compilation_cache = True  # keep compiled programs under ~/.cache/cifar_jax
 
     return config

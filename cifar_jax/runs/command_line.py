@@ -28,6 +28,7 @@ def parse(argv: Sequence[str], *, help_text: str) -> str:
         for flag in flags.FLAGS.get_key_flags_for_module(argv[0]):
             print(f"  --{flag.name:12} {flag.help}")
         sys.exit(0)
+    argv = _with_repeated(argv, "--images")
     recipe = _recipe(argv)
     if recipe:
         check_overrides(argv, _load(recipe).get_config())  # absl answers a misspelt key with a traceback
@@ -45,6 +46,18 @@ def parse(argv: Sequence[str], *, help_text: str) -> str:
     if stray:
         raise UsageError(f"stray argument {stray[0]!r}: flags begin with --, and values are joined to them by =")
     return recipe
+
+
+def _with_repeated(argv: Sequence[str], flag: str) -> list[str]:
+    """`--images a b` as `--images=a --images=b`: what a shell makes of a glob, and what absl understands."""
+    words, inside = [], False
+    for word in argv:
+        inside = word in (flag, flag[1:]) or (inside and not word.startswith("-"))
+        if not inside:
+            words.append(word)
+        elif not word.startswith("-"):
+            words.append(f"{flag}={word}")
+    return words
 
 
 def _recipe(argv: Sequence[str]) -> str:

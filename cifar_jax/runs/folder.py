@@ -19,9 +19,11 @@ except ImportError:  # Windows: no file locks of this kind, and so no protection
     fcntl = None
 
 # Keys that may change between two calls for one run, because they decide where and how often a thing is done
-# but not what is trained. `data.dir` is one since a data set may move: its fingerprint is compared instead.
+# but not what is trained. `data.dir` and `model.pretrained` are among them since files may move: the fingerprint of the
+# data and the hash of the weights are compared instead.
 FREE_KEYS = (
     "data.dir",
+    "model.pretrained",
     "evaluation.batch_size",
     "checkpoint.every_steps",
     "checkpoint.keep",
@@ -57,6 +59,10 @@ class RunFolder:
     @property
     def results_json(self) -> pathlib.Path:
         return self.path / "results.json"
+
+    @property
+    def probe_json(self) -> pathlib.Path:
+        return self.path / "probe.json"
 
     @property
     def checkpoints_dir(self) -> pathlib.Path:
@@ -96,13 +102,14 @@ class RunFolder:
                     "choose another --workdir or the same configuration"
                 )
 
-    def claim(self, config: Mapping, command: str, *, data: Mapping) -> None:
+    def claim(self, config: Mapping, command: str, *, data: Mapping, backbone: Mapping | None = None) -> None:
         """Makes the folder the one of this configuration, and writes config.json. Call it under `lock`.
 
         Args:
             config: plain nested dicts, as `runs.config.to_json` gives them.
             command: what the user typed.
             data: name and fingerprints of the data set.
+            backbone: what identifies the pretrained weights, and their architecture.
 
         Raises:
             UsageError: if the folder cannot be made, or holds a run of another configuration (left as it is).
@@ -110,7 +117,7 @@ class RunFolder:
         """
         self.require_same(config)
         self._create()
-        write_json(self.config_json, {"config": config, "command": command, "data": data})
+        write_json(self.config_json, {"config": config, "command": command, "data": data, "backbone": backbone})
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:

@@ -53,6 +53,11 @@ def from_zero_below(maximum: float) -> Range:
     return Range(wanted, lambda x: _is_finite(x) and 0 <= x < maximum)
 
 
+def above_to(minimum: float, maximum: float) -> Range:
+    wanted = f"a finite number above {minimum}, at most {maximum}"
+    return Range(wanted, lambda x: _is_finite(x) and minimum < x <= maximum)
+
+
 def one_of(*names: str) -> Range:
     listed = ", ".join(repr(name) for name in names)
     return Range(f"one of {listed}", lambda x: x in names, names)
@@ -63,6 +68,11 @@ def tuple_of(element: Range) -> Range:
         f"a tuple, each element {element.wanted}",
         lambda x: isinstance(x, tuple) and all(element.allows(e) for e in x),
     )
+
+
+def of_length(elements: Range, *lengths: int) -> Range:
+    wanted = f"{elements.wanted}, of {' or '.join(map(str, lengths))} elements"
+    return Range(wanted, lambda x: elements.allows(x) and len(x) in lengths)
 
 
 def increasing(elements: Range) -> Range:
@@ -84,6 +94,9 @@ def _is_rule(value: object) -> bool:
 
 
 RULES = tuple_of(Range("a pair such as ('.*/kernel', 1.0), a regular expression and a number of at least 0", _is_rule))
+FOUR_STAGES = of_length(tuple_of(integer(1)), 4)
+COLOUR = of_length(tuple_of(Range("a finite number", _is_finite)), 0, 3)
+COLOUR_ABOVE_0 = of_length(tuple_of(above(0)), 0, 3)
 TEXT = Range("text", lambda x: isinstance(x, str))
 SWITCH = Range("True or False", lambda x: isinstance(x, bool))
 
@@ -100,21 +113,32 @@ RANGES = {
     "augment.flip": one_of("none", "random", "alternating"),
     "augment.crop_padding": integer(0),
     "augment.cutout": integer(0),
+    "augment.random_resized_crop": between(0, 1),
     "augment.mixup": at_least(0),
-    "model.name": one_of("cnn"),
-    "model.pretrained": one_of(""),
+    "model.name": one_of("cnn", "resnet"),
     "model.image_size": integer(0),
     "model.dtype": one_of("float32", "bfloat16", "auto"),
     "model.widths": tuple_of(integer(1)),
     "model.convs_per_block": integer(1),
     "model.norm": one_of("batch", "none"),
     "model.whitening": SWITCH,
-    "optimizer.name": one_of("sgd", "adamw", "muon"),
+    "model.variant": one_of("v1", "v1.5", "v2", "d", "bit"),
+    "model.stage_sizes": FOUR_STAGES,
+    "model.width": integer(1),
+    "model.block": one_of("bottleneck", "basic"),
+    "model.stem": one_of("", "imagenet", "deep", "small"),
+    "model.remat": SWITCH,
+    "model.pretrained": TEXT,
+    "model.input_mean": COLOUR,
+    "model.input_std": COLOUR_ABOVE_0,
+    "model.check_input": SWITCH,
+    "optimizer.name": one_of("sgd", "adamw", "muon", "lbfgs"),
     "optimizer.learning_rate": above(0),
     "optimizer.momentum": from_zero_below(1),
     "optimizer.weight_decay": at_least(0),
     "optimizer.adam_learning_rate": above(0),
     "optimizer.rules": RULES,
+    "optimizer.layer_decay": above_to(0, 1),
     "optimizer.clip_norm": at_least(0),
     "optimizer.accumulate_steps": integer(1),
     "schedule.name": one_of("cosine", "linear", "step", "constant"),
@@ -122,6 +146,7 @@ RANGES = {
     "schedule.warmup_steps": integer(0),
     "schedule.warmup_epochs": at_least(0),
     "schedule.warmup_percent": between(0, 100),
+    "schedule.head_epochs": at_least(0),
     "schedule.decay_steps": increasing(tuple_of(integer(1))),
     "schedule.decay_epochs": increasing(tuple_of(above(0))),
     "schedule.decay_percent": increasing(tuple_of(between(0, 100))),
@@ -131,6 +156,7 @@ RANGES = {
     "train.seed": integer(0, 2**31 - 1),
     "train.seeds": integer(1),
     "train.label_smoothing": from_zero_below(1),
+    "train.cached_features": SWITCH,
     "train.ema_decay": from_zero_below(1),
     "train.log_every_steps": integer(0),
     "train.steps_per_dispatch": integer(0),
@@ -139,6 +165,6 @@ RANGES = {
     "checkpoint.every_steps": integer(0),
     "checkpoint.keep": integer(1),
     "mesh.devices": integer(0),
-    "mesh.cpu_devices": integer(1),
+    "mesh.cpu_devices": integer(0),
     "mesh.compilation_cache": SWITCH,
 }

@@ -1,5 +1,7 @@
 """Evaluation of a run's checkpoint: `train` ends with it, `--mode evaluate` is nothing else."""
 
+import dataclasses
+import functools
 import os
 from pathlib import Path
 
@@ -7,30 +9,36 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from cifar_jax import experiment as experiments
-from cifar_jax.data import batches
+from cifar_jax.data import ImageSet, batches
 from cifar_jax.errors import UsageError
-from cifar_jax.evaluation import metrics
+from cifar_jax.evaluation import calibration, metrics
 from cifar_jax.evaluation.predict import compile_predict, predict_split
-from cifar_jax.experiment import Experiment
+from cifar_jax.experiment import Experiment, Preprocessing
 from cifar_jax.mesh import is_first_process
-from cifar_jax.report import figures
+from cifar_jax.report import drawing, pictures
 from cifar_jax.runs.checkpoints import Checkpoints, Restored
 from cifar_jax.runs.folder import RunFolder, read_json, write_json
+from cifar_jax.training.features import classify, place_features
 from cifar_jax.training.state import abstract_state
 
-HEADLINE = ("n", "accuracy", "accuracy_interval", "loss", "loss_interval", "ece", "ece_interval")
+CALIBRATION = ("loss", "loss_interval", "ece", "ece_interval")  # what temperature scaling changes
+HEADLINE = ("n", "accuracy", "accuracy_interval", *CALIBRATION)
 
 
 class SplitEvaluator:
     """One split on the devices and the compiled program that evaluates it: called after every epoch, say."""
 
-    def __init__(self, experiment: Experiment, split: str, *, tta: bool):
+    def __init__(self, experiment: Experiment, split: str, *, variables: dict, tta: bool):
+        """Args: variables: as of `logits`; features of a frozen backbone are computed with them, if any are wanted."""
         self.images = experiment.splits[split]
         self._experiment = experiment
-        self._placed = batches.place(self.images, experiment.mesh)
-        self._predict = compile_predict(
-            experiment.mesh, model=experiment.model, prepare=experiment.preprocessing, tta=tta
-        )
+        if experiment.config.train.cached_features:
+            self._placed = place_features(experiment, split, variables)
+            forward = functools.partial(classify, experiment)
+        else:
+            self._placed = batches.place(self.images, experiment.mesh)
+            forward = experiment.logits
+        self._predict = compile_predict(experiment.mesh, forward=forward, tta=tta)
 
     def logits(self, variables: dict) -> dict[str, np.ndarray]:
         """'plain' and, where asked for, 'tta' logits (N, K) of every picture, each once, in order."""
@@ -54,7 +62,14 @@ class SplitEvaluator:
 
 
 def evaluate_split(
-    experiment: Experiment, variables: dict, folder: RunFolder, *, split: str, step: int, tta: bool
+    experiment: Experiment,
+    variables: dict,
+    folder: RunFolder,
+    *,
+    split: str,
+    step: int,
+    tta: bool,
+    temperature: float | None = None,
 ) -> dict:
     """Evaluates one split, every picture once, and leaves evaluation/SPLIT/ in the run folder.
 
@@ -62,11 +77,13 @@ def evaluate_split(
         variables: params and batch_stats, replicated.
         step: of the checkpoint they are from, to be recorded.
         tta: the headline figures are those of the `mirrored_and_shifted` views; the plain ones stand beside them.
+        temperature: as fitted on the validation split of this checkpoint with this `tta`; of that split it is fitted
+            here. None = no figures of temperature scaling.
 
     Returns:
         What stands in metrics.json.
     """
-    evaluator = SplitEvaluator(experiment, split, tta=tta)
+    evaluator = SplitEvaluator(experiment, split, variables=variables, tta=tta)
     logits = evaluator.logits(variables)
     summaries = evaluator.summaries(logits)
     found = {
@@ -79,24 +96,36 @@ def evaluate_split(
     }
     if tta:
         found["without_tta"] = {name: summaries["plain"][name] for name in HEADLINE}
+    headline_NC = logits["tta" if tta else "plain"]
+    if split == "validation":
+        temperature = calibration.fit_temperature(logits_NC=headline_NC, labels_N=evaluator.images.labels_N)
+    if temperature:
+        scaled = evaluator.summaries({"scaled": headline_NC / temperature})["scaled"]
+        found["temperature_scaled"] = {"temperature": temperature} | {name: scaled[name] for name in CALIBRATION}
     if is_first_process():
-        _write(folder, split, found, logits, evaluator.images.labels_N)
+        _write(folder, split, found, logits, evaluator.images)
     return found
 
 
-def _write(folder: RunFolder, split: str, found: dict, logits: dict[str, np.ndarray], labels_N: np.ndarray) -> None:
-    """metrics.json, predictions.npz and, for the test split, the confusion matrix."""
+def _write(folder: RunFolder, split: str, found: dict, logits: dict[str, np.ndarray], images: ImageSet) -> None:
+    """metrics.json, predictions.npz and the figures, which of the test split lie with the others of the run."""
     directory = folder.evaluation_dir(split)
     write_json(directory / "metrics.json", found)
     headline_NC = logits["tta" if found["tta"] else "plain"]
     temporary = directory / f".predictions.{os.getpid()}.npz"
-    np.savez(temporary, labels=labels_N, predictions=headline_NC.argmax(-1).astype(np.int32), **_named_logits(logits))
+    np.savez(
+        temporary, labels=images.labels_N, predictions=headline_NC.argmax(-1).astype(np.int32), **_named_logits(logits)
+    )
     os.replace(temporary, directory / "predictions.npz")
-    title = f"{found['data']}, {split}, n = {found['n']:,}\n{folder.path.name}: accuracy {found['accuracy']:.2%}"
-    target = folder.figures_dir if split == "test" else directory
-    names = found["per_class"]["names"]
-    figures.confusion_matrix(
-        np.array(found["confusion_matrix"]), names, title=title, path=target / "confusion_matrix.png"
+    target, run = folder.figures_dir if split == "test" else directory, drawing.run_name(folder)
+    drawing.draw_metrics(found, run=run, directory=target)
+    pictures.mistakes(
+        images.images_NHWC,
+        images.labels_N,
+        calibration.softmax(headline_NC),
+        images.class_names,
+        title=drawing.split_title(found, run=run),
+        path=target / "mistakes.png",
     )
 
 
@@ -105,8 +134,11 @@ def _named_logits(logits: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 
 def with_tta(config: ConfigDict, split: str) -> bool:
-    """Whether a split is evaluated with test-time augmentation if nobody says; training pictures are not (6 x cost)."""
-    return config.evaluation.tta and split != "train"
+    """Whether a split is evaluated with test-time augmentation if nobody says; training pictures are not (6 x cost).
+
+    Nor are pictures whose features are cached.
+    """
+    return config.evaluation.tta and split != "train" and not config.train.cached_features
 
 
 def restore_run(workdir: str | Path, *, checkpoint: str) -> tuple[Experiment, Restored]:
@@ -121,12 +153,32 @@ def restore_run(workdir: str | Path, *, checkpoint: str) -> tuple[Experiment, Re
         DataError: the data are not those of the run, or no checkpoint is whole.
     """
     folder = RunFolder(Path(workdir))
+    experiment = experiments.rebuild(_recorded(folder))
+    return experiment, _restore(experiment, folder, checkpoint)
+
+
+def restore_network(workdir: str | Path, *, checkpoint: str) -> tuple[Experiment, Restored]:
+    """As `restore_run`, on all devices and without the data: `experiment.splits` are blank pictures.
+
+    The preprocessing is that of the checkpoint.
+    """
+    folder = RunFolder(Path(workdir))
+    experiment = experiments.from_record(_recorded(folder))
+    restored = _restore(experiment, folder, checkpoint)
+    preprocessing = Preprocessing.from_json(restored.metadata["preprocessing"])
+    return dataclasses.replace(experiment, preprocessing=preprocessing), restored
+
+
+def _recorded(folder: RunFolder) -> dict:
+    """The content of config.json."""
     if not folder.config_json.exists():
         seeds = sorted(path.parent.name for path in folder.path.glob("seed_*/config.json"))
         hint = f"choose one of its runs: {', '.join(seeds)}" if seeds else "is it the folder of a run?"
         raise UsageError(f"--workdir={folder.path} has no config.json: {hint}")
-    recorded = read_json(folder.config_json)
-    experiment = experiments.rebuild(recorded)
+    return read_json(folder.config_json)
+
+
+def _restore(experiment: Experiment, folder: RunFolder, checkpoint: str) -> Restored:
     abstract = abstract_state(experiment)
     checkpoints = Checkpoints(folder.checkpoints_dir, keep=experiment.config.checkpoint.keep)
     if checkpoint == "best":
@@ -139,7 +191,17 @@ def restore_run(workdir: str | Path, *, checkpoint: str) -> tuple[Experiment, Re
         raise UsageError(f"--checkpoint={checkpoint}: must be best, latest or the number of a step")
     if restored is None:
         raise UsageError(f"{folder.checkpoints_dir} holds no checkpoint yet: train first, or wait for an epoch's end")
-    return experiment, restored
+    return restored
+
+
+def fitted_temperature(folder: RunFolder, *, step: int, tta: bool) -> float | None:
+    """The temperature in results.json, if it was fitted on this checkpoint and with this `tta`."""
+    if not folder.results_json.exists():
+        return None
+    fitted = read_json(folder.results_json)
+    if (fitted["validation"]["checkpoint_step"], fitted["validation"]["tta"]) != (step, tta):
+        return None
+    return fitted.get("temperature")
 
 
 def evaluate_run(workdir: str | Path, *, split: str, checkpoint: str, tta: bool | None) -> dict:
@@ -158,4 +220,12 @@ def evaluate_run(workdir: str | Path, *, split: str, checkpoint: str, tta: bool 
     if tta is None:
         tta = with_tta(experiment.config, split)
     folder = RunFolder(Path(workdir))
-    return evaluate_split(experiment, restored.state.variables, folder, split=split, step=restored.step, tta=tta)
+    return evaluate_split(
+        experiment,
+        restored.state.variables,
+        folder,
+        split=split,
+        step=restored.step,
+        tta=tta,
+        temperature=fitted_temperature(folder, step=restored.step, tta=tta) if split == "test" else None,
+    )

@@ -8,15 +8,22 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from cifar_jax.errors import UsageError
+from cifar_jax.models.rules import multipliers
 
 
 @dataclasses.dataclass(frozen=True, order=True)
 class Rule:
-    """What one parameter's learning rate is multiplied by (0 = frozen), and whether Muon updates it."""
+    """How one parameter is updated.
+
+    Attributes:
+        multiplier: of its learning rate; 0 = frozen.
+        by_muon: where Muon is the optimizer.
+        in_head: trains from the first step, whatever `schedule.head_epochs` says.
+    """
 
     multiplier: float
     by_muon: bool
+    in_head: bool
 
 
 def learning_rate_schedule(schedule, *, updates_per_epoch: float, total_updates: int) -> optax.Schedule:
@@ -51,37 +58,43 @@ def learning_rate_schedule(schedule, *, updates_per_epoch: float, total_updates:
     return optax.join_schedules([optax.linear_schedule(1 / warmup, 1.0, warmup - 1), after], [warmup])
 
 
-def match_rules(rules, params):
-    """A tree like `params` of `Rule`: the first regular expression found in a parameter's path decides.
+def match_rules(settings, params):
+    """A tree like `params` of `Rule`; for errors see `models.rules.multipliers`.
 
-    Raises:
-        UsageError: a parameter that no rule matches, or a rule that no parameter matches.
+    With `settings.layer_decay` below 1 the rates shrink from the head towards the pictures, by this factor for each
+    stage of the network (Howard and Ruder, Universal language model fine-tuning, 2018).
     """
-    used = set()
+    names = ["/".join(key.key for key in path) for path, _ in jax.tree_util.tree_leaves_with_path(params)]
+    stages = max(map(_stage, names))
 
-    def rule_for(path, value):
+    def rule(path, multiplier, value) -> Rule:
         name = "/".join(key.key for key in path)
-        for number, (pattern, multiplier) in enumerate(rules):
-            if re.search(pattern, name):
-                used.add(number)
-                by_muon = value.ndim == 4 and value.shape[-1] > 1
-                return Rule(float(multiplier), by_muon)
-        raise UsageError(f"--config.optimizer.rules: no rule matches the parameter {name}; end with ('.*', 1.0)")
+        in_head = name.startswith("head/")
+        distance = 0 if in_head else 1 if name.startswith("final_norm/") else stages - _stage(name) + 1
+        by_muon = value.ndim == 4 and value.shape[-1] > 1
+        return Rule(multiplier * settings.layer_decay**distance, by_muon, in_head)
 
-    matched = jax.tree_util.tree_map_with_path(rule_for, params)
-    idle = [pattern for number, (pattern, _) in enumerate(rules) if number not in used and pattern != ".*"]
-    if idle:
-        raise UsageError(f"--config.optimizer.rules: {idle[0]!r} matches no parameter; see --mode inspect for names")
-    return matched
+    return jax.tree_util.tree_map_with_path(rule, multipliers(settings.rules, params), params)
 
 
-def build(settings, params, *, schedule: optax.Schedule) -> optax.GradientTransformation:
+def _stage(name: str) -> int:
+    """The number of the stage or block that a parameter is in; 0 before the first."""
+    found = re.match(r"(?:stage|block)(\d+)_", name)
+    return int(found[1]) if found else 0
+
+
+def build(settings, params, *, schedule: optax.Schedule, head_updates: int = 0) -> optax.GradientTransformation:
     """The optax optimizer of `settings` (`config.optimizer`) for parameters shaped like `params`.
 
     Weight decay acts on kernels only, never on norms and biases. Frozen parameters take no part in the norm that
     `clip_norm` bounds.
+
+    Args:
+        head_updates: for so many updates only the head moves.
     """
-    rules = match_rules(settings.rules, params)
+    if settings.name == "lbfgs":
+        return optax.set_to_zero()  # the probe is fitted at one go: `training/probe.py`
+    rules = match_rules(settings, params)
     muon = settings.name == "muon"
     labels = jax.tree.map(lambda rule: dataclasses.replace(rule, by_muon=rule.by_muon and muon), rules)
 
@@ -89,7 +102,11 @@ def build(settings, params, *, schedule: optax.Schedule) -> optax.GradientTransf
         if rule.multiplier == 0:
             return optax.set_to_zero()
         peak = settings.adam_learning_rate if muon and not rule.by_muon else settings.learning_rate
-        rate = lambda step: peak * rule.multiplier * schedule(step)  # noqa: E731
+
+        def rate(step):
+            moves = jnp.logical_or(step >= head_updates, rule.in_head)
+            return peak * rule.multiplier * schedule(step) * moves
+
         if rule.by_muon:
             return _muon(rate, momentum=settings.momentum)
         decay = optax.masked(optax.add_decayed_weights(settings.weight_decay), _is_kernel)

@@ -1,4 +1,4 @@
-"""What a run leaves behind besides its checkpoints: architecture, results and the basic figures."""
+"""What a run leaves behind besides its checkpoints: architecture, results, figures and the page."""
 
 import importlib.metadata
 import platform
@@ -7,17 +7,19 @@ import subprocess
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from cifar_jax import __version__
 from cifar_jax.experiment import Experiment
-from cifar_jax.mesh import describe, is_first_process
+from cifar_jax.mesh import REPLICATED, describe, is_first_process, make_mesh, split_over_devices
 from cifar_jax.models import summary
-from cifar_jax.report import figures
+from cifar_jax.models.rules import frozen_layers
+from cifar_jax.report import classes, drawing, page, pictures
 from cifar_jax.runs.checkpoints import Checkpoints
 from cifar_jax.runs.folder import History, RunFolder, write_json
+from cifar_jax.training import step
 from cifar_jax.training.evaluate import HEADLINE, evaluate_split, with_tta
-from cifar_jax.training.optimizer import match_rules
 from cifar_jax.training.state import abstract_state
 
 LIBRARIES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
@@ -25,11 +27,10 @@ LIBRARIES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 
 def architecture(experiment: Experiment) -> dict:
     """What stands in architecture.json: layers with shapes, parameters, whether they train, and FLOPs a picture."""
-    rules = match_rules(experiment.config.optimizer.rules, experiment.abstract_variables["params"])
+    frozen = frozen_layers(experiment.config.optimizer.rules, experiment.abstract_variables["params"])
     rows = summary.layers(experiment.model, experiment.preprocessing.image_size)
     for row in rows:
-        frozen = [rule.multiplier == 0 for rule in jax.tree.leaves(rules[row["name"]])]
-        row["trainable"] = not all(frozen)
+        row["trainable"] = row["name"] not in frozen
     return {
         "model": experiment.config.model.name,
         "input": [experiment.preprocessing.image_size] * 2 + [3],
@@ -46,25 +47,63 @@ def write_architecture(experiment: Experiment, folder: RunFolder) -> None:
 
 
 def draw_data(experiment: Experiment, folder: RunFolder) -> None:
-    """Leaves the two figures that need no training: samples and label_distribution."""
-    train, name = experiment.splits["train"], experiment.dataset.name
+    """Leaves the three figures that need no training: samples, label_distribution and augmentation."""
+    train, name, run = experiment.splits["train"], experiment.dataset.name, drawing.run_name(folder)
     sizes = ", ".join(f"{split} {len(images):,}" for split, images in experiment.splits.items())
-    figures.samples(
+    pictures.samples(
         train.images_NHWC,
         train.labels_N,
         train.class_names,
-        title=f"{name}, train, n = {len(train):,}\n{folder.path.name}",
+        title=f"{name}, train, n = {len(train):,}\n{run}",
         path=folder.figures_dir / "samples.png",
     )
-    figures.label_distribution(
+    classes.label_distribution(
         {
             split: np.bincount(images.labels_N, minlength=len(train.class_names))
             for split, images in experiment.splits.items()
         },
         train.class_names,
-        title=f"{name}: {sizes}\n{folder.path.name}",
+        title=f"{name}: {sizes}\n{run}",
         path=folder.figures_dir / "label_distribution.png",
     )
+    before_NHWC, after_ENHWC = seen_in_training(experiment)
+    stored, seen = before_NHWC.shape[1], after_ENHWC.shape[2]
+    kinds = [f"{key.replace('_', ' ')} {value}" for key, value in experiment.config.augment.items() if value]
+    pictures.augmentation(
+        before_NHWC,
+        after_ENHWC,
+        title=f"{name}, train, n = {len(train):,}, {stored} px{f', seen at {seen} px' if seen != stored else ''}\n"
+        f"{run}: {', '.join(kinds)}",
+        path=folder.figures_dir / "augmentation.png",
+    )
+
+
+def seen_in_training(experiment: Experiment, *, size: int = 8, epochs: int = 3) -> tuple[np.ndarray, np.ndarray]:
+    """Some training pictures as they are stored, and as the network would see a batch of them in its first epochs.
+
+    Returns:
+        uint8 (size, H, W, 3) and uint8 (epochs, size, H', W', 3), with the normalisation undone.
+    """
+    config, preprocessing, train = experiment.config, experiment.preprocessing, experiment.splits["train"]
+    rows_B = np.linspace(0, len(train) - 1, size).astype(np.int32)
+    before_BHWC = train.images_NHWC[rows_B]
+
+    def seen(images_BHWC, epoch):
+        images_BHWC, _ = step.augmented(
+            images_BHWC,
+            jnp.zeros((size, 1)),
+            jnp.asarray(rows_B),
+            step=epoch * experiment.steps_per_epoch,
+            epoch=epoch,
+            config=config,
+            prepare=preprocessing,
+        )
+        images_BHWC = 255 * (images_BHWC * jnp.array(preprocessing.std) + jnp.array(preprocessing.mean))
+        return jnp.clip(images_BHWC.round(), 0, 255).astype(jnp.uint8)
+
+    on_one_device = split_over_devices(seen, make_mesh(1), in_specs=(REPLICATED, REPLICATED), out_specs=REPLICATED)
+    compiled = jax.jit(on_one_device)
+    return before_BHWC, np.stack([jax.device_get(compiled(before_BHWC, epoch)) for epoch in range(epochs)])
 
 
 def finish(
@@ -81,22 +120,27 @@ def finish(
         What stands in it.
     """
     best = checkpoints.restore_best(abstract_state(experiment))
-    evaluations = {
-        split: evaluate_split(
+
+    def evaluate(split: str, temperature: float | None = None) -> dict:
+        return evaluate_split(
             experiment,
             best.state.variables,
             folder,
             split=split,
             step=best.step,
             tta=with_tta(experiment.config, split),
+            temperature=temperature,
         )
-        for split in ("train", "validation", "test")
-    }
-    kept = ("data", "split", *HEADLINE, "tta", "without_tta", "checkpoint_step")
+
+    train, validation = evaluate("train"), evaluate("validation")
+    temperature = validation["temperature_scaled"]["temperature"]
+    evaluations = {"train": train, "validation": validation, "test": evaluate("test", temperature)}
+    kept = ("data", "split", *HEADLINE, "temperature_scaled", "tta", "without_tta", "checkpoint_step")
     results = {split: {name: found[name] for name in kept if name in found} for split, found in evaluations.items()}
     results |= {
         "best_epoch": round(best.metadata["epoch"]),
         "best_step": best.step,
+        "temperature": temperature,
         "seconds": {"compile": compile_seconds, "run": sum(history.columns["seconds"])},
         "images_per_second": statistics.median(history.columns["images_per_second"]),
         "parameters": architecture(experiment)["parameters"],
@@ -105,9 +149,10 @@ def finish(
         "environment": environment(experiment),
     }
     if is_first_process():
-        title = f"{experiment.dataset.name}, train and validation\n{folder.path.name}"
-        figures.curves(history.columns, title=title, path=folder.figures_dir / "curves.png")
+        run = drawing.run_name(folder)
+        drawing.draw_history(history.columns, results, run=run, directory=folder.figures_dir)
         write_json(folder.results_json, results)
+        page.write(folder)
     return results
 
 

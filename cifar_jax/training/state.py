@@ -1,5 +1,6 @@
 """The training state: everything that a checkpoint must hold for training to go on bit for bit."""
 
+import functools
 from typing import Any
 
 import flax.struct
@@ -10,6 +11,7 @@ import optax
 
 from cifar_jax.experiment import Experiment
 from cifar_jax.mesh import replicate, replicated_like
+from cifar_jax.models import initial
 from cifar_jax.models.cnn import whitening_kernel
 from cifar_jax.training import optimizer
 
@@ -48,10 +50,12 @@ class TrainState(flax.struct.PyTreeNode):
 
 def make_optimizer(experiment: Experiment) -> optax.GradientTransformation:
     """The optimizer of the configuration, for the parameters of the model."""
+    updates_per_epoch = experiment.steps_per_epoch / experiment.config.optimizer.accumulate_steps
     return optimizer.build(
         experiment.config.optimizer,
         experiment.abstract_variables["params"],
         schedule=update_schedule(experiment),
+        head_updates=round(experiment.config.schedule.head_epochs * updates_per_epoch),
     )
 
 
@@ -65,10 +69,8 @@ def update_schedule(experiment: Experiment) -> optax.Schedule:
     )
 
 
-def create(experiment: Experiment) -> TrainState:
-    """Random initial state; traceable, so that nothing need be computed to know its shapes."""
-    key = jax.random.key(experiment.config.train.seed)
-    variables = experiment.model.init(key, experiment.sample_input(), train=False)
+def create(experiment: Experiment, variables: dict) -> TrainState:
+    """The state at step 0 with these params and batch_stats; traceable, so that its shapes can be had for nothing."""
     params = variables["params"]
     return TrainState(
         step=jnp.int32(0),
@@ -82,20 +84,34 @@ def create(experiment: Experiment) -> TrainState:
 
 def abstract_state(experiment: Experiment) -> TrainState:
     """Shapes, dtypes and shardings: what a checkpoint is restored into."""
-    return replicated_like(jax.eval_shape(lambda: create(experiment)), experiment.mesh)
+    state = jax.eval_shape(functools.partial(create, experiment), experiment.abstract_variables)
+    return replicated_like(state, experiment.mesh)
 
 
 def initial_state(experiment: Experiment) -> TrainState:
-    """The state at step 0, on the mesh.
-
-    What decides the initial weights, in this order: (1) the random initialisers and train.seed; (2) for a model with a
-    whitening layer, its filters, computed from the first 5,000 training pictures.
-    """
-    state = jax.jit(lambda: create(experiment))()
-    if "whiten" in state.params:
-        pictures_NHWC = experiment.preprocessing(jnp.asarray(experiment.splits["train"].images_NHWC[:5000]))
-        kernel = whitening_kernel(np.asarray(pictures_NHWC))
-        params = {**state.params, "whiten": {"kernel": kernel}}
-        state = state.replace(params=params, ema_params=params if state.ema_params else {})
+    """The state at step 0, on the mesh."""
+    state = jax.jit(functools.partial(create, experiment))(initial_variables(experiment))
     # Copies on the host: params and ema_params may be one buffer, and every buffer is donated to the first step.
     return replicate(jax.tree.map(np.array, state), experiment.mesh)
+
+
+def initial_variables(experiment: Experiment) -> dict:
+    """params and batch_stats at step 0.
+
+    What decides them, in this order: (1) the random initialisers and train.seed; (2) pretrained weights, of everything
+    but the head; (3) for a model with a whitening layer, its filters, from the first 5,000 training pictures.
+    """
+    seed = experiment.config.train.seed
+    if experiment.config.model.name == "resnet":
+        variables = initial.fill(experiment.abstract_variables, seed=seed)
+        if experiment.backbone is None:
+            return variables
+        head = {"head": variables["params"]["head"]}
+        return {"params": experiment.backbone.params | head, "batch_stats": experiment.backbone.batch_stats}
+    initialise = jax.jit(functools.partial(experiment.model.init, train=False))
+    variables = initialise(jax.random.key(seed), experiment.sample_input())
+    if "whiten" in variables["params"]:
+        pictures_NHWC = experiment.preprocessing(jnp.asarray(experiment.splits["train"].images_NHWC[:5000]))
+        kernel = whitening_kernel(np.asarray(pictures_NHWC))
+        variables["params"] = {**variables["params"], "whiten": {"kernel": kernel}}
+    return variables

@@ -15,21 +15,19 @@ from cifar_jax.mesh import DATA_AXIS, REPLICATED, SHARDED, split_over_devices
 from cifar_jax.training.state import Metrics, TrainState, make_optimizer
 
 
-def train_on_batch(
-    state: TrainState, images_BHWC, labels_B, indices_B, *, model, optimizer, config, prepare, steps_per_epoch
-) -> TrainState:
-    """One update, as one device sees it (inside `split_over_devices`).
+def augmented(images_BHWC, targets_BK, indices_B, *, step, epoch, config, prepare) -> tuple[jax.Array, jax.Array]:
+    """This device's part of a batch as the network sees it in training, with its targets.
 
     Args:
-        state: replicated.
-        images_BHWC: this device's part of the batch, uint8.
-        labels_B: likewise, int32.
+        images_BHWC: uint8, as stored.
+        targets_BK: float32, of sum 1.
         indices_B: row numbers of the whole batch, int32.
-        prepare: uint8 pictures -> what the model takes.
+        step: number of the batch in the run.
+        epoch: from 0.
+        prepare: see `train_on_batch`.
     """
-    epoch = state.step // steps_per_epoch
-    key = jax.random.fold_in(jax.random.key(config.train.seed), state.step)
-    augment_key, cutout_key, mixup_key = jax.random.split(key, 3)
+    key = jax.random.fold_in(jax.random.key(config.train.seed), step)
+    augment_key, cutout_key, mixup_key, crop_key = jax.random.split(key, 4)
     images_BHWC = augment.augment(
         images_BHWC,
         indices_B=indices_B,
@@ -39,18 +37,55 @@ def train_on_batch(
         flip=config.augment.flip,
         crop_padding=config.augment.crop_padding,
     )
+    if config.augment.random_resized_crop:
+        images_BHWC = augment.random_resized_crop(
+            images_BHWC,
+            size=prepare.image_size,
+            key=crop_key,
+            batch_size=len(indices_B),
+            scale=(config.augment.random_resized_crop, 1.0),
+            method=prepare.resize_method,
+        )
     images_BHWC = prepare(images_BHWC)
-    targets_BK = optax.smooth_labels(jax.nn.one_hot(labels_B, model.num_classes), config.train.label_smoothing)
     if config.augment.cutout:
         images_BHWC = augment.cutout(images_BHWC, key=cutout_key, batch_size=len(indices_B), side=config.augment.cutout)
     if config.augment.mixup:
         images_BHWC, targets_BK = augment.mixup(images_BHWC, targets_BK, key=mixup_key, alpha=config.augment.mixup)
+    return images_BHWC, targets_BK
+
+
+def train_on_batch(
+    state: TrainState, images_BHWC, labels_B, indices_B, *, model, optimizer, config, prepare, steps_per_epoch
+) -> TrainState:
+    """One update, as one device sees it (inside `split_over_devices`).
+
+    Args:
+        state: replicated.
+        images_BHWC: this device's part of the batch, uint8; with `train.cached_features` float32 features (B, C).
+        labels_B: likewise, int32.
+        indices_B: row numbers of the whole batch, int32.
+        prepare: the `Preprocessing` of the model.
+    """
+    targets_BK = optax.smooth_labels(jax.nn.one_hot(labels_B, model.num_classes), config.train.label_smoothing)
+    if config.train.cached_features:
+        forward = functools.partial(model.apply, method="classify")
+    else:
+        forward = functools.partial(model.apply, train=True)
+        images_BHWC, targets_BK = augmented(
+            images_BHWC,
+            targets_BK,
+            indices_B,
+            step=state.step,
+            epoch=state.step // steps_per_epoch,
+            config=config,
+            prepare=prepare,
+        )
 
     def loss_of(params):
         variables = {"params": params, "batch_stats": state.batch_stats}
-        logits_BK, updated = model.apply(variables, images_BHWC, train=True, mutable=["batch_stats"])
+        logits_BK, updated = forward(variables, images_BHWC, mutable=["batch_stats"])
         loss = optax.softmax_cross_entropy(logits_BK, targets_BK).mean()
-        return loss, (logits_BK, updated.get("batch_stats", {}))
+        return loss, (logits_BK, updated.get("batch_stats", state.batch_stats))
 
     (loss, (logits_BK, batch_stats)), gradients = jax.value_and_grad(loss_of, has_aux=True)(state.params)
     correct = (logits_BK.argmax(-1) == labels_B).sum(dtype=jnp.int32)

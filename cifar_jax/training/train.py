@@ -20,7 +20,7 @@ from cifar_jax.runs import config as run_config
 from cifar_jax.runs.checkpoints import Checkpoints
 from cifar_jax.runs.events import Events
 from cifar_jax.runs.folder import History, RunFolder, read_json
-from cifar_jax.training import results
+from cifar_jax.training import features, guard, probe_run, results
 from cifar_jax.training.console import Console
 from cifar_jax.training.evaluate import SplitEvaluator
 from cifar_jax.training.signals import Interrupted, StopSignal
@@ -54,12 +54,21 @@ def train(config: ConfigDict, workdir: str | Path, *, command: str = "", allow_s
     _require_same_configuration(config, folder)
     experiment = experiments.build(config, allow_stand_in=allow_stand_in and jax.process_count() == 1)
     experiments.require_divisible(experiment)
+    if experiment.backbone and config.model.check_input and not folder.config_json.exists():
+        guard.require_right_scale(experiment)
     # Only the first process writes; the others read what it wrote before they started.
     with folder.lock() if meshes.is_first_process() else contextlib.nullcontext():
         if folder.config_json.exists():
-            experiments.require_same_data(experiment, read_json(folder.config_json)["data"])
+            recorded = read_json(folder.config_json)
+            experiments.require_same_data(experiment, recorded["data"])
+            experiments.require_same_backbone(experiment, recorded.get("backbone"))
         if meshes.is_first_process():
-            folder.claim(run_config.to_json(experiment.config), command, data=experiment.data_description)
+            folder.claim(
+                run_config.to_json(experiment.config),
+                command,
+                data=experiment.data_description,
+                backbone=experiment.backbone and experiment.backbone.description,
+            )
         if folder.results_json.exists():
             logging.info("%s: already finished", folder.path)
             return read_json(folder.results_json)
@@ -106,8 +115,8 @@ class _Run:
             self.history.truncate(first_step // self.steps_per_epoch)
             results.write_architecture(self.experiment, self.folder)
             results.draw_data(self.experiment, self.folder)
-        self.validation = SplitEvaluator(self.experiment, "validation", tta=False)
-        self.data = batches.place(self.experiment.splits["train"], self.experiment.mesh)
+        self.validation = SplitEvaluator(self.experiment, "validation", variables=state.variables, tta=False)
+        self.data = self._placed_training_data(state)
         self._epoch_order = compile_epoch_order(self.experiment)
         self.events = Events(self.folder.tensorboard_dir, first_step=first_step) if self.writes else None
         self.console = Console(
@@ -117,10 +126,14 @@ class _Run:
             enabled=self.writes,
         )
         with self.console, StopSignal() as self.stop, contextlib.closing(self.checkpoints):
-            for epoch in range(first_step // self.steps_per_epoch, self.config.train.epochs):
-                state = self._epoch(state, epoch)
+            if self.config.optimizer.name == "lbfgs":
+                state = self._fit_probe(state)
+            else:
+                for epoch in range(first_step // self.steps_per_epoch, self.config.train.epochs):
+                    state = self._epoch(state, epoch)
         if self.events:
             self.events.close()
+        del self.data  # evaluation places every split anew
         return results.finish(
             self.experiment, self.folder, self.checkpoints, self.history, compile_seconds=self.compile_seconds
         )
@@ -131,6 +144,18 @@ class _Run:
             return initial_state(self.experiment)
         logging.info("going on after step %d of %d", restored.step, self.experiment.total_steps)
         return restored.state
+
+    def _placed_training_data(self, state: TrainState) -> batches.DeviceSplit:
+        if self.config.train.cached_features:
+            return features.place_features(self.experiment, "train", state.variables)
+        return batches.place(self.experiment.splits["train"], self.experiment.mesh)
+
+    def _fit_probe(self, state: TrainState) -> TrainState:
+        """The head at one go, in place of all epochs: a single row in the history."""
+        started = time.perf_counter()
+        head, row = probe_run.fit_head(self.experiment, self.folder, state.variables)
+        state = state.replace(step=state.step + self.experiment.total_steps, params=state.params | {"head": head})
+        return self._finish_epoch(state, {"epoch": 1, **row}, started)
 
     def _epoch(self, state: TrainState, epoch: int) -> TrainState:
         """Trains to the end of one epoch (from its start, or from where a checkpoint lies), validates and saves."""
@@ -146,16 +171,20 @@ class _Run:
             "val_accuracy": validation["accuracy"],
             "learning_rate": self._learning_rate(int(state.step) - 1),
             "images_per_second": speed,
-            "seconds": time.perf_counter() - started,
         }
+        return self._finish_epoch(state, row, started)
+
+    def _finish_epoch(self, state: TrainState, row: dict, started: float) -> TrainState:
+        """Writes an epoch's row of the history, saves the state and says how it went."""
+        row["seconds"] = time.perf_counter() - started
         if self.writes:
             self.history.append(row)
             self.events.write(int(state.step), {name: value for name, value in row.items() if name != "epoch"})
-        self._save(state, val_accuracy=validation["accuracy"])
+        self._save(state, val_accuracy=row["val_accuracy"])
         self.console.line(
-            f"epoch {epoch + 1}/{self.config.train.epochs}: loss {row['loss']:.4f}, accuracy {row['accuracy']:.2%}, "
+            f"epoch {row['epoch']}/{self.config.train.epochs}: loss {row['loss']:.4f}, accuracy {row['accuracy']:.2%}, "
             f"validation loss {row['val_loss']:.4f}, accuracy {row['val_accuracy']:.2%}, "
-            f"{speed:,.0f} images/s, {row['seconds']:.1f} s"
+            f"{row['images_per_second']:,.0f} images/s, {row['seconds']:.1f} s"
         )
         return state
 
@@ -237,6 +266,7 @@ class _Run:
         metadata = {
             "epoch": int(state.step) / self.steps_per_epoch,
             "preprocessing": dataclasses.asdict(self.experiment.preprocessing),
+            "picture_size": self.experiment.splits["train"].images_NHWC.shape[1],
             "data": self.experiment.data_description,
         }
         self.checkpoints.save(int(state.step), state, metadata, val_accuracy=val_accuracy)

@@ -99,7 +99,9 @@ def test_the_message_for_a_nan_is_as_documented():
 
 def test_a_wrong_choice_lists_all_and_names_the_nearest():
     text = message(run_config.validate, with_values(optimizer__name="adam"))
-    assert text == "--config.optimizer.name=adam: must be one of 'sgd', 'adamw', 'muon'; the nearest is 'adamw'"
+    assert (
+        text == "--config.optimizer.name=adam: must be one of 'sgd', 'adamw', 'muon', 'lbfgs'; the nearest is 'adamw'"
+    )
 
 
 def test_all_problems_are_reported_at_once():
@@ -144,7 +146,7 @@ def test_keys_that_nobody_knows_and_keys_that_are_missing_are_refused():
         ("train.batchsize", "train.batch_size"),
         ("epochs", "train.epochs"),
         ("train.epoch", "train.epochs"),
-        ("model.width", "model.widths"),
+        ("model.widhts", "model.widths"),
         ("eval.tta", "evaluation.tta"),
     ],
 )

@@ -1,0 +1,124 @@
+"""`--mode export`: a run as a file that other programs read, loaded again and compared before it says done."""
+
+import json
+import tempfile
+from pathlib import Path
+
+import flax.traverse_util
+import jax
+import jax.numpy as jnp
+import numpy as np
+import safetensors.numpy
+
+from cifar_jax import pretrained
+from cifar_jax.errors import DataError, UsageError
+from cifar_jax.experiment import Experiment
+from cifar_jax.pretrained import Backbone
+from cifar_jax.training.evaluate import restore_network
+
+SUFFIXES = {"safetensors": ".safetensors", "keras": ".h5", "stablehlo": ".stablehlo"}
+
+
+def export_run(workdir: str | Path, *, output: str, format: str, checkpoint: str) -> list[Path]:
+    """Writes the network of a run, and beside it a small JSON with classes and preprocessing.
+
+    Args:
+        workdir: the run folder; all else is found there.
+        output: the file; its name ends as `SUFFIXES` says.
+        format: 'safetensors': weights, of a ResNet v1.5 under torchvision's names, else under our own; 'keras': weights
+            of a ResNet v1 as Keras' ResNet50 reads them; 'stablehlo': a program for CPU, CUDA and TPU, from uint8
+            pictures (any number, H, W, 3), as they are stored, to float32 logits (`jax.export.deserialize`).
+        checkpoint: 'best', 'latest' or the number of a step.
+
+    Returns:
+        The two files.
+
+    Raises:
+        UsageError: a network that the format has no names for, or a file name that does not fit.
+        DataError: what was read again is not what was written.
+    """
+    path = Path(output)
+    if path.suffix != SUFFIXES[format]:
+        raise UsageError(f"--output={output}: a file of format {format} ends in {SUFFIXES[format]}")
+    experiment, restored = restore_network(workdir, checkpoint=checkpoint)
+    variables = jax.tree.map(np.asarray, restored.state.variables)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    picture_size = restored.metadata.get("picture_size", experiment.preprocessing.image_size)
+    if format == "stablehlo":
+        same = _write_program(experiment, variables, path, picture_size)
+    elif format == "keras" or (experiment.config.model.name == "resnet" and _variant(experiment) == "v1.5"):
+        same = _write_backbone(experiment, variables, path, "keras" if format == "keras" else "torchvision")
+    else:
+        same = _write_tree(variables, path)
+    if not same:
+        raise DataError(f"{path}: what was read again differs from what was written; try another disk")
+    about = {
+        "classes": list(experiment.dataset.class_names),
+        "picture_size": picture_size,
+        "preprocessing": {**experiment.preprocessing.__dict__},
+        "data": experiment.dataset.name,
+        "checkpoint_step": restored.step,
+    }
+    beside = path.with_suffix(".json")
+    beside.write_text(json.dumps(about, indent=2) + "\n")
+    return [path, beside]
+
+
+def _variant(experiment: Experiment) -> str:
+    return experiment.backbone.variant if experiment.backbone else experiment.config.model.variant
+
+
+def _write_backbone(experiment: Experiment, variables: dict, path: Path, naming: str) -> bool:
+    model, preprocessing = experiment.config.model, experiment.preprocessing
+    if model.name != "resnet" or model.stem:
+        raise UsageError(f"{naming} has names for ResNets with their own stem only: use --format safetensors")
+    names = ("variant", "stage_sizes", "width", "block")
+    architecture = experiment.backbone.architecture if experiment.backbone else {name: model[name] for name in names}
+    backbone = Backbone(
+        **architecture | {"stage_sizes": tuple(architecture["stage_sizes"])},
+        **variables,
+        preprocessing=pretrained.Preprocessing(
+            mean=preprocessing.mean,
+            std=preprocessing.std,
+            resize_method=preprocessing.resize_method,
+            crop_fraction=1.0,
+            image_size=preprocessing.image_size,
+        ),
+        source=str(path),
+        sha256="",
+    )
+    pretrained.write(backbone, path, naming=naming)
+    with tempfile.TemporaryDirectory() as cache:
+        found = pretrained.load(path, cache_dir=Path(cache))
+    return _equal(variables, {"params": found.params, "batch_stats": found.batch_stats})
+
+
+def _write_tree(variables: dict, path: Path) -> bool:
+    tensors = flax.traverse_util.flatten_dict(variables, sep="/")
+    safetensors.numpy.save_file(tensors, path)
+    return _equal(tensors, safetensors.numpy.load_file(path))
+
+
+def _write_program(experiment: Experiment, variables: dict, path: Path, picture_size: int) -> bool:
+    try:
+        import flatbuffers  # noqa: F401 (what jax.export serialises with)
+        from jax import export
+    except ImportError as error:
+        raise UsageError('--format stablehlo needs flatbuffers: pip install "cifar_jax[export]"') from error
+
+    @jax.jit
+    def logits(images_NHWC):
+        return experiment.logits(variables, images_NHWC)
+
+    (batch,) = export.symbolic_shape("batch")
+    pictures = jax.ShapeDtypeStruct((batch, picture_size, picture_size, 3), jnp.uint8)
+    path.write_bytes(export.export(logits, platforms=("cpu", "cuda", "tpu"))(pictures).serialize())
+    noise_NHWC = np.random.default_rng(0).integers(0, 256, (3, picture_size, picture_size, 3), dtype=np.uint8)
+    found_NK = export.deserialize(bytearray(path.read_bytes())).call(noise_NHWC)
+    return bool(np.allclose(found_NK, logits(noise_NHWC), rtol=1e-5, atol=1e-5))
+
+
+def _equal(written, found) -> bool:
+    if jax.tree.structure(written) != jax.tree.structure(found):
+        return False
+    return all(jax.tree.leaves(jax.tree.map(np.array_equal, written, found)))

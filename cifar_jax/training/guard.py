@@ -1,0 +1,89 @@
+"""Refuses pictures on another scale than pretrained weights were trained on, before any training.
+
+The commonest mistake in transfer learning: Caffe's ResNet-50 wants colours of 0..255 without their mean, and gets 0..1,
+or 0..1 without the mean of 0..255. Nothing crashes; features are all but constant, and accuracy stays a fraction of
+what it should be. BatchNorm gives it away: it has kept mean and variance of what the first convolution made of the
+pictures that the weights were trained on, and they can be held against what it makes of these.
+"""
+
+import dataclasses
+from collections.abc import Iterator
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from cifar_jax.errors import DataError
+from cifar_jax.experiment import Experiment
+
+PICTURES = 256
+# Another reading of the pictures must come this much closer to the running statistics before they are refused.
+MUCH_CLOSER = 0.8
+
+
+def require_right_scale(experiment: Experiment) -> None:
+    """Holds the statistics of the first norm on 256 training pictures against its running ones.
+
+    The distance is the Kullback-Leibler divergence between normal distributions, the mean over channels. Pictures are
+    refused where another reading of them (255 times brighter, blue for red, by the weights' own mean and standard
+    deviation) comes much closer. Weights with GroupNorm keep no statistics and cannot be checked.
+
+    Raises:
+        DataError: naming what the pictures look like.
+    """
+    variables = {"params": experiment.backbone.params, "batch_stats": experiment.backbone.batch_stats}
+    running = _first_running_statistics(variables["batch_stats"])
+    if running is None:
+        return
+    images = experiment.splits["train"].images_NHWC
+    chosen = np.linspace(0, len(images) - 1, min(PICTURES, len(images))).astype(int)
+    distance = jax.jit(lambda prepared_NHWC: _distance(experiment.model, variables, prepared_NHWC, running))
+    readings = dict(_readings(experiment, jnp.asarray(images[chosen], jnp.float32)))
+    distances = {name: float(distance(prepared_NHWC)) for name, prepared_NHWC in readings.items()}
+    as_given = distances.pop("")
+    nearest = min(distances, key=distances.get)
+    if distances[nearest] < MUCH_CLOSER * as_given:
+        raise DataError(
+            f"{experiment.dataset.source}: on the wrong scale for the weights {experiment.backbone.source}: {nearest} "
+            f"(distance to their running statistics {as_given:.2f}, put right {distances[nearest]:.2f}); mend the "
+            "pictures or config.model.input_mean and input_std, or set --config.model.check_input=False"
+        )
+
+
+def _readings(experiment: Experiment, images_NHWC: jax.Array) -> Iterator[tuple[str, jax.Array]]:
+    """What the network is given ('' = as configured), and what it would be given if the pictures were put right."""
+    ours, wanted = experiment.preprocessing, experiment.backbone.preprocessing
+    as_wanted = dataclasses.replace(ours, mean=wanted.mean, std=wanted.std)
+    yield "", ours(images_NHWC)
+    if (ours.mean, ours.std) != (wanted.mean, wanted.std):
+        yield "input_mean and input_std are not those of the weights", as_wanted(images_NHWC)
+    yield "values of 0..1 where 0..255 are meant, or scaled twice", as_wanted(images_NHWC * 255)
+    yield "blue and red are swapped (BGR for RGB)", as_wanted(images_NHWC[..., ::-1])
+
+
+def _first_running_statistics(batch_stats: dict) -> dict | None:
+    if "stem_norm1" in batch_stats:
+        return batch_stats["stem_norm1"]
+    return batch_stats.get("stage1_block1", {}).get("norm1")
+
+
+def _distance(model, variables, prepared_NHWC, running) -> jax.Array:
+    """Nats; of the first norm's input from its running statistics."""
+    if "stem_norm1" in variables["batch_stats"]:
+        _, kept = model.apply(
+            variables,
+            prepared_NHWC,
+            train=False,
+            method="features",
+            capture_intermediates=lambda module, _: module.name == "stem_conv1",
+            mutable=["intermediates"],
+        )
+        (x_NHWC,) = kept["intermediates"]["stem_conv1"]["__call__"]
+    else:
+        x_NHWC = model.apply(variables, prepared_NHWC, train=False, method="stages")["stem"]
+    mean_C, variance_C = x_NHWC.mean(axis=(0, 1, 2)), x_NHWC.var(axis=(0, 1, 2))
+    # Dead channels, of variance near 0 here and there, tell nothing; the floor keeps them from deciding.
+    floor = 1e-3 * running["var"].mean()
+    ratio_C = (variance_C + floor) / (running["var"] + floor)
+    moved_C = (mean_C - running["mean"]) ** 2 / (running["var"] + floor)
+    return ((ratio_C - 1 - jnp.log(ratio_C) + moved_C) / 2).mean()

@@ -1,0 +1,53 @@
+"""The figure of augmentation shows what a training step gives to the network."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from cifar_jax import experiment as experiments
+from cifar_jax.mesh import REPLICATED, make_mesh, split_over_devices
+from cifar_jax.training import results
+from cifar_jax.training.state import Metrics, TrainState
+from cifar_jax.training.step import train_on_batch
+from configs import default
+
+
+class Recorder:
+    """A model that keeps the pictures it is given where BatchNorm keeps its statistics."""
+
+    num_classes = 10
+
+    def apply(self, variables, images_NHWC, *, train, mutable):
+        logits_NK = jnp.zeros((len(images_NHWC), 10)) * variables["params"]["scale"]
+        return logits_NK, {"batch_stats": {"seen": images_NHWC}}
+
+
+@pytest.mark.parametrize("changes", [{}, {"cutout": 8, "flip": "random"}, {"mixup": 1.0, "crop_padding": 4}])
+@pytest.mark.parametrize("image_size", [0, 40])
+def test_the_pictures_are_those_of_the_training_step(changes, image_size):
+    config = default.get_config()
+    config.data.update(name="shapes", limit=400)
+    config.train.batch_size = 40
+    config.augment.update(changes)
+    config.model.image_size = image_size
+    experiment = experiments.build(config, allow_stand_in=False)
+    before_NHWC, after_ENHWC = results.seen_in_training(experiment, size=8, epochs=2)
+    train = experiment.splits["train"]
+    rows_B = np.array([int(np.flatnonzero((train.images_NHWC == image).all((1, 2, 3)))[0]) for image in before_NHWC])
+    optimizer, params = optax.sgd(0.0), {"scale": jnp.ones(())}
+
+    def seen(images_BHWC, labels_B, step):
+        state = TrainState(step, params, {}, optimizer.init(params), {}, Metrics.zero())
+        settings = {"model": Recorder(), "optimizer": optimizer, "config": config, "prepare": experiment.preprocessing}
+        settings["steps_per_epoch"] = experiment.steps_per_epoch
+        after = train_on_batch(state, images_BHWC, labels_B, jnp.asarray(rows_B, jnp.int32), **settings)
+        return after.batch_stats["seen"]
+
+    step = jax.jit(split_over_devices(seen, make_mesh(1), in_specs=REPLICATED, out_specs=REPLICATED))
+    for epoch, shown_NHWC in enumerate(after_ENHWC):
+        images_BHWC = step(before_NHWC, train.labels_N[rows_B], jnp.int32(epoch * experiment.steps_per_epoch))
+        pixels_BHWC = 255 * (np.asarray(images_BHWC) * experiment.preprocessing.std + experiment.preprocessing.mean)
+        assert np.abs(shown_NHWC - np.clip(pixels_BHWC, 0, 255)).max() <= 0.51
+    assert np.abs(after_ENHWC[0].astype(int) - after_ENHWC[1]).max() > 20

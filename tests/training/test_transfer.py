@@ -1,0 +1,251 @@
+"""Pretrained weights as a user transfers them: a small backbone that has learnt shapes, in files of foreign names."""
+
+import jax
+import numpy as np
+import pytest
+
+from cifar_jax import experiment as experiments
+from cifar_jax import pretrained
+from cifar_jax.data import load, pictures
+from cifar_jax.errors import DataError, UsageError
+from cifar_jax.runs.folder import RunFolder, read_json
+from cifar_jax.training.evaluate import evaluate_run, restore_run
+from cifar_jax.training.export import export_run
+from cifar_jax.training.optimizer import match_rules
+from cifar_jax.training.predict_pictures import Predictor
+from cifar_jax.training.train import train
+from configs import resnet50_finetuned, resnet50_frozen, resnet50_pretrain, resnet50_resized
+
+SMALL = {
+    "data.name": "shapes",
+    "data.limit": 400,
+    "model.stage_sizes": (1, 1, 1, 1),
+    "model.width": 8,
+    "model.image_size": 32,
+    "train.batch_size": 40,
+    "train.epochs": 1,
+    "evaluation.batch_size": 120,
+    "mesh.devices": 1,
+}
+
+
+def small(recipe, **changes):
+    """A recipe cut down to a second; keys are written with __ for the dots."""
+    config = recipe.get_config()
+    changes = {key.replace("__", "."): value for key, value in changes.items()}
+    config.update_from_flattened_dict({**SMALL, **changes})
+    return config
+
+
+@pytest.fixture(autouse=True)
+def _cache_of_its_own(tmp_path, monkeypatch):
+    monkeypatch.setenv("CIFAR_JAX_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.fixture(scope="module")
+def pretraining(tmp_path_factory):
+    """The folder of a run that learnt from random weights; stride in conv1, so that both namings can be had of it."""
+    workdir = tmp_path_factory.mktemp("runs") / "pretraining"
+    train(small(resnet50_pretrain, train__epochs=4, model__variant="v1"), workdir)
+    return workdir
+
+
+@pytest.fixture(scope="module")
+def backbone(pretraining, tmp_path_factory):
+    """Its weights, as a file that Keras reads."""
+    path = tmp_path_factory.mktemp("weights") / "backbone.h5"
+    export_run(pretraining, output=str(path), format="keras", checkpoint="best")
+    return path
+
+
+def weights_of(workdir):
+    return restore_run(workdir, checkpoint="best")[1].state.variables
+
+
+def differing(a, b) -> set[str]:
+    """Paths whose bits differ."""
+    pairs = zip(jax.tree_util.tree_leaves_with_path(a), jax.tree.leaves(b), strict=True)
+    return {
+        "/".join(key.key for key in path)
+        for (path, x), y in pairs
+        if np.asarray(x).tobytes() != np.asarray(y).tobytes()
+    }
+
+
+def head_alone(paths: set[str]) -> bool:
+    return bool(paths) and all(path.startswith("params/head/") for path in paths)
+
+
+def test_an_exported_backbone_is_the_network_of_the_run(pretraining, backbone):
+    found = pretrained.load(backbone)
+    kept = weights_of(pretraining)
+    assert not differing({"params": found.params, "batch_stats": found.batch_stats}, kept)
+    assert (backbone.parent / "backbone.json").exists()
+
+
+@pytest.mark.parametrize("recipe", [resnet50_frozen, resnet50_resized])
+def test_a_frozen_backbone_keeps_every_bit_statistics_too(recipe, backbone, tmp_path):
+    train(small(recipe, model__pretrained=str(backbone)), tmp_path / "run")
+    loaded = pretrained.load(backbone)
+    before = {"params": loaded.params, "batch_stats": loaded.batch_stats}
+    assert head_alone(differing(before, weights_of(tmp_path / "run")))
+
+
+def test_fine_tuning_moves_every_parameter_and_statistic(backbone, tmp_path):
+    train(small(resnet50_finetuned, model__pretrained=str(backbone)), tmp_path / "run")
+    loaded = pretrained.load(backbone)
+    before = {"params": loaded.params, "batch_stats": loaded.batch_stats}
+    assert len(differing(before, weights_of(tmp_path / "run"))) == len(jax.tree.leaves(before))
+
+
+def test_for_head_epochs_only_the_head_moves(backbone, tmp_path):
+    config = small(resnet50_finetuned, model__pretrained=str(backbone), schedule__head_epochs=1.0)
+    train(config, tmp_path / "run")
+    changed = differing(pretrained.load(backbone).params, weights_of(tmp_path / "run")["params"])
+    assert changed == {"head/kernel", "head/bias"}
+
+
+def test_the_probe_is_evaluated_from_its_folder_to_the_last_digit(backbone, tmp_path):
+    returned = train(small(resnet50_frozen, model__pretrained=str(backbone)), tmp_path / "run")
+    again = evaluate_run(tmp_path / "run", split="test", checkpoint="best", tta=None)
+    assert (again["loss"], again["accuracy"]) == (returned["test"]["loss"], returned["test"]["accuracy"])
+    probe = read_json(RunFolder(tmp_path / "run").probe_json)
+    assert len(probe["path"]) == 45
+    assert (
+        max(tried["validation_accuracy"] for tried in probe["path"])
+        == read_json(RunFolder(tmp_path / "run").history_json)["val_accuracy"][0]
+    )
+
+
+def test_a_head_on_cached_features_learns_what_it_learns_behind_the_backbone(backbone, tmp_path):
+    steps = {"optimizer__name": "sgd", "optimizer__learning_rate": 0.5, "train__epochs": 2}
+    for name, cached in (("cached", True), ("online", False)):
+        config = small(resnet50_frozen, model__pretrained=str(backbone), train__cached_features=cached, **steps)
+        train(config, tmp_path / name)
+    cached, online = (weights_of(tmp_path / name)["params"]["head"] for name in ("cached", "online"))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5), cached, online)
+
+
+def test_prediction_needs_neither_the_data_nor_the_weight_file(backbone, tmp_path):
+    path = tmp_path / "moved.h5"
+    path.write_bytes(backbone.read_bytes())
+    train(small(resnet50_resized, model__pretrained=str(path)), tmp_path / "run")
+    path.unlink()
+    experiment, restored = restore_run(tmp_path / "run", checkpoint="best")
+    images_NHWC = experiment.splits["test"].images_NHWC[:3]
+    for number, image_HWC in enumerate(images_NHWC):
+        pictures.Image.fromarray(image_HWC).save(tmp_path / f"{number}.png")
+    found = list(Predictor(tmp_path / "run")([tmp_path / f"{number}.png" for number in range(3)]))
+    logits_NK = np.asarray(experiment.logits(restored.state.variables, images_NHWC))
+    wanted_NK = np.exp(logits_NK) / np.exp(logits_NK).sum(axis=1, keepdims=True)
+    np.testing.assert_allclose([prediction.probabilities_K for prediction in found], wanted_NK, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("mistake", "words"),
+    [
+        ({"model__input_mean": (0.0, 0.0, 0.0), "model__input_std": (1.0, 1.0, 1.0)}, "input_mean and input_std"),
+        ({"model__input_std": (60.0, 60.0, 60.0)}, "input_mean and input_std"),
+        ({"model__input_mean": (0.0, 0.0, 0.0), "model__input_std": (1 / 255, 1 / 255, 1 / 255)}, "input_mean"),
+    ],
+)
+def test_another_scale_than_that_of_the_weights_is_refused(mistake, words, backbone, tmp_path):
+    with pytest.raises(DataError, match=f"wrong scale for the weights .*{words}"):
+        train(small(resnet50_resized, model__pretrained=str(backbone), **mistake), tmp_path / "run")
+    config = small(resnet50_resized, model__pretrained=str(backbone), model__check_input=False, **mistake)
+    train(config, tmp_path / "run")  # who wants to know what it costs may
+
+
+def test_pictures_in_0_to_1_are_refused(tinted_backbone, tmp_path):
+    write_shapes(tmp_path / "dark.npz", lambda images: (images / 255).round().astype(np.uint8))
+    with pytest.raises(DataError, match=r"values of 0\.\.1 where 0\.\.255 are meant"):
+        train(from_npz(tmp_path / "dark.npz", tinted_backbone), tmp_path / "run")
+
+
+def test_blue_for_red_is_refused(tinted_backbone, tmp_path):
+    write_shapes(tmp_path / "bgr.npz", lambda images: images[..., ::-1])
+    with pytest.raises(DataError, match="blue and red are swapped"):
+        train(from_npz(tmp_path / "bgr.npz", tinted_backbone), tmp_path / "run")
+
+
+def test_the_same_pictures_put_right_are_taken(tinted_backbone, tmp_path):
+    write_shapes(tmp_path / "right.npz", lambda images: images)
+    train(from_npz(tmp_path / "right.npz", tinted_backbone), tmp_path / "run")
+
+
+def tinted(images_NHWC):
+    """Reddish, so that colours have an order."""
+    return (images_NHWC * np.array([1.0, 0.7, 0.4])).astype(np.uint8)
+
+
+def write_shapes(path, change):
+    config = small(resnet50_pretrain)
+    dataset = load(config.data, allow_stand_in=False)
+    arrays = {}
+    for name, images in (("train", dataset.train), ("test", dataset.test)):
+        arrays |= {f"x_{name}": change(tinted(images.images_NHWC)), f"y_{name}": images.labels_N}
+    np.savez(path, **arrays)
+
+
+@pytest.fixture(scope="module")
+def tinted_backbone(tmp_path_factory):
+    """A backbone that has learnt from reddish shapes."""
+    folder = tmp_path_factory.mktemp("tinted")
+    write_shapes(folder / "tinted.npz", lambda images: images)
+    config = small(resnet50_pretrain, train__epochs=4, data__name="cifar10", data__dir=str(folder / "tinted.npz"))
+    train(config, folder / "run")
+    export_run(folder / "run", output=str(folder / "b.safetensors"), format="safetensors", checkpoint="best")
+    return folder / "b.safetensors"
+
+
+def from_npz(path, backbone):
+    return small(resnet50_resized, data__name="cifar10", data__dir=str(path), model__pretrained=str(backbone))
+
+
+def test_a_run_does_not_go_on_with_other_weights(backbone, tinted_backbone, tmp_path):
+    train(small(resnet50_frozen, model__pretrained=str(backbone)), tmp_path / "run")
+    other = small(resnet50_frozen, model__pretrained=str(tinted_backbone))
+    with pytest.raises(DataError, match="not what this run began with"):
+        train(other, tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    ("recipe", "changes", "words"),
+    [
+        (resnet50_frozen, {"augment__flip": "random"}, "each picture is seen once"),
+        (resnet50_frozen, {"augment__mixup": 0.1}, "mixup"),
+        (resnet50_frozen, {"train__epochs": 2}, "at one go"),
+        (resnet50_frozen, {"optimizer__rules": ((".*", 1.0),)}, "all but the head"),
+        (resnet50_resized, {"optimizer__name": "lbfgs"}, "cached_features=True"),
+        (resnet50_resized, {"model__name": "cnn"}, "is for ResNets"),
+        (resnet50_resized, {"model__stem": "small"}, "their own"),
+    ],
+)
+def test_keys_that_do_not_fit_together(recipe, changes, words, backbone, tmp_path):
+    with pytest.raises(UsageError, match=words):
+        train(small(recipe, model__pretrained=str(backbone), **changes), tmp_path / "run")
+
+
+def test_weights_of_a_variant_go_only_under_its_names(pretraining, tmp_path):
+    with pytest.raises(UsageError, match=r"ends in \.h5"):
+        export_run(pretraining, output=str(tmp_path / "a.safetensors"), format="keras", checkpoint="best")
+
+
+def test_the_exported_program_gives_the_logits_of_the_run(pretraining, tmp_path):
+    pytest.importorskip("flatbuffers")
+    path, about = export_run(pretraining, output=str(tmp_path / "p.stablehlo"), format="stablehlo", checkpoint="best")
+    experiment, restored = restore_run(pretraining, checkpoint="best")
+    images_NHWC = experiment.splits["test"].images_NHWC[:5]
+    found_NK = jax.export.deserialize(bytearray(path.read_bytes())).call(images_NHWC)
+    wanted_NK = experiment.logits(restored.state.variables, images_NHWC)
+    np.testing.assert_allclose(found_NK, wanted_NK, rtol=1e-4, atol=1e-5)
+    assert read_json(about)["classes"] == list(experiment.dataset.class_names)
+
+
+def test_layer_decay_shrinks_rates_towards_the_pictures(backbone):
+    config = small(resnet50_finetuned, model__pretrained=str(backbone), optimizer__layer_decay=0.5)
+    params = experiments.build(config, allow_stand_in=False).abstract_variables["params"]
+    rules = match_rules(config.optimizer, params)
+    found = [rules[name]["kernel"].multiplier for name in ("head", "stem_conv1")]
+    found += [rules[f"stage{i}_block1"]["conv1"]["kernel"].multiplier for i in (4, 3, 2, 1)]
+    assert found == [1, 1 / 32, 1 / 2, 1 / 4, 1 / 8, 1 / 16]
