@@ -30,11 +30,11 @@ class Worker:
         answers: of every round, in the order of the rounds.
     """
 
-    def __init__(self, name: str, python: str, settings: dict):
+    def __init__(self, name: str, python: str, settings: dict, script: Path = HERE / "training_speed_worker.py"):
         path = os.pathsep.join(filter(None, [str(HERE.parent), os.environ.get("PYTHONPATH")]))
         self.name, self.answers = name, []
         self.process = subprocess.Popen(
-            [python, str(HERE / "training_speed_worker.py"), name, json.dumps(settings)],
+            [python, str(script), name, json.dumps(settings)],
             env={**os.environ, "PYTHONPATH": path, "KERAS_BACKEND": "jax", "JAX_PLATFORMS": "cpu"},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -134,7 +134,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--norm", choices=("batch", "none"), default="batch")
     parser.add_argument("--rounds", type=positive, default=5, help="turns of every variant")
     parser.add_argument("--steps", type=positive, default=4, help="training steps a turn")
-    parser.add_argument("--batch-size", type=positive, default=500)
+    parser.add_argument("--batch-size", type=positive, default=512)
     parser.add_argument("--peer-python", default=sys.executable, help="the interpreter that has Keras and PyTorch")
     parser.add_argument("--output", type=Path, help="default: benchmarks/results/training_speed_NORM.json")
     arguments = parser.parse_args()
@@ -160,6 +160,7 @@ def main() -> None:
         },
         "python": platform.python_version(),
         "settings": {name: getattr(arguments, name) for name in ("norm", "rounds", "steps", "batch_size")},
+        "glibc_tunables_of_all": os.environ.get("GLIBC_TUNABLES", ""),  # ours sets its own where this is empty
         "variants": variants,
         "ours_divided_by": {
             name: {kind: ours[kind] / peer[kind] for kind in ("median", "best")}

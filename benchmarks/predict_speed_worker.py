@@ -1,0 +1,106 @@
+"""One variant of the comparison of `--mode predict`, in a process of its own, driven by `predict_speed.py`.
+
+    python benchmarks/predict_speed_worker.py {ours,keras,keras_threads} SETTINGS_JSON
+
+It answers on stdout, one JSON object a line: first what it is, or {"absent": why}; then, for every line that it reads,
+how many pictures a second it classified. Settings: run (a run folder), pictures (a folder), widths.
+"""
+
+import json
+import os
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+
+SIZE, BATCH = 32, 128
+
+
+class Ours:
+    """`Predictor`, which is what `main.py --mode predict` calls."""
+
+    def __init__(self, settings):
+        import jax
+        import PIL
+
+        from cifar_jax.data import pictures
+        from cifar_jax.training.predict_pictures import Predictor
+
+        self.files = pictures.find([settings.pictures])
+        self.predictor = Predictor(settings.run, tta=False)
+        self.description = {"versions": {"jax": jax.__version__, "pillow": PIL.__version__}}
+
+    def predict(self) -> np.ndarray:
+        return np.stack([prediction.probabilities_K for prediction in self.predictor(self.files)])
+
+
+class Keras:
+    """`keras.utils.load_img` for each file, one by one as in Keras' guides, and `model.predict`."""
+
+    threads = 1
+
+    def __init__(self, settings):
+        import jax
+        import keras
+        import PIL
+        from keras import layers
+
+        self.keras = keras
+        pictures = keras.Input((SIZE, SIZE, 3))
+        x = layers.Rescaling(1 / 64, offset=-2.0)(pictures)
+        x = layers.Conv2D(24, 2, padding="same", activation="gelu")(x)
+        for width in settings.widths:
+            x = layers.MaxPooling2D(2)(layers.Conv2D(width, 3, padding="same", use_bias=False)(x))
+            x = layers.Activation("gelu")(layers.BatchNormalization(scale=False)(x))
+            x = layers.Conv2D(width, 3, padding="same", use_bias=False)(x)
+            x = layers.Activation("gelu")(layers.BatchNormalization(scale=False)(x))
+        x = layers.Dense(10, use_bias=False, activation="softmax")(layers.GlobalMaxPooling2D()(x))
+        self.model = keras.Model(pictures, x)
+        self.files = sorted(path for path in Path(settings.pictures).iterdir())
+        self.description = {
+            "versions": {"keras": keras.__version__, "jax": jax.__version__, "pillow": PIL.__version__},
+            "threads": self.threads,
+        }
+
+    def predict(self) -> np.ndarray:
+        with ThreadPoolExecutor(self.threads) as threads:
+            load = threads.map if self.threads > 1 else map
+            images_NHWC = np.stack(list(load(self._load, self.files)))
+        return self.model.predict(images_NHWC, batch_size=BATCH, verbose=0)
+
+    def _load(self, path: Path) -> np.ndarray:
+        utils = self.keras.utils
+        options = {"target_size": (SIZE, SIZE), "interpolation": "bicubic", "keep_aspect_ratio": True}
+        return utils.img_to_array(utils.load_img(path, **options))
+
+
+class KerasThreads(Keras):
+    """The same with as many threads as there are cores, as a careful user would write it."""
+
+    threads = os.cpu_count()
+
+
+def main(name: str, settings: SimpleNamespace) -> None:
+    answers = os.fdopen(os.dup(1), "w", buffering=1)
+    os.dup2(2, 1)  # whatever a library prints goes to stderr
+    try:
+        variant = {"ours": Ours, "keras": Keras, "keras_threads": KerasThreads}[name](settings)
+    except ModuleNotFoundError as error:
+        print(json.dumps({"absent": str(error)}), file=answers)
+        return
+    variant.predict()  # compiles, and fills the system's cache of files
+    print(json.dumps(variant.description), file=answers)
+    for _ in sys.stdin:
+        started = time.perf_counter()
+        probabilities_NK = variant.predict()
+        speed = len(probabilities_NK) / (time.perf_counter() - started)
+        if len(probabilities_NK) != len(variant.files) or not np.isfinite(probabilities_NK).all():
+            sys.exit(f"error: {name} did not classify every picture")
+        print(json.dumps({"images_per_second": speed}), file=answers)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], SimpleNamespace(**json.loads(sys.argv[2])))

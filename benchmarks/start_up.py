@@ -1,0 +1,70 @@
+"""Seconds from the command to the end of the first training step, with a cold and with a warm compilation cache.
+
+    python benchmarks/start_up.py [--output NAME.json] -- --config configs/cnn_scratch.py [--config.key=value ...]
+
+Everything after `--` is what `main.py` takes; the data are decoded beforehand, by one run that is not timed. The
+program ends after its first step. A cold start has an empty compilation cache, the warm ones have what it left.
+"""
+
+import argparse
+import json
+import os
+import runpy
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+
+
+def first_step() -> None:
+    """Runs main.py in this process until the first training step is done, and prints the seconds since START."""
+    sys.argv[0] = str(HERE.parent / "main.py")
+    sys.path.insert(0, str(HERE.parent))
+    from cifar_jax.memory import use_huge_pages
+
+    use_huge_pages()  # as main.py does
+    import jax
+
+    from cifar_jax.training import train
+
+    def stop(self, state, *, stop_at):
+        order_EB = self._epoch_order(state.step)
+        program = self._program(state, order_EB, steps=1)
+        jax.block_until_ready(program(state, self.data, order_EB))
+        print(json.dumps(time.time() - float(os.environ["START"])), flush=True)
+        os._exit(0)
+
+    train._Run._steps = stop
+    runpy.run_path(sys.argv[0], run_name="__main__")
+
+
+def seconds(arguments: list[str], cache: str) -> float:
+    with tempfile.TemporaryDirectory() as workdir:
+        command = [sys.executable, __file__, *arguments, "--workdir", f"{workdir}/run"]
+        environment = {**os.environ, "START": str(time.time()), "JAX_COMPILATION_CACHE_DIR": cache}
+        done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--rounds", type=int, default=3, help="warm starts")
+    parser.add_argument("--output", type=Path, default=HERE / "results" / "start_up.json")
+    parser.add_argument("arguments", nargs="+", help="of main.py, after --")
+    given = parser.parse_args()
+    with tempfile.TemporaryDirectory() as cache:
+        seconds(given.arguments, cache)  # decodes the data, and reads the libraries from the disk
+    with tempfile.TemporaryDirectory() as cache:
+        cold = seconds(given.arguments, cache)
+        warm = [seconds(given.arguments, cache) for _ in range(given.rounds)]
+    found = {"arguments": given.arguments, "cold": cold, "warm": warm, "median_warm": statistics.median(warm)}
+    given.output.write_text(json.dumps(found, indent=2) + "\n")
+    print(f"cold {cold:.1f} s, warm {found['median_warm']:.1f} s; written to {given.output}")
+
+
+if __name__ == "__main__":
+    first_step() if "START" in os.environ else main()
