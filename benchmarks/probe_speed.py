@@ -5,8 +5,9 @@
 Features are synthetic: a low-rank signal and noise behind a ReLU, each with a scale of its own, so that they are
 non-negative and correlated as those of a ResNet are. Ours solves each problem from zero, the turning of the axes
 included; the peer may start each from the solution of the one before. Then ours goes the whole path of 45 strengths,
-with compilation, validation and refit; the peer's time for a path is its mean over a few strengths, times 45, without any
-of these: meant for the default, five strengths from the middles of five equal parts of the path. Objectives are computed in float64 for both.
+with compilation, validation and refit; the time of the peer for a path is its mean over a few strengths, times 45,
+without any of these: meant for the default, five strengths from the middles of five equal parts of the path.
+Objectives are computed in float64 for both.
 """
 
 import argparse

@@ -57,7 +57,7 @@ def test_the_names_are_those_of_the_contract(run):
 
 def test_claim_writes_configuration_and_command(run):
     run.claim(CONFIG, "python main.py --config configs/x.py", data=DATA)
-    written = {"config": CONFIG, "command": "python main.py --config configs/x.py", "data": DATA}
+    written = {"config": CONFIG, "command": "python main.py --config configs/x.py", "data": DATA, "backbone": None}
     assert read_json(run.config_json) == written
     run.claim(CONFIG, "the same again", data=DATA)
 

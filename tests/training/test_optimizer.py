@@ -89,8 +89,14 @@ def test_steps_of_the_rate_are_where_they_are_said_to_be(decay, warmup):
     assert found == pytest.approx([1, 0.1, 0.1, 0.01, 0.01])
 
 
+def with_rules(*rules):
+    settings = default.get_config().optimizer
+    settings.rules = rules
+    return settings
+
+
 def test_the_first_rule_that_matches_decides():
-    found = optimizer.match_rules((("head", 0.5), ("kernel", 0.0), (".*", 2.0)), tree(0))
+    found = optimizer.match_rules(with_rules(("head", 0.5), ("kernel", 0.0), (".*", 2.0)), tree(0))
     assert found["head"]["kernel"].multiplier == 0.5
     assert found["conv"]["kernel"].multiplier == found["whiten"]["kernel"].multiplier == 0
     assert found["norm"]["bias"].multiplier == 2
@@ -114,7 +120,7 @@ def test_a_rule_multiplies_the_learning_rate():
 )
 def test_rules_that_leave_something_over_are_errors(rules, told):
     with pytest.raises(UsageError, match=told):
-        optimizer.match_rules(rules, tree(0))
+        optimizer.match_rules(with_rules(*rules), tree(0))
 
 
 @pytest.mark.parametrize("name", ["sgd", "muon", "adamw"])
