@@ -2,7 +2,7 @@
 
     python main.py --config configs/cnn_scratch.py
 
-Two CPU cores: 26 minutes, @@PEAK@@. Test accuracy 90.0 % [89.4, 90.6] on CIFAR-10 (JPEG q75), n = 10,000, one seed.
+Two CPU cores: 26 minutes. Test accuracy 90.0 % [89.4, 90.6] on CIFAR-10 (JPEG q75), n = 10,000, one seed.
 """
 
 from ml_collections import ConfigDict
