@@ -70,6 +70,7 @@ def evaluate_split(
     step: int,
     tta: bool,
     temperature: float | None = None,
+    with_figures: bool = True,
 ) -> dict:
     """Evaluates one split, every picture once, and leaves evaluation/SPLIT/ in the run folder.
 
@@ -79,6 +80,7 @@ def evaluate_split(
         tta: the headline figures are those of the `mirrored_and_shifted` views; the plain ones stand beside them.
         temperature: as fitted on the validation split of this checkpoint with this `tta`; of that split it is fitted
             here. None = no figures of temperature scaling.
+        with_figures: draw them too, 1.2 s a split.
 
     Returns:
         What stands in metrics.json.
@@ -103,13 +105,15 @@ def evaluate_split(
         scaled = evaluator.summaries({"scaled": headline_NC / temperature})["scaled"]
         found["temperature_scaled"] = {"temperature": temperature} | {name: scaled[name] for name in CALIBRATION}
     if is_first_process():
-        _write(folder, split, found, logits, evaluator.images)
+        _write(folder, found, logits, evaluator.images)
+        if with_figures:
+            _draw(folder, found, logits, evaluator.images)
     return found
 
 
-def _write(folder: RunFolder, split: str, found: dict, logits: dict[str, np.ndarray], images: ImageSet) -> None:
-    """metrics.json, predictions.npz and the figures, which of the test split lie with the others of the run."""
-    directory = folder.evaluation_dir(split)
+def _write(folder: RunFolder, found: dict, logits: dict[str, np.ndarray], images: ImageSet) -> None:
+    """metrics.json and predictions.npz."""
+    directory = folder.evaluation_dir(found["split"])
     write_json(directory / "metrics.json", found)
     headline_NC = logits["tta" if found["tta"] else "plain"]
     temporary = directory / f".predictions.{os.getpid()}.npz"
@@ -117,15 +121,20 @@ def _write(folder: RunFolder, split: str, found: dict, logits: dict[str, np.ndar
         temporary, labels=images.labels_N, predictions=headline_NC.argmax(-1).astype(np.int32), **_named_logits(logits)
     )
     os.replace(temporary, directory / "predictions.npz")
-    target, run = folder.figures_dir if split == "test" else directory, drawing.run_name(folder)
-    drawing.draw_metrics(found, run=run, directory=target)
+
+
+def _draw(folder: RunFolder, found: dict, logits: dict[str, np.ndarray], images: ImageSet) -> None:
+    """The figures of a split, beside its metrics.json; those of the test split with the other figures of the run."""
+    directory = folder.figures_dir if found["split"] == "test" else folder.evaluation_dir(found["split"])
+    run = drawing.run_name(folder)
+    drawing.draw_metrics(found, run=run, directory=directory)
     pictures.mistakes(
         images.images_NHWC,
         images.labels_N,
-        calibration.softmax(headline_NC),
+        calibration.softmax(logits["tta" if found["tta"] else "plain"]),
         images.class_names,
         title=drawing.split_title(found, run=run),
-        path=target / "mistakes.png",
+        path=directory / "mistakes.png",
     )
 
 

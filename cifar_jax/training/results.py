@@ -130,6 +130,7 @@ def finish(
             step=best.step,
             tta=with_tta(experiment.config, split),
             temperature=temperature,
+            with_figures=split == "test",
         )
 
     train, validation = evaluate("train"), evaluate("validation")
