@@ -17,7 +17,7 @@ from cifar_jax.errors import CifarJaxError, UsageError
 from cifar_jax.memory import use_huge_pages
 from cifar_jax.runs.command_line import parse
 
-MODES = ("train", "evaluate", "predict", "report", "export", "inspect")
+MODES = ("train", "evaluate", "predict", "report", "export", "inspect", "ledger")
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "the recipe, e.g. configs/cnn_scratch.py")
 WORKDIR = flags.DEFINE_string("workdir", None, "the run folder; if not given, runs/NAME of the recipe")
@@ -35,7 +35,7 @@ FORMAT = flags.DEFINE_enum("format", "safetensors", FORMATS, "export: what to wr
 
 def main(argv: list[str]) -> None:
     recipe = parse(argv, help_text=__doc__)
-    if MODE.value in ("train", "inspect") and not recipe:
+    if MODE.value in ("train", "inspect", "ledger") and not recipe:
         raise UsageError(f"--mode {MODE.value} needs --config, e.g. --config configs/cnn_scratch.py")
     if not recipe and not WORKDIR.value:
         folder = "the folder of a run, or one that holds several" if MODE.value == "report" else "the folder of a run"
@@ -51,6 +51,8 @@ def main(argv: list[str]) -> None:
 
     if MODE.value == "train":
         modes.train(CONFIG.value, workdir, command=command)
+    elif MODE.value == "ledger":
+        modes.ledger(CONFIG.value, workdir, command=command)
     elif MODE.value == "evaluate":
         modes.evaluate(workdir, split=SPLIT.value, checkpoint=CHECKPOINT.value, tta=TTA.value)
     elif MODE.value == "predict":

@@ -199,6 +199,8 @@ def _with_frozen_norms(experiment: Experiment) -> Experiment:
             "--config.train.cached_features: all but the head must be frozen; "
             "set config.optimizer.rules to (('head/', 1.0), ('.*', 0.0))"
         )
+    if not experiment.config.model.freeze_statistics:
+        return experiment
     norms = tuple(layer for layer in frozen if "norm" in layer.split("/")[-1])
     return dataclasses.replace(experiment, model=experiment.model.clone(frozen_norms=norms))
 

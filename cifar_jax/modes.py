@@ -15,7 +15,7 @@ from cifar_jax.errors import DataError
 from cifar_jax.report import drawing, page, side_by_side
 from cifar_jax.runs import config as run_config
 from cifar_jax.runs.folder import RunFolder, read_json
-from cifar_jax.training import inspection, predict_pictures, results, seeds
+from cifar_jax.training import inspection, ledger as ledgers, predict_pictures, results, seeds
 from cifar_jax.training.evaluate import evaluate_run
 from cifar_jax.training.export import export_run
 from cifar_jax.training.train import train as train_one
@@ -31,6 +31,13 @@ def train(config: ConfigDict, workdir: str, *, command: str) -> None:
             side_by_side.write(Path(workdir).absolute())
     else:
         print(results.describe_metrics(train_one(config, workdir, command=command)["test"]))
+
+
+def ledger(config: ConfigDict, workdir: str, *, command: str) -> None:
+    """Trains a configuration with its mistakes, mended one after the other, and prints where the ledger is."""
+    run_config.validate(config)
+    _start_devices(config)
+    print(*ledgers.run(config, workdir, command=command), sep="\n")
 
 
 def evaluate(workdir: str, *, split: str, checkpoint: str, tta: bool | None) -> None:

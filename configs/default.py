@@ -50,6 +50,7 @@ def get_config() -> ConfigDict:
     model.input_mean = ()
     model.input_std = ()
     model.check_input = True  # refuse pictures on another scale than the weights were trained on
+    model.freeze_statistics = True  # of frozen BatchNorm layers; False: use each batch's own, to try what that costs
 
     config.optimizer = optimizer = ConfigDict()
     # sgd (Nesterov momentum), adamw, muon (3x3 kernels by Muon, the rest by adamw), or lbfgs: a linear probe on
@@ -101,5 +102,8 @@ def get_config() -> ConfigDict:
     mesh.devices = 0  # how many devices to use, the first of them; 0 = all
     mesh.cpu_devices = 0  # CPU only: devices to split it into; 0 = one a core, as far as they divide the batch
     mesh.compilation_cache = True  # keep compiled programs under ~/.cache/cifar_jax
+
+    # --mode ledger: what is mended one after the other, each a name and the keys it changes: (name, ((key, value), ...))
+    config.repairs = ()
 
     return config

@@ -94,8 +94,7 @@ def check_overrides(argv: Sequence[str], config: ConfigDict) -> None:
         if override is None:
             continue
         negated, key, value = override.groups()
-        if key not in defaults:
-            raise UsageError(_unknown(key, defaults))
+        require_known(key, config)
         is_switch = isinstance(defaults[key], bool)
         if negated and not is_switch:
             raise UsageError(f"{argument}: only switches can be negated, and {key} is none")
@@ -110,6 +109,17 @@ def check_overrides(argv: Sequence[str], config: ConfigDict) -> None:
             parser.parse(value)
         except (ValueError, TypeError, SyntaxError, OverflowError) as error:
             raise UsageError(f"--config.{key}={value}: must be {wanted}") from error
+
+
+def require_known(key: str, config: ConfigDict) -> None:
+    """Refuses a dotted key that the configuration does not have.
+
+    Raises:
+        UsageError: naming the nearest.
+    """
+    known = flatten(config)
+    if key not in known:
+        raise UsageError(_unknown(key, known))
 
 
 def _unknown(key: str, known: Mapping[str, object]) -> str:

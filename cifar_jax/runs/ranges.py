@@ -93,6 +93,18 @@ def _is_rule(value: object) -> bool:
     return at_least(0).allows(value[1])
 
 
+def _is_repair(value: object) -> bool:
+    """Whether it is a name with pairs of a key and its value."""
+    return (
+        isinstance(value, tuple)
+        and len(value) == 2
+        and isinstance(value[0], str)
+        and isinstance(value[1], tuple)
+        and all(isinstance(pair, tuple) and len(pair) == 2 and isinstance(pair[0], str) for pair in value[1])
+    )
+
+
+REPAIRS = tuple_of(Range("a name with changes, such as ('BatchNorm', (('model.norm', 'batch'),))", _is_repair))
 RULES = tuple_of(Range("a pair such as ('.*/kernel', 1.0), a regular expression and a number of at least 0", _is_rule))
 FOUR_STAGES = of_length(tuple_of(integer(1)), 4)
 COLOUR = of_length(tuple_of(Range("a finite number", _is_finite)), 0, 3)
@@ -132,6 +144,7 @@ RANGES = {
     "model.input_mean": COLOUR,
     "model.input_std": COLOUR_ABOVE_0,
     "model.check_input": SWITCH,
+    "model.freeze_statistics": SWITCH,
     "optimizer.name": one_of("sgd", "adamw", "muon", "lbfgs"),
     "optimizer.learning_rate": above(0),
     "optimizer.momentum": from_zero_below(1),
@@ -167,4 +180,5 @@ RANGES = {
     "mesh.devices": integer(0),
     "mesh.cpu_devices": integer(0),
     "mesh.compilation_cache": SWITCH,
+    "repairs": REPAIRS,
 }
