@@ -26,11 +26,8 @@ SPLIT = flags.DEFINE_enum("split", "test", ("test", "validation", "train"), "eva
 CHECKPOINT = flags.DEFINE_string("checkpoint", "best", "evaluate, predict: best, latest or the number of a step")
 TTA = flags.DEFINE_bool("tta", None, "evaluate, predict: test-time augmentation; if not given, as the recipe says")
 IMAGES = flags.DEFINE_multi_string("images", [], "predict: picture files, folders and globs, any number")
-OUTPUT = flags.DEFINE_string(
-    "output", "", "predict: a file of JSON lines, all probabilities of each picture; export: the file"
-)
-FORMATS = ("safetensors", "keras", "stablehlo")
-FORMAT = flags.DEFINE_enum("format", "safetensors", FORMATS, "export: what to write")
+OUTPUT = flags.DEFINE_string("output", "", "predict: JSON lines, all probabilities of each picture; export: the file")
+FORMAT = flags.DEFINE_enum("format", "safetensors", ("safetensors", "keras", "stablehlo"), "export: what to write")
 
 
 def main(argv: list[str]) -> None:

@@ -15,7 +15,8 @@ from cifar_jax.errors import DataError
 from cifar_jax.report import drawing, page, side_by_side
 from cifar_jax.runs import config as run_config
 from cifar_jax.runs.folder import RunFolder, read_json
-from cifar_jax.training import inspection, ledger as ledgers, predict_pictures, results, seeds
+from cifar_jax.training import inspection, predict_pictures, results, seeds
+from cifar_jax.training import ledger as ledgers
 from cifar_jax.training.evaluate import evaluate_run
 from cifar_jax.training.export import export_run
 from cifar_jax.training.train import train as train_one

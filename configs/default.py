@@ -103,7 +103,7 @@ def get_config() -> ConfigDict:
     mesh.cpu_devices = 0  # CPU only: devices to split it into; 0 = one a core, as far as they divide the batch
     mesh.compilation_cache = True  # keep compiled programs under ~/.cache/cifar_jax
 
-    # --mode ledger: what is mended one after the other, each a name and the keys it changes: (name, ((key, value), ...))
+    # --mode ledger: what is mended in turn; each a name and the keys it changes, (name, ((key, value), ...))
     config.repairs = ()
 
     return config

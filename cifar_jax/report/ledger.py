@@ -1,6 +1,7 @@
 """The gap ledger as a table and a waterfall: what each mistake costs."""
 
 import dataclasses
+import itertools
 import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -37,7 +38,7 @@ def write(directory: Path, rungs: Sequence[Rung]) -> list[Path]:
     """
     files = {kind: directory / f"ledger.{kind}" for kind in ("json", "md", "png")}
     rows = [_row(directory, rung) for rung in rungs]
-    for before, row in zip(rows, rows[1:], strict=False):
+    for before, row in itertools.pairwise(rows):
         gains = [after - old for old, after in zip(before["accuracies"], row["accuracies"], strict=True)]
         row["gain"], *row["gain_interval"] = mean_interval(gains)
     first = _seeds(directory, rungs[0])[0]
@@ -82,7 +83,9 @@ def _row(directory: Path, rung: Rung) -> dict:
 def _draw(found: dict, *, path: Path) -> None:
     """A waterfall from the top down: bars from one mean to the next, with every seed and the interval of the mean."""
     rows = found["rungs"]
-    title = f"{found['data']}, test, n = {found['n']:,}, {len(rows[0]['seeds'])} seeds\n{found['name']}: one repair at a time"
+    title = (
+        f"{found['data']}, test, n = {found['n']:,}, {len(rows[0]['seeds'])} seeds\n{found['name']}: repair by repair"
+    )
     with style.figure(path, title=title, height=1.2 + 0.42 * len(rows)) as figure:
         axes = figure.subplots()
         for place, row in enumerate(rows):
@@ -107,7 +110,9 @@ def _draw(found: dict, *, path: Path) -> None:
         axes.invert_yaxis()
         axes.margins(x=0.18)
         axes.grid(True, axis="x")
-        axes.set_xlabel("test accuracy (%): bar = gain of the mean, dots = seeds,\nline = 95 % interval of the mean (Student's t)")
+        axes.set_xlabel(
+            "test accuracy (%): bar = gain of the mean, dots = seeds,\nline = 95 % interval of the mean (Student's t)"
+        )
 
 
 def _colour(gain: float) -> str:

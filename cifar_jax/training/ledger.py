@@ -43,10 +43,7 @@ def run(config: ConfigDict, workdir: str | Path, *, command: str = "") -> list[P
     changes = [{}, *(dict(changed) for _, changed in config.repairs)]
     return pages.write(
         Path(workdir),
-        [
-            pages.Rung(name, folder, changed)
-            for (name, _), folder, changed in zip(climb, folders, changes, strict=True)
-        ],
+        [pages.Rung(name, folder, changed) for (name, _), folder, changed in zip(climb, folders, changes, strict=True)],
     )
 
 

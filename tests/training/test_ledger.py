@@ -4,11 +4,11 @@ import pytest
 
 from cifar_jax.errors import UsageError
 from cifar_jax.evaluation.metrics import mean_interval
-from cifar_jax.runs.config import flatten
+from cifar_jax.runs.config import flatten, validate
 from cifar_jax.runs.folder import read_json
 from cifar_jax.training import ledger
-from configs import cnn_scratch, default
-from configs.notebook import notebook_cnn
+from configs import cnn_scratch, default, resnet50_finetuned, resnet50_frozen, resnet50_resized
+from configs.notebook import notebook_cnn, notebook_finetuned, notebook_frozen, notebook_resized
 
 
 def small(repairs, **values):
@@ -37,11 +37,24 @@ def test_each_rung_keeps_the_repairs_before_it():
     assert found == [(0.1, "batch", ()), (0.01, "batch", ()), (0.01, "none", ())]
 
 
-def test_the_notebooks_cnn_ends_as_the_recipe():
-    """But for the budget: epochs, width, and how many seeds."""
-    last, recipe = flatten(ledger.rungs(notebook_cnn.get_config())[-1][1]), flatten(cnn_scratch.get_config())
-    differ = {key for key in recipe if last[key] != recipe[key]}
-    assert differ == {"model.widths", "train.epochs", "train.seeds"}
+@pytest.mark.parametrize(
+    "notebook, recipe",
+    [
+        (notebook_cnn, cnn_scratch),
+        (notebook_frozen, resnet50_frozen),
+        (notebook_resized, resnet50_resized),
+        (notebook_finetuned, resnet50_finetuned),
+    ],
+)
+def test_the_last_rung_is_the_recipe_but_for_the_budget(notebook, recipe):
+    climb = ledger.rungs(notebook.get_config().lock())
+    for _, one in climb:
+        validate(one)
+    last, wanted = flatten(climb[-1][1]), flatten(recipe.get_config())
+    budget = {"model.widths", "train.epochs", "train.seeds", "train.batch_size", "optimizer.learning_rate"}
+    if notebook is not notebook_frozen:  # there L-BFGS has neither batches nor a rate
+        budget -= {"train.batch_size", "optimizer.learning_rate"}
+    assert {key for key in wanted if last[key] != wanted[key]} <= budget
 
 
 def test_a_ledger_is_trained_and_goes_on_where_it_was(tmp_path):
