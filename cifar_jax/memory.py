@@ -1,5 +1,6 @@
 """Memory of the process in huge pages that are kept from step to step (Linux; elsewhere nothing changes)."""
 
+import ctypes
 import os
 import sys
 
@@ -14,6 +15,8 @@ TUNABLES = ":".join(
     )
 )
 
+GAP = 256 * 2**20  # bytes, of which only what is used takes memory; less than a step needs
+
 
 def use_huge_pages() -> None:
     """Starts this program anew, in the same process, with glibc set to `TUNABLES`. To be called before all else.
@@ -26,3 +29,18 @@ def use_huge_pages() -> None:
     if sys.platform == "linux" and "GLIBC_TUNABLES" not in os.environ:
         os.environ["GLIBC_TUNABLES"] = TUNABLES
         os.execv(sys.executable, sys.orig_argv)
+
+
+def make_room_for_small_blocks() -> None:
+    """Leaves a gap in the heap, so that small blocks do not come to lie behind the memory of a step (glibc only).
+
+    To be called before the first step. glibc gives a block the smallest gap that it fits in. Without any, small blocks
+    go to the end of the heap, the next step does not fit any more where the last one was, and takes new memory: the
+    CNN then grows to five gigabytes instead of three.
+    """
+    if os.environ.get("GLIBC_TUNABLES") == TUNABLES:
+        libc = ctypes.CDLL(None)
+        libc.malloc.restype = ctypes.c_void_p
+        gap = ctypes.c_void_p(libc.malloc(ctypes.c_size_t(GAP)))
+        libc.malloc(ctypes.c_size_t(64))  # never freed: it keeps the gap apart from the end of the heap
+        libc.free(gap)

@@ -21,7 +21,7 @@ def get_config() -> ConfigDict:
     config.optimizer.rules = (("whiten/kernel", 0.0), (".*", 1.0))
     config.schedule.name = "linear"
     config.train.label_smoothing = 0.2
-    config.train.epochs = 16
+    config.train.epochs = 14
     config.evaluation.tta = True
     config.evaluation.batch_size = 256  # 1000 take half a gigabyte more, and no less time
     return config

@@ -12,6 +12,7 @@ import jax
 from ml_collections import ConfigDict
 
 from cifar_jax import experiment as experiments
+from cifar_jax import memory
 from cifar_jax import mesh as meshes
 from cifar_jax.data import batches
 from cifar_jax.errors import CifarJaxError
@@ -98,8 +99,8 @@ class _Run:
         self.steps_per_epoch = experiment.steps_per_epoch
         self.writes = meshes.is_first_process()
         self.log_every = config.train.log_every_steps or max(1, self.steps_per_epoch // 10)
-        on_cpu = experiment.mesh.devices.flat[0].platform == "cpu"
-        self.steps_per_dispatch = config.train.steps_per_dispatch or (1 if on_cpu else self.log_every)
+        self.on_cpu = experiment.mesh.devices.flat[0].platform == "cpu"
+        self.steps_per_dispatch = config.train.steps_per_dispatch or (1 if self.on_cpu else self.log_every)
         self.checkpoints = Checkpoints(folder.checkpoints_dir, keep=config.checkpoint.keep)
         self.schedule = update_schedule(experiment)
         self.run = compile_steps(experiment)
@@ -125,6 +126,7 @@ class _Run:
             batch_size=self.config.train.batch_size,
             enabled=self.writes,
         )
+        memory.make_room_for_small_blocks()
         with self.console, StopSignal() as self.stop, contextlib.closing(self.checkpoints):
             if self.config.optimizer.name == "lbfgs":
                 state = self._fit_probe(state)
@@ -203,7 +205,8 @@ class _Run:
             program = self._program(state, order_EB, steps=following - step)
             with jax.transfer_guard("disallow"):
                 state, sums = program(state, self.data, order_EB)
-            jax.block_until_ready(in_flight)  # one dispatch ahead, no more: a signal is obeyed within two
+            # One dispatch ahead, no more: a signal is obeyed within two. None on CPU: it would take a gigabyte more.
+            jax.block_until_ready(sums if self.on_cpu else in_flight)
             step, in_flight = following, sums
             logs = step % self.steps_per_epoch % self.log_every == 0
             if logs:
