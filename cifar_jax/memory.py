@@ -31,15 +31,16 @@ def use_huge_pages() -> None:
         os.execv(sys.executable, sys.orig_argv)
 
 
-def make_room_for_small_blocks() -> None:
-    """Leaves a gap in the heap, so that small blocks do not come to lie behind the memory of a step (glibc only).
+def tidy() -> None:
+    """Gives back what malloc holds and nobody uses, and leaves a gap for small blocks (glibc only).
 
-    To be called before the first step. glibc gives a block the smallest gap that it fits in. Without any, small blocks
-    go to the end of the heap, the next step does not fit any more where the last one was, and takes new memory: the
-    CNN then grows to five gigabytes instead of three.
+    To be called now and then between steps: what is needed again costs its page faults again, a tenth of a second or
+    more. glibc gives a block the smallest gap that it fits in. Without any, small blocks go to the end of the heap, the
+    next step does not fit any more where the last one was, and takes new memory: left alone, the CNN grows to 5 GB.
     """
     if os.environ.get("GLIBC_TUNABLES") == TUNABLES:
         libc = ctypes.CDLL(None)
+        libc.malloc_trim(0)
         libc.malloc.restype = ctypes.c_void_p
         gap = ctypes.c_void_p(libc.malloc(ctypes.c_size_t(GAP)))
         libc.malloc(ctypes.c_size_t(64))  # never freed: it keeps the gap apart from the end of the heap

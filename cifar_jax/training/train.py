@@ -126,7 +126,6 @@ class _Run:
             batch_size=self.config.train.batch_size,
             enabled=self.writes,
         )
-        memory.make_room_for_small_blocks()
         with self.console, StopSignal() as self.stop, contextlib.closing(self.checkpoints):
             if self.config.optimizer.name == "lbfgs":
                 state = self._fit_probe(state)
@@ -136,6 +135,7 @@ class _Run:
         if self.events:
             self.events.close()
         del self.data  # evaluation places every split anew
+        memory.tidy()
         return results.finish(
             self.experiment, self.folder, self.checkpoints, self.history, compile_seconds=self.compile_seconds
         )
@@ -183,6 +183,7 @@ class _Run:
             self.history.append(row)
             self.events.write(int(state.step), {name: value for name, value in row.items() if name != "epoch"})
         self._save(state, val_accuracy=row["val_accuracy"])
+        memory.tidy()
         self.console.line(
             f"epoch {row['epoch']}/{self.config.train.epochs}: loss {row['loss']:.4f}, accuracy {row['accuracy']:.2%}, "
             f"validation loss {row['val_loss']:.4f}, accuracy {row['val_accuracy']:.2%}, "
@@ -233,6 +234,7 @@ class _Run:
             started = time.perf_counter()
             self.programs[steps] = self.run.lower(state, self.data, order_EB, steps=steps).compile()
             self.compile_seconds += time.perf_counter() - started
+            memory.tidy()
             self.console.restart_clock()
         return self.programs[steps]
 
