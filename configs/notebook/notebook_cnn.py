@@ -42,7 +42,14 @@ def get_config() -> ConfigDict:
                 ("train.batch_size", 512),
             ),
         ),
-        ("whitening", (("model.whitening", True), ("optimizer.rules", (("whiten/kernel", 0.0), (".*", 1.0))))),
-        ("label smoothing, test-time augmentation", (("train.label_smoothing", 0.2), ("evaluation.tta", True))),
+        (
+            "whitening, label smoothing, test-time augmentation",
+            (
+                ("model.whitening", True),
+                ("optimizer.rules", (("whiten/kernel", 0.0), (".*", 1.0))),
+                ("train.label_smoothing", 0.2),
+                ("evaluation.tta", True),
+            ),
+        ),
     )
     return config
