@@ -15,7 +15,7 @@ TUNABLES = ":".join(
     )
 )
 
-GAP = 256 * 2**20  # bytes, of which only what is used takes memory; less than a step needs
+GAP = 64 * 2**20  # bytes, of which only what is used takes memory; less than a step needs
 
 
 def use_huge_pages() -> None:

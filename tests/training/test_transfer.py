@@ -15,6 +15,7 @@ from cifar_jax.training.optimizer import match_rules
 from cifar_jax.training.predict_pictures import Predictor
 from cifar_jax.training.train import train
 from configs import resnet50_finetuned, resnet50_frozen, resnet50_pretrain, resnet50_resized
+from configs.notebook import notebook_resized
 
 SMALL = {
     "data.name": "shapes",
@@ -89,6 +90,15 @@ def test_a_frozen_backbone_keeps_every_bit_statistics_too(recipe, backbone, tmp_
     loaded = pretrained.load(backbone)
     before = {"params": loaded.params, "batch_stats": loaded.batch_stats}
     assert head_alone(differing(before, weights_of(tmp_path / "run")))
+
+
+def test_frozen_as_the_notebook_had_it_statistics_move_and_weights_do_not(backbone, tmp_path):
+    train(small(notebook_resized, model__pretrained=str(backbone)), tmp_path / "run")
+    loaded = pretrained.load(backbone)
+    changed = differing({"params": loaded.params, "batch_stats": loaded.batch_stats}, weights_of(tmp_path / "run"))
+    assert {path for path in changed if path.startswith("params/")} == {"params/head/kernel", "params/head/bias"}
+    statistics = {path for path in changed if path.startswith("batch_stats/")}
+    assert len(statistics) == len(jax.tree.leaves(loaded.batch_stats))
 
 
 def test_fine_tuning_moves_every_parameter_and_statistic(backbone, tmp_path):
