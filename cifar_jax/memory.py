@@ -5,13 +5,15 @@ import os
 import sys
 
 # Huge pages for what malloc hands out, and nothing given back to the system in between. One arena for all threads:
-# from any other, glibc maps and unmaps large memory all the same. Read by glibc at its start.
+# from any other, glibc maps and unmaps large memory all the same. No caches of small blocks: those that lie between two
+# large ones would keep them apart. Read by glibc at its start.
 TUNABLES = ":".join(
     (
         "glibc.malloc.hugetlb=1",
         "glibc.malloc.mmap_max=0",
         "glibc.malloc.trim_threshold=17179869184",
         "glibc.malloc.arena_max=1",
+        "glibc.malloc.tcache_count=0",
     )
 )
 

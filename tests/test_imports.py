@@ -20,7 +20,18 @@ MAY_IMPORT = {
     "pretrained": {"errors", "models"},
     "evaluation": {"errors", "mesh", "data", "models", "runs"},
     "experiment": {"errors", "mesh", "data", "models", "pretrained"},
-    "training": {"errors", "mesh", "data", "models", "pretrained", "runs", "report", "evaluation", "experiment"},
+    "training": {
+        "errors",
+        "memory",
+        "mesh",
+        "data",
+        "models",
+        "pretrained",
+        "runs",
+        "report",
+        "evaluation",
+        "experiment",
+    },
     "modes": {"errors", "mesh", "data", "models", "runs", "report", "evaluation", "experiment", "training"},
 }
 FILES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")

@@ -164,6 +164,7 @@ class _Run:
         started = time.perf_counter()
         state, speed = self._steps(state, stop_at=(epoch + 1) * self.steps_per_epoch)
         sums = jax.device_get(state.metrics)
+        memory.tidy()
         validation = self.validation.summaries(self.validation.logits(state.variables))["plain"]
         row = {
             "epoch": epoch + 1,
@@ -183,7 +184,6 @@ class _Run:
             self.history.append(row)
             self.events.write(int(state.step), {name: value for name, value in row.items() if name != "epoch"})
         self._save(state, val_accuracy=row["val_accuracy"])
-        memory.tidy()
         self.console.line(
             f"epoch {row['epoch']}/{self.config.train.epochs}: loss {row['loss']:.4f}, accuracy {row['accuracy']:.2%}, "
             f"validation loss {row['val_loss']:.4f}, accuracy {row['val_accuracy']:.2%}, "

@@ -157,7 +157,7 @@ def test_an_unknown_key_names_the_nearest(config, typed, nearest):
 
 @pytest.mark.parametrize("key", KEYS)
 def test_a_key_with_one_letter_left_out_is_found_again(key):
-    start = key.rindex(".") + 1
+    start = key.rfind(".") + 1
     shortened = {key[:i] + key[i + 1 :] for i in range(start, len(key))} - set(KEYS)
     assert {run_config.nearest_key(typed, run_config.RANGES) for typed in shortened} == {key}
 
