@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 import statistics
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -106,7 +107,7 @@ def _draw(found: dict, *, path: Path) -> None:
                 verticalalignment="center",
             )
         names = [row["name"] if place == 0 else f"+ {row['name']}" for place, row in enumerate(rows)]
-        axes.set_yticks(range(len(rows)), [style.short(name, 34) for name in names])
+        axes.set_yticks(range(len(rows)), ["\n".join(textwrap.wrap(style.printable(name), 30)) for name in names])
         axes.invert_yaxis()
         axes.margins(x=0.18)
         axes.grid(True, axis="x")
