@@ -51,9 +51,9 @@ def test_the_last_rung_is_the_recipe_but_for_the_budget(notebook, recipe):
     for _, one in climb:
         validate(one)
     last, wanted = flatten(climb[-1][1]), flatten(recipe.get_config())
-    budget = {"model.widths", "train.epochs", "train.seeds", "train.batch_size", "optimizer.learning_rate"}
-    if notebook is not notebook_frozen:  # there L-BFGS has neither batches nor a rate
-        budget -= {"train.batch_size", "optimizer.learning_rate"}
+    budget = {"model.widths", "train.epochs", "train.seeds"}
+    if notebook is notebook_frozen:  # L-BFGS has none of these
+        budget |= {"train.batch_size", "optimizer.learning_rate", "optimizer.weight_decay", "schedule.name"}
     assert {key for key in wanted if last[key] != wanted[key]} <= budget
 
 
