@@ -218,13 +218,16 @@ class History:
         "seconds",
     )
 
-    def __init__(self, path: pathlib.Path):
+    def __init__(self, path: pathlib.Path, *, writes: bool = True):
         """Goes on with the history at `path`, or begins one.
+
+        Args:
+            writes: False in all but one of several processes: they keep the columns and leave the file alone.
 
         Raises:
             DataError: if there is one that cannot be read.
         """
-        self._path = path
+        self._path, self._writes = path, writes
         self.columns: dict[str, list] = {name: [] for name in self.COLUMNS}
         if path.exists():
             self.columns.update(read_json(path))
@@ -233,7 +236,7 @@ class History:
         return len(self.columns["epoch"])
 
     def append(self, row: Mapping[str, float | None]) -> None:
-        """Adds an epoch and writes the file.
+        """Adds an epoch, and writes the file.
 
         Raises:
             ValueError: if `row` has other columns.
@@ -242,12 +245,13 @@ class History:
         if row.keys() != self.columns.keys():
             raise ValueError(f"a row of the history has the columns {list(self.columns)}, not {list(row)}")
         longer = {name: [*values, row[name]] for name, values in self.columns.items()}
-        write_json(self._path, longer)
+        if self._writes:
+            write_json(self._path, longer)
         self.columns = longer
 
     def truncate(self, epoch: int) -> None:
         """Drops the epochs after `epoch`, since training goes on from a checkpoint of that one."""
         kept = [i for i, known in enumerate(self.columns["epoch"]) if known <= epoch]
         self.columns = {name: [values[i] for i in kept] for name, values in self.columns.items()}
-        if self._path.exists():
+        if self._writes and self._path.exists():
             write_json(self._path, self.columns)

@@ -111,9 +111,9 @@ class _Run:
         """Trains the epochs that are missing, then evaluates the best checkpoint."""
         state = self._restored_or_initial()
         first_step = int(state.step)
-        self.history = History(self.folder.history_json)
+        self.history = History(self.folder.history_json, writes=self.writes)
+        self.history.truncate(first_step // self.steps_per_epoch)
         if self.writes:
-            self.history.truncate(first_step // self.steps_per_epoch)
             results.write_architecture(self.experiment, self.folder)
             results.draw_data(self.experiment, self.folder)
         self.validation = SplitEvaluator(self.experiment, "validation", variables=state.variables, tta=False)
@@ -180,8 +180,8 @@ class _Run:
     def _finish_epoch(self, state: TrainState, row: dict, started: float) -> TrainState:
         """Writes an epoch's row of the history, saves the state and says how it went."""
         row["seconds"] = time.perf_counter() - started
+        self.history.append(row)
         if self.writes:
-            self.history.append(row)
             self.events.write(int(state.step), {name: value for name, value in row.items() if name != "epoch"})
         self._save(state, val_accuracy=row["val_accuracy"])
         self.console.line(
