@@ -58,7 +58,9 @@ def test_convolution_and_both_gradients_equal_the_plain_ones(size, height, width
         assert relative_error(found, expected) < 1e-5
 
 
-@pytest.mark.skipif(jax.default_backend() != "cpu", reason="only XLA:CPU has the trap")
+@pytest.mark.skipif(
+    jax.default_backend() != "cpu", reason="on other backends convolve is XLA's own convolution, and meant to be"
+)
 @pytest.mark.parametrize("size, side, stride", [(1, 8, 2), (3, 2, 1), (3, 4, 1), (3, 16, 2)])
 def test_what_is_slow_as_a_convolution_is_none(size, side, stride):
     """Docstring of `cifar_jax/models/convolution.py`; for the gradients too."""

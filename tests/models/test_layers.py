@@ -12,6 +12,10 @@ from jax import lax
 from cifar_jax.models import layers
 
 FAST = "b01f_01io->b01f"
+ONLY_ON_CPU = pytest.mark.skipif(
+    jax.default_backend() != "cpu",
+    reason="the layouts looked for are XLA:CPU's; other backends compile to none of them",
+)
 
 
 def plain_convolve(images_NHWC, kernel_HWIO, padding):
@@ -101,13 +105,13 @@ def convolutions_of_training_in_a_scan(monkeypatch, convolve) -> set[str]:
     return set(found)
 
 
-@pytest.mark.skipif(jax.default_backend() != "cpu", reason="only XLA:CPU has the trap")
+@ONLY_ON_CPU
 def test_convolutions_in_a_scan_all_have_the_fast_layout(monkeypatch):
     """Others run as naive loops, 75 times slower (docstring of `cifar_jax/models/layers.py`)."""
     assert convolutions_of_training_in_a_scan(monkeypatch, layers.convolve) == {FAST}
 
 
-@pytest.mark.skipif(jax.default_backend() != "cpu", reason="only XLA:CPU has the trap")
+@ONLY_ON_CPU
 def test_plain_gradients_in_a_scan_do_not_have_it(monkeypatch):
     """The control of the test above. If it fails, XLA has mended the trap, and `layers.py` can be simpler."""
     assert convolutions_of_training_in_a_scan(monkeypatch, plain_convolve) - {FAST}

@@ -104,7 +104,6 @@ def test_predictions_give_the_metrics(finished):
 
 
 def test_tensorboard_reads_the_events(finished):
-    pytest.importorskip("tensorboard")
     with warnings.catch_warnings(action="ignore"):
         from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 

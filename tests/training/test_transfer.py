@@ -242,7 +242,6 @@ def test_weights_of_a_variant_go_only_under_its_names(pretraining, tmp_path):
 
 
 def test_the_exported_program_gives_the_logits_of_the_run(pretraining, tmp_path):
-    pytest.importorskip("flatbuffers")
     path, about = export_run(pretraining, output=str(tmp_path / "p.stablehlo"), format="stablehlo", checkpoint="best")
     experiment, restored = restore_run(pretraining, checkpoint="best")
     images_NHWC = experiment.splits["test"].images_NHWC[:5]
