@@ -14,7 +14,7 @@ from cifar_jax.models import layers
 FAST = "b01f_01io->b01f"
 ONLY_ON_CPU = pytest.mark.skipif(
     jax.default_backend() != "cpu",
-    reason="the layouts looked for are XLA:CPU's; other backends compile to none of them",
+    reason="the layouts looked for are XLA:CPU's; no other backend has them",
 )
 
 
