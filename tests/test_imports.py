@@ -93,7 +93,7 @@ def test_jax_is_met_where_it_belongs(path):
         assert "jax.sharding.PartitionSpec" not in names
 
 
-@pytest.mark.parametrize("path", [*FILES, *sorted((ROOT / "configs").glob("*.py"))], ids=shown)
+@pytest.mark.parametrize("path", [*FILES, *sorted((ROOT / "configs").rglob("*.py"))], ids=shown)
 def test_only_main_imports_modes(path):
     assert "cifar_jax.modes" not in imported(path.read_text())
 

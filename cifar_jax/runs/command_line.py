@@ -78,7 +78,7 @@ def _load(recipe: str):
     """
     path = Path(recipe)
     if not path.is_file():
-        beside = sorted(str(found) for found in Path("configs").glob("*.py"))
+        beside = sorted(str(found) for found in Path("configs").rglob("*.py"))
         near = difflib.get_close_matches(recipe, beside, n=1)
         hint = f"the nearest is {near[0]}" if near else f"there are {', '.join(beside)}" if beside else "check the path"
         raise UsageError(f"--config {recipe}: no such file; {hint}")
