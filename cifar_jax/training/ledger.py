@@ -2,13 +2,14 @@
 
 import logging
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 from ml_collections import ConfigDict
 
 from cifar_jax.errors import UsageError
 from cifar_jax.mesh import is_first_process
-from cifar_jax.report import ledger as pages
+from cifar_jax.report.ledger import Rung, write
 from cifar_jax.runs import config as run_config
 from cifar_jax.training import seeds
 
@@ -34,38 +35,32 @@ def run(config: ConfigDict, workdir: str | Path, *, command: str = "") -> list[P
     climb = rungs(config)
     for _, one in climb:
         run_config.validate(one)
-    folders = [f"{number}_{_slug(name)}" for number, (name, _) in enumerate(climb)]
-    for (name, one), folder in zip(climb, folders, strict=True):
-        found = seeds.train_seeds(one, Path(workdir) / folder, command=command)
-        logging.info("%s: %s", name, seeds.describe(found))
-    if not is_first_process():
-        return []
-    changes = [{}, *(dict(changed) for _, changed in config.repairs)]
-    return pages.write(
-        Path(workdir),
-        [pages.Rung(name, folder, changed) for (name, _), folder, changed in zip(climb, folders, changes, strict=True)],
-    )
+    for rung, one in climb:
+        found = seeds.train_seeds(one, Path(workdir) / rung.folder, command=command)
+        logging.info("%s: %s", rung.name, seeds.describe(found))
+    return write(Path(workdir), [rung for rung, _ in climb]) if is_first_process() else []
 
 
-def rungs(config: ConfigDict) -> list[tuple[str, ConfigDict]]:
-    """What was mended, with the configuration so far: first as it is, then with one repair more each.
+def rungs(config: ConfigDict) -> list[tuple[Rung, ConfigDict]]:
+    """The rungs from the bottom up: the configuration as it is, and then with one repair more each.
 
     Raises:
         UsageError: a repair names a key that does not exist, or gives it a value of another type.
     """
-    climb = [("as the notebook", _with_changes(config, ()))]
-    for name, changes in config.repairs:
-        climb.append((name, _with_changes(climb[-1][1], changes)))
+    climb = []
+    for number, (name, changes) in enumerate((("as the notebook", ()), *config.repairs)):
+        config = _with_changes(config, changes)
+        climb.append((Rung(name, f"{number}_{_slug(name)}", dict(changes)), config))
     return climb
 
 
-def _with_changes(config: ConfigDict, changes) -> ConfigDict:
+def _with_changes(config: ConfigDict, changes: Sequence[tuple[str, object]]) -> ConfigDict:
     with config.unlocked():
         changed = config.copy_and_resolve_references()
     changed.repairs = ()  # a rung is a run like any other
     for key, value in changes:
+        run_config.require_known(key, changed)
         try:
-            run_config.require_known(key, changed)
             changed.update_from_flattened_dict({key: value})
         except TypeError as error:
             raise UsageError(f"config.repairs: {key}={value!r}: {error}") from error
@@ -73,4 +68,5 @@ def _with_changes(config: ConfigDict, changes) -> ConfigDict:
 
 
 def _slug(name: str) -> str:
+    """'Muon, batches of 512' as 'muon_batches_of_512': part of a folder's name."""
     return re.sub(r"\W+", "_", name.lower()).strip("_")

@@ -32,7 +32,7 @@ def small(repairs, **values):
 def test_each_rung_keeps_the_repairs_before_it():
     repairs = (("slower", (("optimizer.learning_rate", 0.01),)), ("norms", (("model.norm", "none"),)))
     climb = ledger.rungs(small(repairs))
-    assert [name for name, _ in climb] == ["as the notebook", "slower", "norms"]
+    assert [rung.name for rung, _ in climb] == ["as the notebook", "slower", "norms"]
     found = [(one.optimizer.learning_rate, one.model.norm, one.repairs) for _, one in climb]
     assert found == [(0.1, "batch", ()), (0.01, "batch", ()), (0.01, "none", ())]
 
