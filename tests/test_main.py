@@ -4,6 +4,7 @@ import os
 import pathlib
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -47,10 +48,10 @@ def environment(tmp_path_factory) -> dict:
 def start(environment):
     """Starts main.py and leaves it running."""
 
-    def start(*arguments) -> subprocess.Popen:
+    def start(*arguments, **variables) -> subprocess.Popen:
         command = [sys.executable, "main.py", *map(str, arguments)]
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-        return subprocess.Popen(command, cwd=ROOT, env=environment, text=True, **pipes)
+        return subprocess.Popen(command, cwd=ROOT, env=environment | variables, text=True, **pipes)
 
     return start
 
@@ -141,6 +142,31 @@ def test_terminated_and_killed_a_run_ends_bit_for_bit_as_undisturbed(finished, s
     assert ours.step == theirs.step == EPOCHS * 9
     for x, y in zip(jax.tree.leaves(ours.state), jax.tree.leaves(theirs.state), strict=True):
         assert np.asarray(x).tobytes() == np.asarray(y).tobytes()
+
+
+def test_two_processes_share_one_run(start, tmp_path):
+    """Each with one device; both print the result, and the first writes the folder."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    # The processes would ask the proxy of `environment`, which is none, for each other too.
+    variables = {
+        "JAX_COORDINATOR_ADDRESS": f"127.0.0.1:{port}",
+        "JAX_NUM_PROCESSES": "2",
+        "no_proxy": "127.0.0.1",
+    }
+    small = (*SMALL, "--config.train.epochs=2", "--config.mesh.cpu_devices=1", "--workdir", tmp_path / "run")
+    processes = [start(*small, **variables, JAX_PROCESS_ID=str(number)) for number in range(2)]
+    try:
+        (first, first_err), (second, second_err) = [process.communicate(timeout=LONGEST_S) for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    assert [process.returncode for process in processes] == [0, 0], first_err + second_err
+    results = read_json(RunFolder(tmp_path / "run").results_json)
+    assert results["environment"]["processes"] == 2 and results["environment"]["devices"] == "2 x cpu"
+    assert f"accuracy {results['test']['accuracy']:.2%}" in first and first.splitlines()[-1] == second.splitlines()[-1]
+    assert len(History(RunFolder(tmp_path / "run").history_json)) == 2
 
 
 @pytest.mark.parametrize("split", ["test", "validation"])
