@@ -1,0 +1,62 @@
+"""The figures of README.md are those of the files in benchmarks/results."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from cifar_jax.runs.folder import read_json
+
+ROOT = Path(__file__).parents[1]
+README = " ".join((ROOT / "README.md").read_text().split())
+
+
+def results(name: str) -> dict:
+    return read_json(ROOT / "benchmarks" / "results" / f"{name}.json")
+
+
+def test_training_speed():
+    batch, none = (results(f"training_speed_{norm}")["ours_divided_by"] for norm in ("batch", "none"))
+    assert (
+        f"{batch['keras']['median']:.1f} x Keras 3 (JAX backend), {batch['torch']['median']:.2f} x PyTorch; "
+        f"without BatchNorm {none['keras']['median']:.1f} x and {none['torch']['median']:.2f} x;"
+    ) in README
+
+
+def test_speed_of_a_resnet50():
+    ratios = {case: found["ours_divided_by"] for case, found in results("resnet_speed")["cases"].items()}
+
+    def of(peer, decimals, *cases):
+        return ", ".join(f"{ratios[case][peer]:.{decimals}f}" for case in cases)
+
+    forward, train = ("forward_32", "forward_64", "forward_224"), ("train_32", "train_64")
+    assert f"224 px: {of('torch', 2, *forward)} x PyTorch and {of('keras', 1, *forward)} x Keras" in README
+    assert f"64 px: {of('torch', 2, *train)} x and {of('keras', 1, *train)} x;" in README
+
+
+def test_frozen_speed():
+    small, large = (results(f"frozen_speed_{size}")["keras_divided_by_ours"] for size in (32, 224))
+    assert f"{small:.0f} x faster at 32 px, {large:.1f} x at 224 px" in README
+
+
+def test_the_cnn_from_scratch():
+    test = results("cnn_scratch_cpu")["test"]
+    low, high = test["accuracy_interval"]
+    assert f"{test['accuracy']:.1%}".replace("%", " %") + " test accuracy with test-time augmentation " in README
+    assert f"[{100 * low:.1f}, {100 * high:.1f}], {100 * test['without_tta']['accuracy']:.1f} % without" in README
+
+
+@pytest.mark.parametrize("number, rung", list(enumerate(results("ledger_cnn")["rungs"])))
+def test_the_ledger(number, rung):
+    low, high = (100 * bound for bound in rung["interval"])
+    row = f"{100 * rung['accuracy']:.2f} % [{low:.2f}, {high:.2f}] |"
+    if number:
+        low, high = (100 * bound for bound in rung["gain_interval"])
+        row += f" {100 * rung['gain']:+.2f} [{low:+.2f}, {high:+.2f}]"
+    assert re.search(rf"\| {'[+] ' if number else ''}{re.escape(rung['name'])}[^|]*\| {re.escape(row)}", README)
+
+
+def test_prediction():
+    ratios = results("predict_speed")["ours_divided_by"]
+    assert f"{ratios['keras']:.1f} x Keras 3's own loader" in README
+    assert f"{ratios['keras_threads']:.1f} x the same in threads" in README
