@@ -1,4 +1,4 @@
-"""Speed of the linear probe on the CPU beside scikit-learn's LogisticRegression(solver="lbfgs"), at equal loss.
+"""Speed of the linear probe on the CPU beside scikit-learn's LogisticRegression(solver="lbfgs").
 
     python benchmarks/probe_speed.py [--examples 50000] [--features 2048] [--classes 10] [--l2 100 1 0.01]
 
@@ -7,7 +7,7 @@ non-negative and correlated as those of a ResNet are. Ours solves each problem f
 included; the peer may start each from the solution of the one before. Then ours goes the whole path of 45 strengths,
 with compilation, validation and refit; the time of the peer for a path is its mean over a few strengths, times 45,
 without any of these: meant for the default, five strengths from the middles of five equal parts of the path.
-Objectives are computed in float64 for both.
+Objectives are computed in float64 for both: the peer stops at `--peer-tolerance`, and may not have come as far down.
 """
 
 import argparse
