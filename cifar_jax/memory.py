@@ -24,9 +24,8 @@ def use_huge_pages() -> None:
     """Starts this program anew, in the same process, with glibc set to `TUNABLES`. To be called before all else.
 
     XLA:CPU asks for the memory of a training step, a gigabyte or more, at every step. As glibc comes, that is a
-    quarter of a million page faults a step; with the tunables there is none. The CNN trains 1.2 times as fast on two
-    cores, and 1.5 times where a hypervisor takes back the pages that are freed. Where the user has set GLIBC_TUNABLES,
-    that stands.
+    quarter of a million page faults a step; with the tunables there is hardly any, and the CNN trains 1.2 times as fast
+    on two cores (`benchmarks/README.md`). Where the user has set GLIBC_TUNABLES, that stands.
     """
     if sys.platform == "linux" and "GLIBC_TUNABLES" not in os.environ:
         os.environ["GLIBC_TUNABLES"] = TUNABLES
@@ -38,7 +37,7 @@ def tidy() -> None:
 
     To be called now and then between steps: what is needed again costs its page faults again, a tenth of a second or
     more. glibc gives a block the smallest gap that it fits in. Without any, small blocks go to the end of the heap, the
-    next step does not fit any more where the last one was, and takes new memory: left alone, the CNN grows to 5 GB.
+    next step does not fit any more where the last one was, and takes new memory, half a gigabyte at a time.
     """
     if os.environ.get("GLIBC_TUNABLES") == TUNABLES:
         libc = ctypes.CDLL(None)

@@ -164,8 +164,9 @@ class _Run:
         started = time.perf_counter()
         state, speed = self._steps(state, stop_at=(epoch + 1) * self.steps_per_epoch)
         sums = jax.device_get(state.metrics)
-        memory.tidy()
+        memory.tidy()  # before and after: what training and validation leave behind must not add up
         validation = self.validation.summaries(self.validation.logits(state.variables))["plain"]
+        memory.tidy()
         row = {
             "epoch": epoch + 1,
             "loss": float(sums.loss_sum) / int(sums.count),
