@@ -21,6 +21,9 @@ def test_training_speed():
         f"{batch['keras']['median']:.1f} x Keras 3 (JAX backend), {batch['torch']['median']:.2f} x PyTorch; "
         f"without BatchNorm {none['keras']['median']:.1f} x and {none['torch']['median']:.2f} x;"
     ) in README
+    same_malloc = results("training_speed_batch_same_malloc")["ours_divided_by"]
+    keras, torch = (same_malloc[peer]["median"] for peer in ("keras", "torch"))
+    assert f"given to all, {keras:.1f} x and {torch:.2f} x" in README
 
 
 def test_speed_of_a_resnet50():
