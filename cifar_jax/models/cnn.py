@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from cifar_jax.mesh import DATA_AXIS
-from cifar_jax.models.layers import Conv, max_pool
+from cifar_jax.models.layers import Conv, add_bias, gelu, max_pool
 
 
 def identity_first(key, shape, dtype=jnp.float32):
@@ -48,14 +48,14 @@ class CNN(nn.Module):
         x_NHWC = images_NHWC.astype(self.dtype)
         if self.whitening:
             x_NHWC = Conv(24, size=2, dtype=self.dtype, name="whiten")(x_NHWC)
-            x_NHWC = nn.gelu(Bias(name="whiten_bias")(x_NHWC))
+            x_NHWC = gelu(Bias(name="whiten_bias")(x_NHWC))
         for block, width in enumerate(self.widths, start=1):
             for layer in range(1, self.convs_per_block + 1):
                 name = f"block{block}_conv{layer}"
                 x_NHWC = Conv(width, dtype=self.dtype, kernel_init=identity_first, name=name)(x_NHWC)
                 if layer == 1:
                     x_NHWC = max_pool(x_NHWC)
-                x_NHWC = nn.gelu(self._norm(f"block{block}_norm{layer}", train)(x_NHWC))
+                x_NHWC = gelu(self._norm(f"block{block}_norm{layer}", train)(x_NHWC))
         features_NC = x_NHWC.max(axis=(1, 2)).astype(jnp.float32)
         return nn.Dense(self.num_classes, use_bias=False, name="head")(features_NC) / 9
 
@@ -78,7 +78,8 @@ class Bias(nn.Module):
 
     @nn.compact
     def __call__(self, x_NHWC: jax.Array) -> jax.Array:
-        return x_NHWC + self.param("bias", nn.initializers.zeros, (x_NHWC.shape[-1],)).astype(x_NHWC.dtype)
+        bias_C = self.param("bias", nn.initializers.zeros, (x_NHWC.shape[-1],))
+        return add_bias(x_NHWC, bias_C.astype(x_NHWC.dtype))
 
 
 def whitening_kernel(images_NHWC: np.ndarray, *, epsilon: float = 5e-4) -> np.ndarray:

@@ -15,6 +15,7 @@ A convolution with at most 64 output channels runs on one core: `mesh.py` makes 
 """
 
 import functools
+import itertools
 
 import flax.linen as nn
 import jax
@@ -121,8 +122,58 @@ def _max_pool_backward(size, residuals, gradient_NHWC):
     batch, height, width, channels = images_NHWC.shape
     windows = images_NHWC.reshape(batch, height // size, size, width // size, size, channels)
     is_greatest = windows == pooled_NHWC[:, :, None, :, None]
-    share_NHWC = gradient_NHWC / is_greatest.sum(axis=(2, 4), dtype=gradient_NHWC.dtype)
+    # Counted by slices: a sum over two axes would first write the comparison out as float32.
+    places = itertools.product(range(size), repeat=2)
+    ties_NHWC = sum(is_greatest[:, :, row, :, column].astype(gradient_NHWC.dtype) for row, column in places)
+    share_NHWC = gradient_NHWC / ties_NHWC
     return (jnp.where(is_greatest, share_NHWC[:, :, None, :, None], 0).reshape(images_NHWC.shape),)
 
 
 _max_pool.defvjp(_max_pool_forward, _max_pool_backward)
+
+
+@jax.custom_vjp
+def gelu(x: jax.Array) -> jax.Array:
+    """The Gaussian error linear unit in its tanh form (Hendrycks & Gimpel 2016), as `jax.nn.gelu` computes it.
+
+    The gradient is computed from `x` alone; as `jax.grad` writes it, three more arrays of that size wait for it.
+    """
+    return jax.nn.gelu(x, approximate=True)
+
+
+def _gelu_forward(x):
+    return gelu(x), x
+
+
+def _gelu_backward(x, gradient):
+    x, gradient = lax.optimization_barrier((x, gradient))  # else the tanh of the forward pass is kept all the same
+    scale = (2 / jnp.pi) ** 0.5
+    tanh = jnp.tanh(scale * (x + 0.044715 * x**3))
+    slope = scale * (1 + 3 * 0.044715 * x**2)
+    return (gradient * 0.5 * (1 + tanh + x * (1 - tanh**2) * slope),)
+
+
+gelu.defvjp(_gelu_forward, _gelu_backward)
+
+
+@jax.custom_vjp
+def add_bias(x_NHWC: jax.Array, bias_C: jax.Array) -> jax.Array:
+    """`x_NHWC + bias_C`, with the gradient of the bias as a matrix product.
+
+    XLA:CPU fuses a plain sum with all that comes before it, and then writes every constant in it out in full size:
+    with the GELU of the first layer's 24 channels that is 100 MB for 256 pictures.
+    """
+    return x_NHWC + bias_C
+
+
+def _add_bias_forward(x_NHWC, bias_C):
+    return add_bias(x_NHWC, bias_C), None
+
+
+def _add_bias_backward(_, gradient_NHWC):
+    rows_MC = gradient_NHWC.reshape(-1, gradient_NHWC.shape[-1])
+    ones_M = jnp.ones(len(rows_MC), rows_MC.dtype)
+    return gradient_NHWC, jnp.dot(ones_M, rows_MC, precision=lax.Precision.HIGHEST)
+
+
+add_bias.defvjp(_add_bias_forward, _add_bias_backward)
