@@ -12,7 +12,7 @@ from cifar_jax import experiment as experiments
 from cifar_jax import mesh as meshes
 from cifar_jax.data import pictures
 from cifar_jax.errors import DataError
-from cifar_jax.report import drawing, page, side_by_side
+from cifar_jax.report import drawing, page
 from cifar_jax.runs import config as run_config
 from cifar_jax.runs.folder import RunFolder, read_json
 from cifar_jax.training import inspection, predict_pictures, results, seeds
@@ -28,6 +28,8 @@ def train(config: ConfigDict, workdir: str, *, command: str) -> None:
     if config.train.seeds > 1:
         print(seeds.describe(seeds.train_seeds(config, workdir, command=command)))
         if meshes.is_first_process():
+            from cifar_jax.report import side_by_side  # here: Matplotlib takes 0.3 s to import
+
             side_by_side.write(Path(workdir).absolute())
     else:
         print(results.describe_metrics(train_one(config, workdir, command=command)["test"]))
@@ -61,6 +63,8 @@ def export(workdir: str, *, output: str, format: str, checkpoint: str) -> None:
 
 def report(workdir: str) -> None:
     """Writes the page of one run again, or compares all finished runs below a folder, and prints where."""
+    from cifar_jax.report import side_by_side
+
     folder = RunFolder(Path(workdir))
     if folder.config_json.exists():
         drawing.redraw(folder)
