@@ -16,6 +16,7 @@ import numpy as np
 
 from cifar_jax.errors import DataError
 from cifar_jax.experiment import Experiment
+from cifar_jax.mesh import quickly_compiled
 from cifar_jax.models.resnet import ResNet
 from cifar_jax.pretrained import Backbone
 
@@ -39,7 +40,7 @@ def require_right_scale(experiment: Experiment) -> None:
     images = experiment.splits["train"].images_NHWC
     chosen = np.linspace(0, len(images) - 1, min(PICTURES, len(images))).astype(int)
     # One program for all readings: run by itself, each small operation of a resize would be compiled.
-    compiled = jax.jit(functools.partial(_distances, experiment))
+    compiled = quickly_compiled(functools.partial(_distances, experiment))
     distances = jax.device_get(compiled(_variables_of_stem(experiment.backbone), images[chosen].astype(np.float32)))
     as_given = distances.pop("")
     nearest = min(distances, key=distances.get)
