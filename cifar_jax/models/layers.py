@@ -14,8 +14,11 @@ same numbers (to rounding) faster; measured with jax 0.10.2 on two cores, float3
 A convolution with at most 64 output channels runs on one core: `mesh.py` makes each core a device.
 """
 
+import contextlib
+import contextvars
 import functools
 import itertools
+from collections.abc import Iterator
 
 import flax.linen as nn
 import jax
@@ -23,6 +26,22 @@ import jax.numpy as jnp
 from jax import lax
 
 _DIMENSIONS = ("NHWC", "HWIO", "NHWC")
+_PORTABLE = contextvars.ContextVar("portable", default=False)
+
+
+@contextlib.contextmanager
+def portable_forms() -> Iterator[None]:
+    """What is traced within has XLA's own operations even on CPU: for programs that leave this machine."""
+    token = _PORTABLE.set(True)
+    try:
+        yield
+    finally:
+        _PORTABLE.reset(token)
+
+
+def on_cpu() -> bool:
+    """Whether to take the forms that are fast on CPU."""
+    return jax.default_backend() == "cpu" and not _PORTABLE.get()
 
 
 def _convolve(images_NHWC, kernel_HWIO, padding):
@@ -64,7 +83,7 @@ _cpu_convolve.defvjp(_cpu_convolve_forward, _cpu_convolve_backward)
 
 def convolve(images_NHWC: jax.Array, kernel_HWIO: jax.Array, padding: tuple[tuple[int, int], ...]) -> jax.Array:
     """Convolution of stride 1 with explicit `padding` ((top, bottom), (left, right)), in the fast form."""
-    if jax.default_backend() == "cpu":
+    if on_cpu():
         return _cpu_convolve(images_NHWC, kernel_HWIO, padding)
     return _convolve(images_NHWC, kernel_HWIO, padding)
 

@@ -15,7 +15,7 @@ from cifar_jax.evaluation import calibration, metrics
 from cifar_jax.evaluation.predict import compile_predict, predict_split
 from cifar_jax.experiment import Experiment, Preprocessing
 from cifar_jax.mesh import is_first_process
-from cifar_jax.report import drawing, pictures
+from cifar_jax.report import drawing
 from cifar_jax.runs.checkpoints import Checkpoints, Restored
 from cifar_jax.runs.folder import RunFolder, read_json, write_json
 from cifar_jax.training.features import classify, place_features
@@ -125,6 +125,8 @@ def _write(folder: RunFolder, found: dict, logits: dict[str, np.ndarray], images
 
 def _draw(folder: RunFolder, found: dict, logits: dict[str, np.ndarray], images: ImageSet) -> None:
     """The figures of a split, beside its metrics.json; those of the test split with the other figures of the run."""
+    from cifar_jax.report import pictures  # here: Matplotlib takes 0.3 s to import
+
     directory = folder.figures_dir if found["split"] == "test" else folder.evaluation_dir(found["split"])
     run = drawing.run_name(folder)
     drawing.draw_metrics(found, run=run, directory=directory)

@@ -7,6 +7,7 @@ pictures that the weights were trained on, and they can be held against what it 
 """
 
 import dataclasses
+import functools
 from collections.abc import Iterator
 
 import jax
@@ -15,6 +16,9 @@ import numpy as np
 
 from cifar_jax.errors import DataError
 from cifar_jax.experiment import Experiment
+from cifar_jax.mesh import quickly_compiled
+from cifar_jax.models.resnet import ResNet
+from cifar_jax.pretrained import Backbone
 
 PICTURES = 256
 # Another reading of the pictures must come this much closer to the running statistics before they are refused.
@@ -31,15 +35,13 @@ def require_right_scale(experiment: Experiment) -> None:
     Raises:
         DataError: naming what the pictures look like.
     """
-    variables = {"params": experiment.backbone.params, "batch_stats": experiment.backbone.batch_stats}
-    running = _first_running_statistics(variables["batch_stats"])
-    if running is None:
+    if not experiment.backbone.batch_stats:
         return
     images = experiment.splits["train"].images_NHWC
     chosen = np.linspace(0, len(images) - 1, min(PICTURES, len(images))).astype(int)
-    distance = jax.jit(lambda prepared_NHWC: _distance(experiment.model, variables, prepared_NHWC, running))
-    readings = dict(_readings(experiment, jnp.asarray(images[chosen], jnp.float32)))
-    distances = {name: float(distance(prepared_NHWC)) for name, prepared_NHWC in readings.items()}
+    # One program for all readings: run by itself, each small operation of a resize would be compiled.
+    compiled = quickly_compiled(functools.partial(_distances, experiment))
+    distances = jax.device_get(compiled(_variables_of_stem(experiment.backbone), images[chosen].astype(np.float32)))
     as_given = distances.pop("")
     nearest = min(distances, key=distances.get)
     if distances[nearest] < MUCH_CLOSER * as_given:
@@ -61,15 +63,25 @@ def _readings(experiment: Experiment, images_NHWC: jax.Array) -> Iterator[tuple[
     yield "blue and red are swapped (BGR for RGB)", as_wanted(images_NHWC[..., ::-1])
 
 
-def _first_running_statistics(batch_stats: dict) -> dict | None:
-    if "stem_norm1" in batch_stats:
-        return batch_stats["stem_norm1"]
-    return batch_stats.get("stage1_block1", {}).get("norm1")
+def _variables_of_stem(backbone: Backbone) -> dict:
+    """Of a network without stages. Where the stem has no norm, the first of the stages is then its `final_norm`."""
+
+    def of_stem(layers):
+        stem = {name: layer for name, layer in layers.items() if name.startswith("stem")}
+        return stem if "stem_norm1" in layers else stem | {"final_norm": layers["stage1_block1"]["norm1"]}
+
+    return {"params": of_stem(backbone.params), "batch_stats": of_stem(backbone.batch_stats)}
 
 
-def _distance(model, variables, prepared_NHWC, running) -> jax.Array:
+def _distances(experiment: Experiment, variables: dict, images_NHWC: jax.Array) -> dict[str, jax.Array]:
+    model = experiment.model.clone(stage_sizes=())
+    return {name: _distance(model, variables, prepared) for name, prepared in _readings(experiment, images_NHWC)}
+
+
+def _distance(model: ResNet, variables: dict, prepared_NHWC: jax.Array) -> jax.Array:
     """Nats; of the first norm's input from its running statistics."""
     if "stem_norm1" in variables["batch_stats"]:
+        running = variables["batch_stats"]["stem_norm1"]
         _, kept = model.apply(
             variables,
             prepared_NHWC,
@@ -80,6 +92,7 @@ def _distance(model, variables, prepared_NHWC, running) -> jax.Array:
         )
         (x_NHWC,) = kept["intermediates"]["stem_conv1"]["__call__"]
     else:
+        running = variables["batch_stats"]["final_norm"]
         x_NHWC = model.apply(variables, prepared_NHWC, train=False, method="stages")["stem"]
     mean_C, variance_C = x_NHWC.mean(axis=(0, 1, 2)), x_NHWC.var(axis=(0, 1, 2))
     # Dead channels, of variance near 0 here and there, tell nothing; the floor keeps them from deciding.

@@ -15,7 +15,7 @@ from cifar_jax.experiment import Experiment
 from cifar_jax.mesh import REPLICATED, describe, is_first_process, make_mesh, split_over_devices
 from cifar_jax.models import summary
 from cifar_jax.models.rules import frozen_layers
-from cifar_jax.report import classes, drawing, page, pictures
+from cifar_jax.report import drawing, page
 from cifar_jax.runs.checkpoints import Checkpoints
 from cifar_jax.runs.folder import History, RunFolder, write_json
 from cifar_jax.training import step
@@ -41,13 +41,18 @@ def architecture(experiment: Experiment) -> dict:
     }
 
 
-def write_architecture(experiment: Experiment, folder: RunFolder) -> None:
-    """Leaves architecture.json."""
+def describe_start(experiment: Experiment, folder: RunFolder) -> None:
+    """Leaves what needs no training: architecture.json, and the figures samples, label_distribution and augmentation.
+
+    Three seconds, two of them to compile the augmentation.
+    """
     write_json(folder.architecture_json, architecture(experiment))
+    _draw_data(experiment, folder)
 
 
-def draw_data(experiment: Experiment, folder: RunFolder) -> None:
-    """Leaves the three figures that need no training: samples, label_distribution and augmentation."""
+def _draw_data(experiment: Experiment, folder: RunFolder) -> None:
+    from cifar_jax.report import classes, pictures  # here: Matplotlib takes 0.3 s to import
+
     train, name, run = experiment.splits["train"], experiment.dataset.name, drawing.run_name(folder)
     sizes = ", ".join(f"{split} {len(images):,}" for split, images in experiment.splits.items())
     pictures.samples(

@@ -10,7 +10,7 @@ import numpy as np
 import optax
 
 from cifar_jax.experiment import Experiment
-from cifar_jax.mesh import replicate, replicated_like
+from cifar_jax.mesh import quickly_compiled, replicate, replicated_like
 from cifar_jax.models import initial
 from cifar_jax.models.cnn import whitening_kernel
 from cifar_jax.training import optimizer
@@ -90,7 +90,7 @@ def abstract_state(experiment: Experiment) -> TrainState:
 
 def initial_state(experiment: Experiment) -> TrainState:
     """The state at step 0, on the mesh."""
-    state = jax.jit(functools.partial(create, experiment))(initial_variables(experiment))
+    state = quickly_compiled(functools.partial(create, experiment))(initial_variables(experiment))
     # Copies on the host: params and ema_params may be one buffer, and every buffer is donated to the first step.
     return replicate(jax.tree.map(np.array, state), experiment.mesh)
 
@@ -103,12 +103,12 @@ def initial_variables(experiment: Experiment) -> dict:
     """
     seed = experiment.config.train.seed
     if experiment.config.model.name == "resnet":
-        variables = initial.fill(experiment.abstract_variables, seed=seed)
+        abstract = experiment.abstract_variables
         if experiment.backbone is None:
-            return variables
-        head = {"head": variables["params"]["head"]}
+            return initial.fill(abstract, seed=seed)
+        head = initial.fill({"params": {"head": abstract["params"]["head"]}}, seed=seed)["params"]
         return {"params": experiment.backbone.params | head, "batch_stats": experiment.backbone.batch_stats}
-    initialise = jax.jit(functools.partial(experiment.model.init, train=False))
+    initialise = quickly_compiled(functools.partial(experiment.model.init, train=False))
     variables = initialise(jax.random.key(seed), experiment.sample_input())
     if "whiten" in variables["params"]:
         pictures_NHWC = experiment.preprocessing(jnp.asarray(experiment.splits["train"].images_NHWC[:5000]))

@@ -11,7 +11,7 @@ from jax.sharding import NamedSharding
 from cifar_jax.data import augment
 from cifar_jax.data.batches import epoch_order, gather
 from cifar_jax.experiment import Experiment
-from cifar_jax.mesh import DATA_AXIS, REPLICATED, SHARDED, split_over_devices
+from cifar_jax.mesh import DATA_AXIS, REPLICATED, SHARDED, quickly_compiled, split_over_devices
 from cifar_jax.training.state import Metrics, TrainState, make_optimizer
 
 
@@ -165,4 +165,4 @@ def compile_epoch_order(experiment: Experiment):
             batch_size=experiment.config.train.batch_size,
         )
 
-    return jax.jit(order, out_shardings=NamedSharding(experiment.mesh, REPLICATED))
+    return quickly_compiled(order, out_shardings=NamedSharding(experiment.mesh, REPLICATED))

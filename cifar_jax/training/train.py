@@ -105,6 +105,7 @@ class _Run:
         self.schedule = update_schedule(experiment)
         self.run = compile_steps(experiment)
         self.programs = {}
+        self.described = not self.writes
         self.compile_seconds = 0.0
 
     def to_the_end(self) -> dict:
@@ -113,9 +114,6 @@ class _Run:
         first_step = int(state.step)
         self.history = History(self.folder.history_json, writes=self.writes)
         self.history.truncate(first_step // self.steps_per_epoch)
-        if self.writes:
-            results.write_architecture(self.experiment, self.folder)
-            results.draw_data(self.experiment, self.folder)
         self.validation = SplitEvaluator(self.experiment, "validation", variables=state.variables, tta=False)
         self.data = self._placed_training_data(state)
         self._epoch_order = compile_epoch_order(self.experiment)
@@ -132,6 +130,7 @@ class _Run:
             else:
                 for epoch in range(first_step // self.steps_per_epoch, self.config.train.epochs):
                     state = self._epoch(state, epoch)
+        self._describe_start()
         if self.events:
             self.events.close()
         del self.data  # evaluation places every split anew
@@ -207,6 +206,7 @@ class _Run:
             program = self._program(state, order_EB, steps=following - step)
             with jax.transfer_guard("disallow"):
                 state, sums = program(state, self.data, order_EB)
+            self._describe_start()
             # One dispatch ahead, no more: a signal is obeyed within two. None on CPU: it would take a gigabyte more.
             jax.block_until_ready(sums if self.on_cpu else in_flight)
             step, in_flight = following, sums
@@ -219,6 +219,13 @@ class _Run:
                 self._save(state, val_accuracy=None)
         self._require_finite(jax.device_get(sums))
         return state, statistics.median(speeds)
+
+    def _describe_start(self) -> None:
+        """Once, and not before the first step is on its way: nobody waits for the figures, and all for that."""
+        if not self.described:
+            results.describe_start(self.experiment, self.folder)
+            self.described = True
+            self.console.restart_clock()
 
     def _next_stop(self, step: int) -> int:
         """Where the next dispatch ends: at the latest where the host has something to do."""

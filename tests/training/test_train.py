@@ -14,7 +14,7 @@ from cifar_jax.runs.folder import History, RunFolder, read_json
 from cifar_jax.training.evaluate import restore_run
 from cifar_jax.training.seeds import train_seeds
 from cifar_jax.training.signals import Interrupted, StopSignal
-from cifar_jax.training.train import NotFiniteError, train
+from cifar_jax.training.train import NotFiniteError, _Run, train
 from configs import default
 
 STEPS_PER_EPOCH = 9  # 400 pictures, 40 of them for validation, 40 a batch
@@ -143,6 +143,27 @@ def test_a_run_stopped_in_mid_epoch_goes_on_bit_for_bit(finished, tmp_path, monk
     train(small(), tmp_path)
     assert_same_bits(latest(tmp_path).state, latest(finished[0].path).state)
     assert without_clocks(tmp_path) == without_clocks(finished[0].path)
+
+
+def test_the_first_step_does_not_wait_for_the_figures_and_a_resumed_run_draws_those_that_are_missing(
+    tmp_path, monkeypatch
+):
+    order, program = [], _Run._program
+
+    def killed(experiment, folder):
+        order.append("figures")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(_Run, "_program", lambda *args, **kwargs: order.append("step") or program(*args, **kwargs))
+    with monkeypatch.context() as patch:
+        patch.setattr("cifar_jax.training.results.describe_start", killed)
+        with pytest.raises(KeyboardInterrupt):
+            train(small(train__epochs=1), tmp_path)
+    assert order == ["step", "figures"]
+    train(small(train__epochs=1), tmp_path)
+    assert {"samples.png", "label_distribution.png", "augmentation.png"} <= {
+        path.name for path in RunFolder(tmp_path).figures_dir.iterdir()
+    }
 
 
 def test_a_run_goes_on_with_other_devices(finished, tmp_path, monkeypatch, devices):
