@@ -98,7 +98,7 @@ def max_pool(images_NHWC: jax.Array, *, pad_with: float) -> jax.Array:
     """Maximum over windows of 3x3, stride 2, after one pixel of padding of the given value on each side."""
     padded_NHWC = jnp.pad(images_NHWC, ((0, 0), (1, 1), (1, 1), (0, 0)), constant_values=pad_with)
     if not layers.on_cpu():
-        return nn.max_pool(padded_NHWC, (3, 3), (2, 2))
+        return nn.max_pool(padded_NHWC, window_shape=(3, 3), strides=(2, 2))
     rows, columns = (side - 2 for side in padded_NHWC.shape[1:3])
     over_rows = functools.reduce(jnp.maximum, (padded_NHWC[:, i : i + rows : 2] for i in range(3)))
     return functools.reduce(jnp.maximum, (over_rows[:, :, i : i + columns : 2] for i in range(3)))
@@ -107,4 +107,4 @@ def max_pool(images_NHWC: jax.Array, *, pad_with: float) -> jax.Array:
 def average_pool(images_NHWC: jax.Array) -> jax.Array:
     """Mean over windows of 2x2 without overlap; of an odd side the last window holds only what is there."""
     padding = tuple((0, side % 2) for side in images_NHWC.shape[1:3])
-    return nn.avg_pool(images_NHWC, (2, 2), (2, 2), padding, count_include_pad=False)
+    return nn.avg_pool(images_NHWC, window_shape=(2, 2), strides=(2, 2), padding=padding, count_include_pad=False)
