@@ -13,6 +13,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from cifar_jax import memory
 from cifar_jax.errors import UsageError
 
 DATA_AXIS = "data"
@@ -36,6 +37,8 @@ def initialise(*, cpu_devices: int, batch_size: int, compilation_cache: bool) ->
         _keep_compiled_programs()
     if cpu_devices == 0:
         cpu_devices = _cores_that_divide(batch_size)
+    if cpu_devices > 1:
+        memory.use_one_arena()
     if cpu_devices > 1 and "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
         # Devices that wait for each other hold threads of XLA's pool, which has one a core; with no thread left for the
         # one that they wait for, the program aborts after 40 seconds.

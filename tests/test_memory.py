@@ -55,9 +55,10 @@ def printed(program: str, tunables: str) -> list[int]:
     return [int(word) for word in done.stdout.split()]
 
 
-def page_faults_of_a_second_time(tunables: str) -> int:
+def page_faults_of_a_second_time(tunables: str, *, one_arena: bool = True) -> int:
     """In a thread, as XLA allocates: of taking, filling and freeing a block that was freed before."""
-    program = """
+    program = "memory.use_one_arena()" if one_arena else ""
+    program += """
 def twice():
     fill_and_free(1)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
@@ -70,7 +71,9 @@ in_a_thread(twice)
 
 def test_freed_memory_is_taken_again_without_page_faults():
     assert page_faults_of_a_second_time(memory.TUNABLES) < 10
-    assert page_faults_of_a_second_time("glibc.malloc.hugetlb=0") >= BLOCK // 2**21  # the control: as glibc comes
+    # The controls: as glibc comes, and with the tunables alone.
+    assert page_faults_of_a_second_time("glibc.malloc.hugetlb=0") >= BLOCK // 2**21
+    assert page_faults_of_a_second_time(memory.TUNABLES, one_arena=False) >= BLOCK // 2**21
 
 
 def test_tidy_gives_back_what_is_not_used():

@@ -71,11 +71,17 @@ def _cpu_convolve_backward(padding, residuals, gradient_NHWC):
 
     batch, height = images_NHWC.shape[:2]
     slices = _sliced(batch, batch * height // 256)  # 8 pictures of 32 px, 16 of 16 px: the fastest, within 10 %
-    kernel_gradients = [
-        _convolve(images.transpose(3, 1, 2, 0), gradient.transpose(1, 2, 0, 3), padding)
-        for images, gradient in zip(jnp.split(images_NHWC, slices), jnp.split(gradient_NHWC, slices), strict=True)
-    ]
-    return images_gradient_NHWC, sum(kernel_gradients).transpose(1, 2, 0, 3)
+
+    def add_slice(total_IHWO, parts):
+        images_NHWC, gradient_NHWC = parts
+        gradient_HWNO = gradient_NHWC.transpose(1, 2, 0, 3)
+        return total_IHWO + _convolve(images_NHWC.transpose(3, 1, 2, 0), gradient_HWNO, padding), None
+
+    # A loop, and not a sum written out: the CNN's step compiles in 5.8 s instead of 8.0.
+    parts = jax.tree.map(lambda a: a.reshape(slices, batch // slices, *a.shape[1:]), (images_NHWC, gradient_NHWC))
+    zeros_IHWO = jnp.zeros_like(kernel_HWIO.transpose(2, 0, 1, 3))
+    total_IHWO, _ = lax.scan(add_slice, zeros_IHWO, parts)
+    return images_gradient_NHWC, total_IHWO.transpose(1, 2, 0, 3)
 
 
 _cpu_convolve.defvjp(_cpu_convolve_forward, _cpu_convolve_backward)
