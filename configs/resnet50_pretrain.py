@@ -1,7 +1,7 @@
 """Makes a backbone from an image folder: a ResNet from random weights, to be exported and then transferred.
 
     python main.py --config configs/resnet50_pretrain.py --config.data.name=folder --config.data.dir=PICTURES
-    python main.py --mode export --workdir runs/resnet50_pretrain --format torchvision --output backbone.safetensors
+    python main.py --mode export --workdir runs/resnet50_pretrain --output backbone.safetensors
     python main.py --config configs/resnet50_frozen.py --config.model.pretrained=backbone.safetensors
 
 A smaller one, for two CPU cores:  --config.model.stage_sizes=(1,1,1,1) --config.model.width=16

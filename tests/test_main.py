@@ -180,11 +180,15 @@ def test_evaluate_repeats_the_figures_of_training_to_the_last_digit(finished, ma
 
 
 def test_evaluate_takes_the_latest_checkpoint_with_augmentation(copy, main):
+    before = (copy.figures_dir / "confusion_matrix.png").read_bytes()
     code, out, err = main("--mode=evaluate", "--workdir", copy.path, "--checkpoint=latest", "--tta")
     assert code == 0, err
     assert "with test-time augmentation" in out
     metrics = read_json(copy.evaluation_dir("test") / "metrics.json")
     assert metrics["checkpoint_step"] == EPOCHS * 9 and metrics["tta"] and metrics["without_tta"]["n"] == 500
+    # The page goes on to show the figures of the checkpoint that its results are of.
+    assert (copy.evaluation_dir("test") / "confusion_matrix.png").exists()
+    assert (copy.figures_dir / "confusion_matrix.png").read_bytes() == before
 
 
 def test_a_damaged_checkpoint_is_passed_over_and_without_a_whole_one_it_is_an_error(copy, main):

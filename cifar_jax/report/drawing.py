@@ -59,7 +59,12 @@ def draw_history(history: Mapping, results: Mapping, *, run: str, directory: Pat
 
 
 def redraw(folder: RunFolder) -> None:
-    """Draws again what the files of a finished run tell; figures made of its pictures stay as they are."""
+    """Draws again what the files of a finished run tell; figures made of its pictures stay as they are.
+
+    So do those of the test split where another checkpoint was evaluated on it since.
+    """
     run, directory = run_name(folder), folder.figures_dir
     draw_history(read_json(folder.history_json), read_json(folder.results_json), run=run, directory=directory)
-    draw_metrics(read_json(folder.evaluation_dir("test") / "metrics.json"), run=run, directory=directory)
+    evaluated = read_json(folder.evaluation_dir("test") / "metrics.json")
+    if folder.is_of_the_results(evaluated):
+        draw_metrics(evaluated, run=run, directory=directory)

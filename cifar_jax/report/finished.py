@@ -42,8 +42,7 @@ class Run:
         directory = self.folder.evaluation_dir("test")
         if not (directory / "predictions.npz").exists():
             return None
-        evaluated = read_json(directory / "metrics.json")
-        if any(evaluated[key] != self.results["test"][key] for key in ("checkpoint_step", "tta")):
+        if not self.folder.is_of_the_results(read_json(directory / "metrics.json")):
             return None
         with np.load(directory / "predictions.npz") as saved:
             return saved["labels"] == saved["predictions"]
