@@ -8,7 +8,6 @@ counts compilation: both do all of it once before. Turns alternate.
 """
 
 import argparse
-import datetime
 import json
 import os
 import statistics
@@ -18,7 +17,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
-from training_speed import HERE, Worker, cpu_model, positive
+from training_speed import HERE, Worker, positive, surroundings
 
 EPOCHS = 10
 
@@ -122,6 +121,7 @@ def main() -> None:
     parser.add_argument("--peer-python", default=sys.executable)
     arguments = parser.parse_args()
     settings = {name: getattr(arguments, name) for name in ("size", "pictures", "batch_size", "forward_batch")}
+    before = surroundings()
     workers = [
         Worker(name, python, settings, script=Path(__file__))
         for name, python in (("ours", sys.executable), ("keras", arguments.peer_python))
@@ -132,8 +132,7 @@ def main() -> None:
     seconds = {w.name: [answer["seconds_of_ten_epochs"] for answer in w.answers] for w in workers}
     medians = {name: statistics.median(values) for name, values in seconds.items()}
     report = {
-        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "machine": {"cpu": cpu_model(), "cores": os.cpu_count()},
+        **before,
         "settings": settings | {"epochs": EPOCHS, "rounds": arguments.rounds},
         "variants": {
             worker.name: worker.description | {"seconds_of_ten_epochs": seconds[worker.name]} for worker in workers

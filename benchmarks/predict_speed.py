@@ -7,10 +7,8 @@ Every variant lives in a process of its own and is called in turn (A B C, C B A,
 """
 
 import argparse
-import datetime
 import json
 import os
-import platform
 import shutil
 import statistics
 import subprocess
@@ -20,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
-from training_speed import HERE, cpu_model, positive
+from training_speed import HERE, positive, surroundings
 
 VARIANTS = {"ours": "cifar_jax", "keras": "Keras 3", "keras_threads": "Keras 3, load_img in threads"}
 # Suffix, mode, size and options: in equal numbers. Photographs of a camera and of the web, drawings, CIFAR's own size.
@@ -141,21 +139,13 @@ def parse() -> argparse.Namespace:
 
 def main() -> None:
     arguments = parse()
-    load = os.getloadavg()[0]  # before we load it ourselves: near 0 on a machine that is free
-    date = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    before = surroundings()
     variants = measure(arguments)
     ours = variants["ours"]
     if "absent" in ours:
         sys.exit(f"error: cifar_jax cannot be imported ({ours['absent']}): pip install . first")
     report = {
-        "date": date,
-        "machine": {
-            "cpu": cpu_model(),
-            "cores": os.cpu_count(),
-            "system": platform.system(),
-            "load_before": load,
-        },
-        "python": platform.python_version(),
+        **before,
         "settings": {
             "pictures": arguments.pictures,
             "rounds": arguments.rounds,

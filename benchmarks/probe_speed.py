@@ -11,10 +11,7 @@ Objectives are computed in float64 for both: the peer stops at `--peer-tolerance
 """
 
 import argparse
-import datetime
 import json
-import os
-import platform
 import statistics
 import sys
 import time
@@ -25,7 +22,7 @@ import jax
 import numpy as np
 import sklearn
 from sklearn.linear_model import LogisticRegression
-from training_speed import cpu_model, positive
+from training_speed import positive, surroundings
 
 from cifar_jax.training import probe
 
@@ -141,7 +138,7 @@ def parse() -> argparse.Namespace:
 
 def main() -> None:
     arguments = parse()
-    load = os.getloadavg()[0]  # before we load it ourselves: near 0 on a machine that is free
+    before = surroundings()
     features_NC, labels_N = synthetic(arguments)
     measured = {}
     for measure in (ours, whole_path, scikit_learn):
@@ -149,9 +146,8 @@ def main() -> None:
         measured[measure.__name__] = measure(features_NC, labels_N, arguments)
     measured["path_of_45"] = {unit: of_path(measured, unit) for unit in ("seconds", "cpu_seconds")}
     report = {
-        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "machine": {"cpu": cpu_model(), "cores": os.cpu_count(), "system": platform.system(), "load_before": load},
-        "versions": {"python": platform.python_version(), "jax": jax.__version__, "scikit-learn": sklearn.__version__},
+        **before,
+        "versions": {"jax": jax.__version__, "scikit-learn": sklearn.__version__},
         "settings": {name: value for name, value in vars(arguments).items() if name != "output"},
         **measured,
     }

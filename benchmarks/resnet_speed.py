@@ -8,18 +8,16 @@ that only one works at a time and a slow spell of the machine meets all of them.
 """
 
 import argparse
-import datetime
 import json
 import math
 import os
-import platform
 import shutil
 import statistics
 import subprocess
 import sys
 from pathlib import Path
 
-from training_speed import HERE, VARIANTS, cpu_model, positive
+from training_speed import HERE, VARIANTS, positive, surroundings
 
 CASES = {  # side of the pictures, batch size
     "forward_32": (32, 64),
@@ -125,20 +123,12 @@ def parse() -> argparse.Namespace:
 
 def main() -> None:
     arguments = parse()
-    load = os.getloadavg()[0]  # before we load it ourselves: near 0 on a machine that is free
-    date = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    before = surroundings()
     workers = measure(arguments)
     if "absent" in workers[0].description:
         sys.exit(f"error: cifar_jax cannot be imported ({workers[0].description['absent']}): pip install . first")
     report = {
-        "date": date,
-        "machine": {
-            "cpu": cpu_model(),
-            "cores": os.cpu_count(),
-            "system": platform.system(),
-            "load_before": load,
-        },
-        "python": platform.python_version(),
+        **before,
         "settings": {name: getattr(arguments, name) for name in ("rounds", "seconds")},
         "cases": summary(workers),
         "variants": {worker.name: {**worker.description, "images_per_second": worker.speeds} for worker in workers},

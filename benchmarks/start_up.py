@@ -17,7 +17,7 @@ import tempfile
 import time
 from pathlib import Path
 
-HERE = Path(__file__).resolve().parent
+from training_speed import HERE, surroundings
 
 
 def first_step() -> None:
@@ -56,12 +56,13 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=HERE / "results" / "start_up.json")
     parser.add_argument("arguments", nargs="+", help="of main.py, after --")
     given = parser.parse_args()
+    before = surroundings()
     with tempfile.TemporaryDirectory() as cache:
         seconds(given.arguments, cache)  # decodes the data, and reads the libraries from the disk
     with tempfile.TemporaryDirectory() as cache:
         cold = seconds(given.arguments, cache)
         warm = [seconds(given.arguments, cache) for _ in range(given.rounds)]
-    found = {"arguments": given.arguments, "cold": cold, "warm": warm, "median_warm": statistics.median(warm)}
+    found = {**before, "arguments": given.arguments, "cold": cold, "warm": warm, "median_warm": statistics.median(warm)}
     given.output.write_text(json.dumps(found, indent=2) + "\n")
     print(f"cold {cold:.1f} s, warm {found['median_warm']:.1f} s; written to {given.output}")
 

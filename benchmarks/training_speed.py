@@ -104,7 +104,21 @@ def measure(arguments: argparse.Namespace) -> dict[str, dict]:
     return {name: worker.result() for name, worker in workers.items()}
 
 
-def cpu_model() -> str:
+def surroundings() -> dict:
+    """When and on what: to be asked before the measurement, while the load is not yet its own."""
+    return {
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "machine": {
+            "cpu": _cpu_model(),
+            "cores": os.cpu_count(),
+            "system": platform.system(),
+            "load_before": os.getloadavg()[0],  # near 0 on a machine that is free
+        },
+        "python": platform.python_version(),
+    }
+
+
+def _cpu_model() -> str:
     """As Linux tells it; elsewhere what Python knows."""
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.exists() else []
@@ -146,19 +160,11 @@ def parse() -> argparse.Namespace:
 
 def main() -> None:
     arguments = parse()
-    load = os.getloadavg()[0]  # before we load it ourselves: near 0 on a machine that is free
-    date = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    before = surroundings()
     variants = measure(arguments)
     ours = variants["ours"]
     report = {
-        "date": date,
-        "machine": {
-            "cpu": cpu_model(),
-            "cores": os.cpu_count(),
-            "system": platform.system(),
-            "load_before": load,
-        },
-        "python": platform.python_version(),
+        **before,
         "settings": {name: getattr(arguments, name) for name in ("norm", "rounds", "steps", "batch_size")},
         "glibc_tunables_of_all": os.environ.get("GLIBC_TUNABLES", ""),  # ours sets its own where this is empty
         "variants": variants,

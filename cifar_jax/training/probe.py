@@ -101,7 +101,8 @@ def fit(
         l2: above 0, in nats.
         tolerance: in nats: stops where the quadratic model that L-BFGS has of the objective promises to gain no more
             than this. The minimum is then a few times as far (25 at l2 = 1e-3); with 1e-8 and hardly any penalty on
-            classes that are nearly separable (l2 = 1e-6) up to 3e-5 nats.
+            classes that are nearly separable (l2 = 1e-6) up to 3e-5 nats. Where `max_iterations` ends the search before
+            that, it is as far as it is: the path of `fit_path` has the iterations of each strength.
 
     Raises:
         DataError: features that are not finite.
