@@ -1,4 +1,4 @@
-"""Seconds from the command to the end of the first training step, with a cold and with a warm compilation cache.
+"""Seconds from the command to the start and the end of the first training step, with a cold and with a warm cache.
 
     python benchmarks/start_up.py [--output NAME.json] -- --config configs/cnn_scratch.py [--config.key=value ...]
 
@@ -21,7 +21,7 @@ from training_speed import HERE, surroundings
 
 
 def first_step() -> None:
-    """Runs main.py in this process until the first training step is done, and prints the seconds since START."""
+    """Runs main.py in this process until the first training step is done; prints when it began and ended."""
     sys.argv[0] = str(HERE.parent / "main.py")
     sys.path.insert(0, str(HERE.parent))
     from cifar_jax.memory import use_huge_pages
@@ -34,15 +34,17 @@ def first_step() -> None:
     def stop(self, state, *, stop_at):
         order_EB = self._epoch_order(state.step)
         program = self._program(state, order_EB, steps=1)
+        began = time.time()
         jax.block_until_ready(program(state, self.data, order_EB))
-        print(json.dumps(time.time() - float(os.environ["START"])), flush=True)
+        since = float(os.environ["START"])
+        print(json.dumps({"to_its_start": began - since, "to_its_end": time.time() - since}), flush=True)
         os._exit(0)
 
     train._Run._steps = stop
     runpy.run_path(sys.argv[0], run_name="__main__")
 
 
-def seconds(arguments: list[str], cache: str) -> float:
+def seconds(arguments: list[str], cache: str) -> dict[str, float]:
     with tempfile.TemporaryDirectory() as workdir:
         command = [sys.executable, __file__, *arguments, "--workdir", f"{workdir}/run"]
         environment = {**os.environ, "START": str(time.time()), "JAX_COMPILATION_CACHE_DIR": cache}
@@ -62,9 +64,12 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as cache:
         cold = seconds(given.arguments, cache)
         warm = [seconds(given.arguments, cache) for _ in range(given.rounds)]
-    found = {**before, "arguments": given.arguments, "cold": cold, "warm": warm, "median_warm": statistics.median(warm)}
+    medians = {moment: statistics.median(start[moment] for start in warm) for moment in cold}
+    found = {**before, "arguments": given.arguments, "cold": cold, "warm": warm, "median_warm": medians}
     given.output.write_text(json.dumps(found, indent=2) + "\n")
-    print(f"cold {cold:.1f} s, warm {found['median_warm']:.1f} s; written to {given.output}")
+    for moment in cold:
+        print(f"{moment.replace('_', ' ')}: cold {cold[moment]:.1f} s, warm {medians[moment]:.1f} s")
+    print(f"written to {given.output}")
 
 
 if __name__ == "__main__":
