@@ -2,7 +2,8 @@
 
     python main.py --config configs/cnn_scratch.py
 
-Two CPU cores: 26 minutes. Test accuracy 90.0 % [89.4, 90.6] on CIFAR-10 (JPEG q75), n = 10,000, one seed.
+Two CPU cores: 17 minutes (EPYC) to 26 (Xeon). Test accuracy 89.7 % [89.0, 90.2] and 90.0 % [89.4, 90.6] on CIFAR-10
+(JPEG q75), n = 10,000, one seed each.
 """
 
 from ml_collections import ConfigDict

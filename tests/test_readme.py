@@ -43,10 +43,20 @@ def test_frozen_speed():
 
 
 def test_the_cnn_from_scratch():
-    test = results("cnn_scratch_cpu")["test"]
+    test = results("cnn_scratch")["test"]
     low, high = test["accuracy_interval"]
     assert f"{test['accuracy']:.1%}".replace("%", " %") + " test accuracy with test-time augmentation " in README
     assert f"[{100 * low:.1f}, {100 * high:.1f}], {100 * test['without_tta']['accuracy']:.1f} % without" in README
+    earlier = results("xeon/cnn_scratch")["test"]
+    low, high = earlier["accuracy_interval"]
+    assert f"{100 * earlier['accuracy']:.1f} % [{100 * low:.1f}, {100 * high:.1f}]" in README
+
+
+def test_start_up():
+    cnn, resnet50 = (results(f"start_up_{name}") for name in ("cnn_scratch", "resnet50"))
+    warm, cold = cnn["median_warm"]["to_its_start"], cnn["cold"]["to_its_start"]
+    assert f"CNN {warm:.1f} s with a warm compilation cache, {cold:.1f} s without" in README
+    assert f"{resnet50['median_warm']['to_its_start']:.1f} s and {resnet50['cold']['to_its_start']:.1f} s;" in README
 
 
 @pytest.mark.parametrize("number, rung", list(enumerate(results("ledger_cnn")["rungs"])))
