@@ -130,7 +130,7 @@ def assemble(config: ConfigDict, dataset: Dataset, backbone: Backbone | None = N
     height, width = dataset.train.images_NHWC.shape[1:3]
     if height != width:
         raise UsageError(f"pictures of {width}x{height} pixels: set --config.data.image_size=N to make them square")
-    _require_fitting_keys(config)
+    _require_fitting_keys(config, pixels=height)
     experiment = Experiment(
         config=config,
         mesh=meshes.make_mesh(config.mesh.devices),
@@ -147,8 +147,13 @@ def assemble(config: ConfigDict, dataset: Dataset, backbone: Backbone | None = N
     return _with_frozen_norms(experiment)
 
 
-def _require_fitting_keys(config: ConfigDict) -> None:
-    """Refuses keys that say nothing together."""
+def _require_fitting_keys(config: ConfigDict, *, pixels: int) -> None:
+    """Refuses keys that say nothing together, or nothing about pictures of so many `pixels` a side."""
+    for key, side in (("crop_padding", pixels), ("cutout", config.model.image_size or pixels)):
+        if config.augment[key] >= side:
+            raise UsageError(
+                f"--config.augment.{key}={config.augment[key]}: must be below the {side} pixels of a picture's side"
+            )
     if config.model.name != "resnet" and config.model.pretrained:
         raise UsageError(
             f"--config.model.pretrained={config.model.pretrained} is for ResNets: set --config.model.name=resnet"

@@ -132,6 +132,12 @@ def test_a_folder_of_another_configuration_is_refused_before_the_data(finished, 
     assert folder.config_json.read_bytes() == before
 
 
+@pytest.mark.parametrize("changes", [{"augment__crop_padding": 32}, {"augment__cutout": 16, "model__image_size": 16}])
+def test_augmentation_larger_than_the_pictures_is_refused(changes, tmp_path):
+    with pytest.raises(UsageError, match=r"must be below the (32|16) pixels of a picture's side"):
+        train(small(**changes), tmp_path / "run")
+
+
 @pytest.mark.parametrize("steps", [STEPS_PER_EPOCH + 5, 2])
 def test_a_run_stopped_in_mid_epoch_goes_on_bit_for_bit(finished, tmp_path, monkeypatch, steps):
     with monkeypatch.context() as patch:
