@@ -141,7 +141,8 @@ def finish(
     train, validation = evaluate("train"), evaluate("validation")
     temperature = validation["temperature_scaled"]["temperature"]
     evaluations = {"train": train, "validation": validation, "test": evaluate("test", temperature)}
-    kept = ("data", "split", *HEADLINE, "temperature_scaled", "tta", "without_tta", "checkpoint_step")
+    top5 = ("top5_accuracy", "top5_accuracy_interval")  # of more than ten classes
+    kept = ("data", "split", *HEADLINE, *top5, "temperature_scaled", "tta", "without_tta", "checkpoint_step")
     results = {split: {name: found[name] for name in kept if name in found} for split, found in evaluations.items()}
     results |= {
         "best_epoch": round(best.metadata["epoch"]),

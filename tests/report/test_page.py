@@ -46,6 +46,16 @@ def test_the_page_has_the_numbers_of_the_results(written):
         assert expected in parsed.text
 
 
+def test_of_many_classes_the_page_tells_how_often_one_of_five_is_right(tmp_path, make_run, parse):
+    folder = make_run(tmp_path / "many", names=tuple("abcdefghijkl"))
+    drawing.redraw(folder)
+    test = read_json(folder.results_json)["test"]
+    assert test["accuracy"] < test["top5_accuracy"] < 1
+    bounds = "{:.2f} to {:.2f}".format(*(100 * bound for bound in test["top5_accuracy_interval"]))
+    expected = f"For {100 * test['top5_accuracy']:.2f} % [{bounds}] the true class is among the five likeliest."
+    assert expected in parse(page.write(folder)).text
+
+
 def test_the_contents_lead_to_the_sections_results_first_environment_last(written):
     _, parsed = written
     ids = parsed.values("id")
