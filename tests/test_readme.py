@@ -59,14 +59,23 @@ def test_start_up():
     assert f"{resnet50['median_warm']['to_its_start']:.1f} s and {resnet50['cold']['to_its_start']:.1f} s;" in README
 
 
-@pytest.mark.parametrize("number, rung", list(enumerate(results("ledger_cnn")["rungs"])))
-def test_the_ledger(number, rung):
-    low, high = (100 * bound for bound in rung["interval"])
-    row = f"{100 * rung['accuracy']:.2f} % [{low:.2f}, {high:.2f}] |"
-    if number:
-        low, high = (100 * bound for bound in rung["gain_interval"])
-        row += f" {100 * rung['gain']:+.2f} [{low:+.2f}, {high:+.2f}]"
-    assert re.search(rf"\| {'[+] ' if number else ''}{re.escape(rung['name'])}[^|]*\| {re.escape(row)}", README)
+@pytest.mark.parametrize("ledger", ["ledger_cnn", "ledger_frozen_stand_in"])
+def test_the_ledgers(ledger):
+    for number, rung in enumerate(results(ledger)["rungs"]):
+        low, high = (100 * bound for bound in rung["interval"])
+        row = f"{100 * rung['accuracy']:.2f} % [{low:.2f}, {high:.2f}] |"
+        if number:
+            low, high = (100 * bound for bound in rung["gain_interval"])
+            row += f" {100 * rung['gain']:+.2f} [{low:+.2f}, {high:+.2f}]"
+        assert re.search(rf"\| {'[+] ' if number else ''}{re.escape(rung['name'])}[^|]*\| {re.escape(row)}", README)
+
+
+def test_transfer_of_the_stand_in():
+    runs = results("transfer_stand_in")["runs"]
+    assert f"had brought to {100 * runs.pop('pretrained')['accuracy']:.1f} %;" in README
+    for run in runs.values():
+        low, high = (100 * bound for bound in run["accuracy_interval"])
+        assert f"| {100 * run['accuracy']:.1f} % [{low:.1f}, {high:.1f}] |" in README
 
 
 def test_prediction():
