@@ -12,11 +12,19 @@ from pathlib import Path
 import numpy as np
 
 from cifar_jax.errors import DataError, UsageError
-from cifar_jax.evaluation.metrics import mean_interval
+from cifar_jax.evaluation.metrics import mean_interval, wilson_interval
 from cifar_jax.runs.config import flatten
 from cifar_jax.runs.folder import FREE_KEYS, RunFolder, read_json
 
 MAY_DIFFER = {*FREE_KEYS, "train.seed", "train.seeds"}  # keys in which the runs of one group may differ
+
+
+def unseen_accuracy(found: dict) -> float:
+    """Of a split in results.json, from before its pictures were taken into the last fit, where they were.
+
+    Only this can be compared between runs: what a probe scores on pictures that it was fitted on says nothing.
+    """
+    return found.get("before_refit", found)["accuracy"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,13 +74,14 @@ class Group:
 
     def accuracy(self, split: str) -> dict:
         """Its mean, and a 95 % interval: for one run over the pictures, for several of the mean over the seeds."""
-        accuracies = [run.results[split]["accuracy"] for run in self.runs]
+        accuracies = [unseen_accuracy(run.results[split]) for run in self.runs]
+        n = self.runs[0].results[split]["n"]
         if len(accuracies) == 1:
-            low, high = self.runs[0].results[split]["accuracy_interval"]
+            low, high = wilson_interval(round(accuracies[0] * n), n)
         else:
             low, high = mean_interval(accuracies)[1:]
         return {
-            "n": self.runs[0].results[split]["n"],
+            "n": n,
             "accuracy": statistics.fmean(accuracies),
             "interval": [low, high],
         }
@@ -136,7 +145,7 @@ def group(runs: Sequence[Run]) -> list[Group]:
     groups = [Group(members) for members in together.values()]
 
     def rank(one: Group):
-        return one.runs[0].results["data"]["name"], -one.mean(lambda results: results["validation"]["accuracy"])
+        return one.runs[0].results["data"]["name"], -one.accuracy("validation")["accuracy"]
 
     return sorted(groups, key=rank)
 

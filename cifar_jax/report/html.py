@@ -25,7 +25,7 @@ def write_page(path: Path, template: str, **values) -> None:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"percent": percent, "interval": interval, "number": number}
+    environment.filters |= {"percent": percent, "interval": interval, "number": number, "p_value": p_value}
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         temporary.write_text(environment.get_template(template).render(**values), encoding="utf-8")
@@ -47,6 +47,11 @@ def interval(bounds: tuple[float, float]) -> str:
 def number(value: float) -> str:
     """With a separator of thousands; below 100 with three significant digits."""
     return f"{value:,.0f}" if abs(value) >= 100 or float(value).is_integer() else f"{value:.3g}"
+
+
+def p_value(probability: float) -> str:
+    """With two significant digits; what is too small for a float is no zero."""
+    return f"{probability:.2g}" if probability else "< 1e-300"
 
 
 def inlined(path: Path, *, alt: str) -> Markup:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from cifar_jax.evaluation.metrics import mean_interval
 from cifar_jax.report import style
+from cifar_jax.report.finished import unseen_accuracy
 from cifar_jax.report.html import write_page
 from cifar_jax.runs.folder import read_json, write_json
 
@@ -75,7 +76,7 @@ def _row(directory: Path, rung: Rung) -> dict:
         "accuracies": accuracies,
         "accuracy": mean,
         "interval": interval,
-        "validation_accuracy": statistics.fmean(run["validation"]["accuracy"] for run in runs),
+        "validation_accuracy": statistics.fmean(unseen_accuracy(run["validation"]) for run in runs),
         "epochs": len(history["epoch"]),
         "seconds": statistics.fmean(run["seconds"]["run"] for run in runs),
     }

@@ -144,6 +144,11 @@ def finish(
     top5 = ("top5_accuracy", "top5_accuracy_interval")  # of more than ten classes
     kept = ("data", "split", *HEADLINE, *top5, "temperature_scaled", "tta", "without_tta", "checkpoint_step")
     results = {split: {name: found[name] for name in kept if name in found} for split, found in evaluations.items()}
+    if experiment.config.optimizer.name == "lbfgs":  # its last fit took the validation pictures in
+        results["validation"]["before_refit"] = {
+            "accuracy": history.columns["val_accuracy"][-1],
+            "loss": history.columns["val_loss"][-1],
+        }
     results |= {
         "best_epoch": round(best.metadata["epoch"]),
         "best_step": best.step,

@@ -5,6 +5,7 @@ from pathlib import Path
 from ml_collections import ConfigDict
 
 from cifar_jax.evaluation.metrics import mean_interval
+from cifar_jax.report.finished import unseen_accuracy
 from cifar_jax.runs.folder import write_json
 from cifar_jax.training.train import train
 
@@ -26,7 +27,7 @@ def train_seeds(config: ConfigDict, workdir: str | Path, *, command: str = "") -
         runs.append(train(one, Path(workdir) / f"seed_{seed}", command=command))
     found = {"seeds": list(range(first, first + number)), "data": runs[0]["data"]}
     for split in ("validation", "test"):
-        accuracies = [run[split]["accuracy"] for run in runs]
+        accuracies = [unseen_accuracy(run[split]) for run in runs]
         mean, low, high = mean_interval(accuracies)
         found[split] = {
             "n": runs[0][split]["n"],

@@ -80,6 +80,19 @@ def test_other_pictures_or_another_checkpoint_make_no_pair(tmp_path, make_run, c
     assert found["pairs"] == [] and len(found["groups"]) == 3
 
 
+def test_a_run_fitted_on_its_validation_pictures_ranks_by_what_it_scored_before(tmp_path, make_run, change):
+    make_run(tmp_path / "honest", skill=2.0)
+    refitted = make_run(tmp_path / "refitted", skill=3.0, learning_rate=1.0)
+    validation = read_json(refitted.results_json)["validation"]
+    change(refitted.results_json, validation=validation | {"before_refit": {"accuracy": 0.25, "loss": 1.0}})
+    side_by_side.write(tmp_path)
+    groups = read_json(tmp_path / "report.json")["groups"]
+    assert [one["name"] for one in groups] == ["honest", "refitted"]
+    assert groups[1]["validation"]["accuracy"] == 0.25
+    low, high = groups[1]["validation"]["interval"]
+    assert low < 0.25 < high < 0.31
+
+
 def test_the_page_and_the_table_say_the_same_and_refer_to_nothing_outside(runs, parse):
     side_by_side.write(runs)
     groups = read_json(runs / "report.json")["groups"]
