@@ -15,7 +15,7 @@ import pytest
 
 from cifar_jax.runs.checkpoints import Checkpoints
 from cifar_jax.runs.folder import History, RunFolder, read_json
-from cifar_jax.training.evaluate import restore_run
+from cifar_jax.training.restore import restore_run
 
 ROOT = pathlib.Path(__file__).parents[1]
 EPOCHS = 6

@@ -1,6 +1,5 @@
 """Evaluation of a run's checkpoint: `train` ends with it, `--mode evaluate` is nothing else."""
 
-import dataclasses
 import functools
 import os
 from pathlib import Path
@@ -8,18 +7,15 @@ from pathlib import Path
 import numpy as np
 from ml_collections import ConfigDict
 
-from cifar_jax import experiment as experiments
 from cifar_jax.data import ImageSet, batches
-from cifar_jax.errors import UsageError
 from cifar_jax.evaluation import calibration, metrics
 from cifar_jax.evaluation.predict import compile_predict, predict_split
-from cifar_jax.experiment import Experiment, Preprocessing
+from cifar_jax.experiment import Experiment
 from cifar_jax.mesh import is_first_process
 from cifar_jax.report import drawing
-from cifar_jax.runs.checkpoints import Checkpoints, Restored
 from cifar_jax.runs.folder import RunFolder, read_json, write_json
 from cifar_jax.training.features import classify, place_features
-from cifar_jax.training.state import abstract_state
+from cifar_jax.training.restore import restore_run
 
 CALIBRATION = ("loss", "loss_interval", "ece", "ece_interval")  # what temperature scaling changes
 HEADLINE = ("n", "accuracy", "accuracy_interval", *CALIBRATION)
@@ -151,59 +147,6 @@ def with_tta(config: ConfigDict, split: str) -> bool:
     Nor are pictures whose features are cached.
     """
     return config.evaluation.tta and split != "train" and not config.train.cached_features
-
-
-def restore_run(workdir: str | Path, *, checkpoint: str) -> tuple[Experiment, Restored]:
-    """A finished or interrupted run: its configuration, data and the state of one checkpoint.
-
-    Args:
-        workdir: the run folder; all else is found there.
-        checkpoint: 'best', 'latest' or the number of a step.
-
-    Raises:
-        UsageError: no such checkpoint, or not a run folder.
-        DataError: the data are not those of the run, or no checkpoint is whole.
-    """
-    folder = RunFolder(Path(workdir))
-    experiment = experiments.rebuild(_recorded(folder))
-    return experiment, _restore(experiment, folder, checkpoint)
-
-
-def restore_network(workdir: str | Path, *, checkpoint: str) -> tuple[Experiment, Restored]:
-    """As `restore_run`, on all devices and without the data: `experiment.splits` are blank pictures.
-
-    The preprocessing is that of the checkpoint.
-    """
-    folder = RunFolder(Path(workdir))
-    experiment = experiments.from_record(_recorded(folder))
-    restored = _restore(experiment, folder, checkpoint)
-    preprocessing = Preprocessing.from_json(restored.metadata["preprocessing"])
-    return dataclasses.replace(experiment, preprocessing=preprocessing), restored
-
-
-def _recorded(folder: RunFolder) -> dict:
-    """The content of config.json."""
-    if not folder.config_json.exists():
-        seeds = sorted(path.parent.name for path in folder.path.glob("seed_*/config.json"))
-        hint = f"choose one of its runs: {', '.join(seeds)}" if seeds else "is it the folder of a run?"
-        raise UsageError(f"--workdir={folder.path} has no config.json: {hint}")
-    return read_json(folder.config_json)
-
-
-def _restore(experiment: Experiment, folder: RunFolder, checkpoint: str) -> Restored:
-    abstract = abstract_state(experiment)
-    checkpoints = Checkpoints(folder.checkpoints_dir, keep=experiment.config.checkpoint.keep)
-    if checkpoint == "best":
-        restored = checkpoints.restore_best(abstract)
-    elif checkpoint == "latest":
-        restored = checkpoints.restore_latest(abstract)
-    elif checkpoint.isdecimal():
-        restored = checkpoints.restore(int(checkpoint), abstract)
-    else:
-        raise UsageError(f"--checkpoint={checkpoint}: must be best, latest or the number of a step")
-    if restored is None:
-        raise UsageError(f"{folder.checkpoints_dir} holds no checkpoint yet: train first, or wait for an epoch's end")
-    return restored
 
 
 def fitted_temperature(folder: RunFolder, *, step: int, tta: bool) -> float | None:

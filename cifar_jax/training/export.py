@@ -18,7 +18,7 @@ from cifar_jax.errors import DataError, UsageError
 from cifar_jax.experiment import Experiment
 from cifar_jax.models.layers import portable_forms
 from cifar_jax.pretrained import Backbone
-from cifar_jax.training.evaluate import restore_network
+from cifar_jax.training.restore import restore_network
 
 SUFFIXES = {"safetensors": ".safetensors", "keras": ".h5", "stablehlo": ".stablehlo", "onnx": ".onnx"}
 

@@ -23,7 +23,8 @@ from cifar_jax.evaluation.calibration import softmax
 from cifar_jax.evaluation.predict import compile_predict
 from cifar_jax.mesh import replicate
 from cifar_jax.runs.folder import RunFolder
-from cifar_jax.training.evaluate import fitted_temperature, restore_network, with_tta
+from cifar_jax.training.evaluate import fitted_temperature, with_tta
+from cifar_jax.training.restore import restore_network
 
 LARGEST_BATCH = 128  # small, so that one batch is decoded while the devices work on the one before
 

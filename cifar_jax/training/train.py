@@ -24,6 +24,7 @@ from cifar_jax.runs.folder import History, RunFolder, read_json
 from cifar_jax.training import features, guard, probe_run, results
 from cifar_jax.training.console import Console
 from cifar_jax.training.evaluate import SplitEvaluator
+from cifar_jax.training.restore import require_same_backbone, require_same_data
 from cifar_jax.training.signals import Interrupted, StopSignal
 from cifar_jax.training.state import TrainState, abstract_state, initial_state, update_schedule
 from cifar_jax.training.step import compile_epoch_order, compile_steps
@@ -61,8 +62,8 @@ def train(config: ConfigDict, workdir: str | Path, *, command: str = "", allow_s
     with folder.lock() if meshes.is_first_process() else contextlib.nullcontext():
         if folder.config_json.exists():
             recorded = read_json(folder.config_json)
-            experiments.require_same_data(experiment, recorded["data"])
-            experiments.require_same_backbone(experiment, recorded.get("backbone"))
+            require_same_data(experiment, recorded["data"])
+            require_same_backbone(experiment, recorded.get("backbone"))
         if meshes.is_first_process():
             folder.claim(
                 run_config.to_json(experiment.config),

@@ -12,11 +12,11 @@ import pytest
 from PIL import Image
 from scipy import special
 
-from cifar_jax import experiment as experiments
 from cifar_jax.errors import UsageError
 from cifar_jax.runs.folder import RunFolder, read_json, write_json
-from cifar_jax.training.evaluate import evaluate_run, restore_run
+from cifar_jax.training.evaluate import evaluate_run
 from cifar_jax.training.predict_pictures import Predictor, as_json, predict
+from cifar_jax.training.restore import restore_run
 from cifar_jax.training.train import train
 from configs import default
 
@@ -59,7 +59,8 @@ def without_data(monkeypatch):
     def load(*_, **__):
         raise AssertionError("the data set was loaded")
 
-    monkeypatch.setattr(experiments, "load", load)
+    monkeypatch.setattr("cifar_jax.experiment.load", load)
+    monkeypatch.setattr("cifar_jax.training.restore.load", load)
 
 
 def logits(run: RunFolder, name: str) -> np.ndarray:

@@ -11,7 +11,7 @@ from cifar_jax.data import tfds_source
 from cifar_jax.errors import UsageError
 from cifar_jax.runs.checkpoints import Checkpoints
 from cifar_jax.runs.folder import History, RunFolder, read_json
-from cifar_jax.training.evaluate import restore_run
+from cifar_jax.training.restore import restore_run
 from cifar_jax.training.seeds import train_seeds
 from cifar_jax.training.signals import Interrupted, StopSignal
 from cifar_jax.training.train import NotFiniteError, _Run, train

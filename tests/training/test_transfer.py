@@ -11,10 +11,11 @@ from cifar_jax import pretrained
 from cifar_jax.data import load, pictures
 from cifar_jax.errors import DataError, UsageError
 from cifar_jax.runs.folder import RunFolder, read_json
-from cifar_jax.training.evaluate import evaluate_run, restore_run
+from cifar_jax.training.evaluate import evaluate_run
 from cifar_jax.training.export import export_run
 from cifar_jax.training.optimizer import match_rules
 from cifar_jax.training.predict_pictures import Predictor
+from cifar_jax.training.restore import restore_run
 from cifar_jax.training.train import train
 from configs import resnet50_finetuned, resnet50_frozen, resnet50_pretrain, resnet50_resized
 from configs.notebook import notebook_resized
