@@ -42,6 +42,14 @@ def test_frozen_speed():
     assert f"{small:.0f} x faster at 32 px, {large:.1f} x at 224 px" in README
 
 
+def test_probe_speed():
+    found = results("probe_speed")
+    seconds = found["path_of_45"]["seconds"]
+    assert f"{seconds['ours']:.0f} s on two cores of a Xeon, {seconds['ratio']:.1f} x as fast as scikit-learn" in README
+    pairs = zip(found["ours"], found["scikit_learn"], strict=True)
+    assert all(ours["objective"] <= peer["objective"] for ours, peer in pairs)
+
+
 def test_the_cnn_from_scratch():
     test = results("cnn_scratch")["test"]
     low, high = test["accuracy_interval"]
