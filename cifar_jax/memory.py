@@ -1,4 +1,4 @@
-"""Memory of the process in huge pages that are kept from step to step (Linux; elsewhere nothing changes)."""
+"""Memory of the process in huge pages that are kept from step to step (glibc; elsewhere nothing changes)."""
 
 import ctypes
 import os
@@ -19,6 +19,11 @@ M_ARENA_MAX = -8  # of malloc.h
 GAP = 64 * 2**20  # bytes, of which only what is used takes memory; less than a step needs
 
 
+def is_glibc() -> bool:
+    """Whether this process has glibc's malloc; with any other, nothing in this file does anything."""
+    return sys.platform == "linux" and hasattr(ctypes.CDLL(None), "gnu_get_libc_version")
+
+
 def use_huge_pages() -> None:
     """Starts this program anew, in the same process, with glibc set to `TUNABLES`. To be called before all else.
 
@@ -26,7 +31,7 @@ def use_huge_pages() -> None:
     quarter of a million page faults a step; with the tunables there is hardly any, and the CNN trains 1.2 times as fast
     on two cores (`benchmarks/README.md`). Where the user has set GLIBC_TUNABLES, that stands.
     """
-    if sys.platform == "linux" and "GLIBC_TUNABLES" not in os.environ:
+    if is_glibc() and "GLIBC_TUNABLES" not in os.environ:
         os.environ["GLIBC_TUNABLES"] = TUNABLES
         os.execv(sys.executable, sys.orig_argv)
 
@@ -39,7 +44,7 @@ def use_one_arena() -> None:
     step. Its price is that threads wait for each other where they allocate much: a ResNet-50 is compiled in 17 s
     instead of 10, which a single device need not pay, as its steps run on the first thread.
     """
-    if os.environ.get("GLIBC_TUNABLES") == TUNABLES:
+    if is_glibc() and os.environ.get("GLIBC_TUNABLES") == TUNABLES:
         ctypes.CDLL(None).mallopt(M_ARENA_MAX, 1)
 
 
@@ -50,7 +55,7 @@ def tidy() -> None:
     more. glibc gives a block the smallest gap that it fits in. Without any, small blocks go to the end of the heap, the
     next step does not fit any more where the last one was, and takes new memory, half a gigabyte at a time.
     """
-    if os.environ.get("GLIBC_TUNABLES") == TUNABLES:
+    if is_glibc() and os.environ.get("GLIBC_TUNABLES") == TUNABLES:
         libc = ctypes.CDLL(None)
         libc.malloc_trim(0)
         libc.malloc.restype = ctypes.c_void_p

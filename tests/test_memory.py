@@ -4,7 +4,6 @@ Each in a process of its own, since glibc reads its tunables at the start.
 """
 
 import os
-import platform
 import subprocess
 import sys
 from pathlib import Path
@@ -13,8 +12,9 @@ import pytest
 
 from cifar_jax import memory
 
-pytestmark = pytest.mark.skipif(
-    platform.libc_ver()[0] != "glibc", reason="the tunables are glibc's; with another libc nothing is changed"
+ONLY_ON_GLIBC = pytest.mark.skipif(
+    not memory.is_glibc(),
+    reason="measures what glibc's malloc does; for any other, test_with_another_malloc_nothing_is_done runs",
 )
 ROOT = Path(__file__).parents[1]
 BLOCK = 64 * 2**20  # bytes
@@ -69,6 +69,7 @@ in_a_thread(twice)
     return printed(program, tunables)[0]
 
 
+@ONLY_ON_GLIBC
 def test_freed_memory_is_taken_again_without_page_faults():
     assert page_faults_of_a_second_time(memory.TUNABLES) < 10
     # The controls: as glibc comes, and with the tunables alone.
@@ -76,12 +77,14 @@ def test_freed_memory_is_taken_again_without_page_faults():
     assert page_faults_of_a_second_time(memory.TUNABLES, one_arena=False) >= BLOCK // 2**21
 
 
+@ONLY_ON_GLIBC
 def test_tidy_gives_back_what_is_not_used():
     program = "fill_and_free(3); before = resident(); memory.tidy(); print(before, resident())"
     before, after = printed(program, memory.TUNABLES)
     assert before - after > 2.5 * BLOCK
 
 
+@ONLY_ON_GLIBC
 def test_tidy_leaves_a_gap_for_small_blocks():
     """What comes after it lies in the gap, and not behind the end of the heap, which it would move."""
     program = """
@@ -95,6 +98,7 @@ print(end(0) - before)
     assert printed(program, memory.TUNABLES) == [0]
 
 
+@ONLY_ON_GLIBC
 def test_the_program_is_started_anew_once_with_the_tunables():
     program = "import sys; from cifar_jax.memory import use_huge_pages; use_huge_pages(); import os; "
     program += "print(os.environ['GLIBC_TUNABLES'])"
@@ -105,3 +109,15 @@ def test_the_program_is_started_anew_once_with_the_tunables():
             [sys.executable, "-c", program], cwd=ROOT, env=chosen, text=True, check=True, stdout=subprocess.PIPE
         )
         assert done.stdout.strip() == wanted
+
+
+def test_with_another_malloc_nothing_is_done(monkeypatch):
+    monkeypatch.setattr(memory, "is_glibc", lambda: False)
+    monkeypatch.setattr(memory.ctypes, "CDLL", lambda name: pytest.fail("the C library was called"))
+    monkeypatch.setattr(memory.os, "execv", lambda *_: pytest.fail("the program was started anew"))
+    monkeypatch.setenv("GLIBC_TUNABLES", memory.TUNABLES)
+    memory.use_one_arena()
+    memory.tidy()
+    monkeypatch.delenv("GLIBC_TUNABLES")
+    memory.use_huge_pages()
+    assert "GLIBC_TUNABLES" not in os.environ
