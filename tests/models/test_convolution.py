@@ -59,7 +59,8 @@ def test_convolution_and_both_gradients_equal_the_plain_ones(size, height, width
 
 
 @pytest.mark.skipif(
-    jax.default_backend() != "cpu", reason="on other backends convolve is XLA's own convolution, and meant to be"
+    jax.default_backend() != "cpu",
+    reason="looks for convolutions in the program that XLA:CPU compiles; elsewhere `convolve` is one on purpose",
 )
 @pytest.mark.parametrize("size, side, stride", [(1, 8, 2), (3, 2, 1), (3, 4, 1), (3, 16, 2)])
 def test_what_is_slow_as_a_convolution_is_none(size, side, stride):

@@ -16,7 +16,7 @@ from cifar_jax.models.cnn import CNN
 FAST = "b01f_01io->b01f"
 ONLY_ON_CPU = pytest.mark.skipif(
     jax.default_backend() != "cpu",
-    reason="the layouts looked for are XLA:CPU's; no other backend has them",
+    reason="reads layouts in the program that XLA:CPU compiles; elsewhere the layers are XLA's own on purpose",
 )
 
 
