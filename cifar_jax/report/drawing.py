@@ -66,5 +66,5 @@ def redraw(folder: RunFolder) -> None:
     run, directory = run_name(folder), folder.figures_dir
     draw_history(read_json(folder.history_json), read_json(folder.results_json), run=run, directory=directory)
     evaluated = read_json(folder.evaluation_dir("test") / "metrics.json")
-    if folder.is_of_the_results(evaluated):
+    if folder.matches_results(evaluated):
         draw_metrics(evaluated, run=run, directory=directory)

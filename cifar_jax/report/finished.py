@@ -50,7 +50,7 @@ class Run:
         directory = self.folder.evaluation_dir("test")
         if not (directory / "predictions.npz").exists():
             return None
-        if not self.folder.is_of_the_results(read_json(directory / "metrics.json")):
+        if not self.folder.matches_results(read_json(directory / "metrics.json")):
             return None
         with np.load(directory / "predictions.npz") as saved:
             return saved["labels"] == saved["predictions"]

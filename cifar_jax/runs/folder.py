@@ -83,7 +83,7 @@ class RunFolder:
     def evaluation_dir(self, split: str) -> pathlib.Path:
         return self.path / "evaluation" / split
 
-    def is_of_the_results(self, evaluated: Mapping) -> bool:
+    def matches_results(self, evaluated: Mapping) -> bool:
         """Whether an evaluation of the test split is the one in results.json, or is to become it.
 
         Args:

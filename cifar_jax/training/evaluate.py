@@ -123,7 +123,7 @@ def _draw(folder: RunFolder, found: dict, logits: dict[str, np.ndarray], images:
     """The figures of a split, beside its metrics.json; of the test results.json tells, with the figures of the run."""
     from cifar_jax.report import pictures  # here: Matplotlib takes 0.3 s to import
 
-    of_the_run = found["split"] == "test" and folder.is_of_the_results(found)
+    of_the_run = found["split"] == "test" and folder.matches_results(found)
     directory = folder.figures_dir if of_the_run else folder.evaluation_dir(found["split"])
     run = drawing.run_name(folder)
     drawing.draw_metrics(found, run=run, directory=directory)
