@@ -189,6 +189,9 @@ def test_evaluate_takes_the_latest_checkpoint_with_augmentation(copy, main):
     # The page goes on to show the figures of the checkpoint that its results are of.
     assert (copy.evaluation_dir("test") / "confusion_matrix.png").exists()
     assert (copy.figures_dir / "confusion_matrix.png").read_bytes() == before
+    # Evaluated anew, the best one leaves none of the other's figures beside its metrics.json.
+    assert main("--mode=evaluate", "--workdir", copy.path)[0] == 0
+    assert not list(copy.evaluation_dir("test").glob("*.png"))
 
 
 def test_a_damaged_checkpoint_is_passed_over_and_without_a_whole_one_it_is_an_error(copy, main):

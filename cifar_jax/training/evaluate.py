@@ -124,7 +124,10 @@ def _draw(folder: RunFolder, found: dict, logits: dict[str, np.ndarray], images:
     from cifar_jax.report import pictures  # here: Matplotlib takes 0.3 s to import
 
     of_the_run = found["split"] == "test" and folder.matches_results(found)
-    directory = folder.figures_dir if of_the_run else folder.evaluation_dir(found["split"])
+    beside = folder.evaluation_dir(found["split"])
+    for stale in beside.glob("*.png"):  # of another checkpoint, perhaps, that metrics.json no longer tells of
+        stale.unlink()
+    directory = folder.figures_dir if of_the_run else beside
     run = drawing.run_name(folder)
     drawing.draw_metrics(found, run=run, directory=directory)
     pictures.mistakes(
