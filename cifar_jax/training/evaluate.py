@@ -120,7 +120,7 @@ def _write(folder: RunFolder, found: dict, logits: dict[str, np.ndarray], images
 
 
 def _draw(folder: RunFolder, found: dict, logits: dict[str, np.ndarray], images: ImageSet) -> None:
-    """The figures of a split, beside its metrics.json; of the test results.json tells, with the figures of the run."""
+    """The figures of a split, beside its metrics.json; those of the evaluation in results.json go into figures/."""
     from cifar_jax.report import pictures  # here: Matplotlib takes 0.3 s to import
 
     of_the_run = found["split"] == "test" and folder.matches_results(found)

@@ -110,6 +110,18 @@ def test_the_page_and_the_table_say_the_same_and_refer_to_nothing_outside(runs, 
     assert {line.count("|") for line in rows[:4]} == {12} and {line.count("|") for line in rows[4:]} == {8}
 
 
+def test_a_p_value_too_small_for_a_float_is_no_zero(tmp_path, make_run):
+    for name, right in (("all", True), ("none", False)):
+        folder = make_run(tmp_path / name, learning_rate=float(right))
+        labels_N = np.zeros(2000, int)
+        predictions = folder.evaluation_dir("test") / "predictions.npz"
+        np.savez(predictions, labels=labels_N, predictions=labels_N if right else labels_N + 1)
+    side_by_side.write(tmp_path)
+    assert read_json(tmp_path / "report.json")["pairs"][0]["p_value"] == 0
+    assert "< 1e-300" in (tmp_path / "report.md").read_text(encoding="utf-8")
+    assert "&lt; 1e-300" in (tmp_path / "report.html").read_text(encoding="utf-8")
+
+
 def test_many_configurations_are_all_in_the_table_and_twenty_in_the_figure(tmp_path, make_run, drawn):
     for number in range(22):
         make_run(tmp_path / f"run{number:02}", learning_rate=float(number))
