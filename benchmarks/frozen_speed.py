@@ -1,8 +1,8 @@
 """Ten epochs of a frozen ResNet-50: features computed once, beside Keras 3 (JAX), which runs the backbone each epoch.
 
-    python benchmarks/frozen_speed.py --size 32|224 --pictures N [--peer-python PATH]
+    python benchmarks/frozen_speed.py --size 32|224 --images N [--peer-python PATH]
 
-Ours takes the time of one pass of the pictures through the backbone and of ten epochs of SGD on the cached features;
+Ours takes the time of one pass of the images through the backbone and of ten epochs of SGD on the cached features;
 Keras the time of one epoch of `model.fit` with the backbone not trainable, times ten: its epochs are all alike. Neither
 counts compilation: both do all of it once before. Turns alternate.
 """
@@ -23,37 +23,36 @@ EPOCHS = 10
 
 
 def noise(settings) -> tuple[np.ndarray, np.ndarray]:
-    """uint8 pictures of 32 pixels and int32 labels of ten classes."""
+    """uint8 images of 32 pixels and int32 labels of ten classes."""
     generator = np.random.default_rng(0)
-    images_NHWC = generator.integers(0, 256, (settings.pictures, 32, 32, 3), dtype=np.uint8)
-    return images_NHWC, generator.integers(0, 10, settings.pictures, dtype=np.int32)
+    images_NHWC = generator.integers(0, 256, (settings.images, 32, 32, 3), dtype=np.uint8)
+    return images_NHWC, generator.integers(0, 10, settings.images, dtype=np.int32)
 
 
 class Ours:
     def __init__(self, settings):
         import jax
 
-        from cifar_jax import mesh
+        from cifar_jax import devices
         from cifar_jax.data import Dataset, ImageSet
+        from cifar_jax.evaluation import features
         from cifar_jax.experiment import assemble
-        from cifar_jax.training import features, state, step
+        from cifar_jax.training import state, step
         from configs import resnet50_frozen
 
-        mesh.initialise(cpu_devices=0, batch_size=settings.batch_size, compilation_cache=True)
+        devices.initialize(cpu_devices=0, batch_size=settings.batch_size, compilation_cache=True)
         config = resnet50_frozen.get_config()
         config.model.image_size = settings.size
         config.optimizer.update(name="sgd", learning_rate=0.1)
         config.train.update(batch_size=settings.batch_size, epochs=EPOCHS)
         config.evaluation.batch_size = settings.forward_batch
-        pictures = ImageSet(*noise(settings), class_names=tuple("0123456789"))
+        images = ImageSet(*noise(settings), class_names=tuple("0123456789"))
         self.jax, self.features = jax, features
-        self.experiment = assemble(
-            config, Dataset("noise", "drawn", train=pictures, test=pictures, validation=pictures)
-        )
+        self.experiment = assemble(config, Dataset("noise", "drawn", train=images, test=images, validation=images))
         self.initial = state.initial_state(self.experiment)
         self.epoch_order = step.compile_epoch_order(self.experiment)
         self.run = step.compile_steps(self.experiment)
-        self.description = {"versions": {"jax": jax.__version__}, "devices": mesh.describe(self.experiment.mesh)}
+        self.description = {"versions": {"jax": jax.__version__}, "devices": devices.describe(self.experiment.mesh)}
 
     def train(self) -> float:
         self.experiment.features.clear()
@@ -77,12 +76,12 @@ class Keras:
             weights=None, include_top=False, pooling="avg", input_shape=(None, None, 3)
         )
         backbone.trainable = False
-        pictures = keras.Input((32, 32, 3), dtype="uint8")
-        x = keras.layers.Rescaling(1.0)(pictures)
+        images = keras.Input((32, 32, 3), dtype="uint8")
+        x = keras.layers.Rescaling(1.0)(images)
         if settings.size != 32:
             x = keras.layers.Resizing(settings.size, settings.size, interpolation="bicubic")(x)
         x = keras.layers.Dense(10)(backbone(x, training=False))
-        self.model = keras.Model(pictures, x)
+        self.model = keras.Model(images, x)
         self.model.compile(
             keras.optimizers.SGD(0.1, momentum=0.9, nesterov=True),
             keras.losses.SparseCategoricalCrossentropy(from_logits=True),
@@ -114,13 +113,13 @@ def work(name: str, settings: SimpleNamespace) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--size", type=positive, default=32)
-    parser.add_argument("--pictures", type=positive, default=2048)
+    parser.add_argument("--images", type=positive, default=2048)
     parser.add_argument("--batch-size", type=positive, default=256)
     parser.add_argument("--forward-batch", type=positive, default=64)
     parser.add_argument("--rounds", type=positive, default=3)
     parser.add_argument("--peer-python", default=sys.executable)
     arguments = parser.parse_args()
-    settings = {name: getattr(arguments, name) for name in ("size", "pictures", "batch_size", "forward_batch")}
+    settings = {name: getattr(arguments, name) for name in ("size", "images", "batch_size", "forward_batch")}
     before = surroundings()
     workers = [
         Worker(name, python, settings, script=Path(__file__))

@@ -1,6 +1,6 @@
-"""Speed of `--mode predict` on picture files of mixed formats and sizes, on the CPU, beside Keras 3 (JAX backend).
+"""Speed of `--mode predict` on image files of mixed formats and sizes, on the CPU, beside Keras 3 (JAX backend).
 
-    python benchmarks/predict_speed.py [--peer-python PATH] [--pictures 1000] [--rounds 5]
+    python benchmarks/predict_speed.py [--peer-python PATH] [--images 1000] [--rounds 5]
 
 From files on the disk (in the system's cache) to probabilities; starting, restoring and compiling are not counted.
 Every variant lives in a process of its own and is called in turn (A B C, C B A, ...), so that only one works at a time.
@@ -35,7 +35,7 @@ KINDS = (
 
 
 def draw(folder: Path, number: int) -> None:
-    """Writes `number` pictures of smooth noise, as compressible as photographs, of all KINDS in turn."""
+    """Writes `number` images of smooth noise, as compressible as photographs, of all KINDS in turn."""
     generator = np.random.default_rng(0)
     for i in range(number):
         suffix, mode, size, options = KINDS[i % len(KINDS)]
@@ -50,18 +50,18 @@ def draw(folder: Path, number: int) -> None:
 
 def train_a_run(workdir: Path) -> list[int]:
     """A run of one short epoch of the network of configs/cnn_scratch.py; returns its widths."""
-    from cifar_jax.training.train import train
+    from cifar_jax.training.loop import train
     from configs import cnn_scratch
 
     config = cnn_scratch.get_config()
     config.data.update(name="shapes", limit=500)
     config.train.update(epochs=1, batch_size=50)
-    train(config, workdir, allow_stand_in=False)
+    train(config, workdir, allow_fallback=False)
     return list(config.model.widths)
 
 
 class Worker:
-    """A process that classifies all pictures whenever it is asked to."""
+    """A process that classifies all images whenever it is asked to."""
 
     def __init__(self, name: str, python: str, settings: dict):
         path = os.pathsep.join(filter(None, [str(HERE.parent), os.environ.get("PYTHONPATH")]))
@@ -96,10 +96,10 @@ def measure(arguments: argparse.Namespace) -> dict[str, dict]:
     """The result of each variant."""
     workers: list[Worker] = []
     with tempfile.TemporaryDirectory() as temporary:
-        run, pictures = Path(temporary) / "run", Path(temporary) / "pictures"
-        pictures.mkdir()
-        draw(pictures, arguments.pictures)
-        settings = {"run": str(run), "pictures": str(pictures), "widths": train_a_run(run)}
+        run, images = Path(temporary) / "run", Path(temporary) / "images"
+        images.mkdir()
+        draw(images, arguments.images)
+        settings = {"run": str(run), "images": str(images), "widths": train_a_run(run)}
         try:
             for name in VARIANTS:
                 workers.append(Worker(name, sys.executable if name == "ours" else arguments.peer_python, settings))
@@ -115,7 +115,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, dict]:
 
 
 def table(variants: dict[str, dict]) -> str:
-    rows = [f"{'':30}{'median':>10}{'ours / it':>12}   pictures/s; ratio of medians"]
+    rows = [f"{'':30}{'median':>10}{'ours / it':>12}   images/s; ratio of medians"]
     for name, result in variants.items():
         if "absent" in result:
             rows.append(f"{VARIANTS[name]:30}{'absent':>10}   {result['absent']}")
@@ -127,7 +127,7 @@ def table(variants: dict[str, dict]) -> str:
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--pictures", type=positive, default=1000)
+    parser.add_argument("--images", type=positive, default=1000)
     parser.add_argument("--rounds", type=positive, default=5, help="turns of every variant")
     parser.add_argument("--peer-python", default=sys.executable, help="the interpreter that has Keras")
     parser.add_argument("--output", type=Path, default=HERE / "results" / "predict_speed.json")
@@ -147,7 +147,7 @@ def main() -> None:
     report = {
         **before,
         "settings": {
-            "pictures": arguments.pictures,
+            "images": arguments.images,
             "rounds": arguments.rounds,
             "kinds": KINDS,
         },

@@ -3,7 +3,7 @@
     python benchmarks/predict_speed_worker.py {ours,keras,keras_threads} SETTINGS_JSON
 
 It answers on stdout, one JSON object a line: first what it is, or {"absent": why}; then, for every line that it reads,
-how many pictures a second it classified. Settings: run (a run folder), pictures (a folder), widths.
+how many images a second it classified. Settings: run (a run folder), images (a folder), widths.
 """
 
 import json
@@ -26,10 +26,10 @@ class Ours:
         import jax
         import PIL
 
-        from cifar_jax.data import pictures
-        from cifar_jax.training.predict_pictures import Predictor
+        from cifar_jax.data import decode
+        from cifar_jax.modes.predict import Predictor
 
-        self.files = pictures.find([settings.pictures])
+        self.files = decode.find([settings.images])
         self.predictor = Predictor(settings.run, tta=False)
         self.description = {"versions": {"jax": jax.__version__, "pillow": PIL.__version__}}
 
@@ -49,8 +49,8 @@ class Keras:
         from keras import layers
 
         self.keras = keras
-        pictures = keras.Input((SIZE, SIZE, 3))
-        x = layers.Rescaling(1 / 64, offset=-2.0)(pictures)
+        images = keras.Input((SIZE, SIZE, 3))
+        x = layers.Rescaling(1 / 64, offset=-2.0)(images)
         x = layers.Conv2D(24, 2, padding="same", activation="gelu")(x)
         for width in settings.widths:
             x = layers.MaxPooling2D(2)(layers.Conv2D(width, 3, padding="same", use_bias=False)(x))
@@ -58,8 +58,8 @@ class Keras:
             x = layers.Conv2D(width, 3, padding="same", use_bias=False)(x)
             x = layers.Activation("gelu")(layers.BatchNormalization(scale=False)(x))
         x = layers.Dense(10, use_bias=False, activation="softmax")(layers.GlobalMaxPooling2D()(x))
-        self.model = keras.Model(pictures, x)
-        self.files = sorted(path for path in Path(settings.pictures).iterdir())
+        self.model = keras.Model(images, x)
+        self.files = sorted(path for path in Path(settings.images).iterdir())
         self.description = {
             "versions": {"keras": keras.__version__, "jax": jax.__version__, "pillow": PIL.__version__},
             "threads": self.threads,
@@ -98,7 +98,7 @@ def main(name: str, settings: SimpleNamespace) -> None:
         probabilities_NK = variant.predict()
         speed = len(probabilities_NK) / (time.perf_counter() - started)
         if len(probabilities_NK) != len(variant.files) or not np.isfinite(probabilities_NK).all():
-            sys.exit(f"error: {name} did not classify every picture")
+            sys.exit(f"error: {name} did not classify every image")
         print(json.dumps({"images_per_second": speed}), file=answers)
 
 

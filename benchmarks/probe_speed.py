@@ -24,7 +24,7 @@ import sklearn
 from sklearn.linear_model import LogisticRegression
 from training_speed import positive, surroundings
 
-from cifar_jax.training import probe
+from cifar_jax.probe import logistic_regression
 
 HERE = Path(__file__).resolve().parent
 RANK = 200
@@ -65,7 +65,7 @@ def timed(call: Callable) -> tuple[object, dict]:
 
 def ours(features_NC, labels_N, arguments: argparse.Namespace) -> list[dict]:
     def solve(l2):
-        found = probe.fit(features_NC, labels_N, l2=l2, num_classes=arguments.classes)
+        found = logistic_regression.fit(features_NC, labels_N, l2=l2, num_classes=arguments.classes)
         return np.asarray(found.kernel_CK), np.asarray(found.bias_K)
 
     solve(arguments.l2[0])  # compiles
@@ -95,7 +95,7 @@ def whole_path(features_NC, labels_N, arguments: argparse.Namespace) -> dict:
     train, validation = (features_NC[held_out:], labels_N[held_out:]), (features_NC[:held_out], labels_N[:held_out])
 
     def solve():
-        found = probe.fit_path(*train, *validation, num_classes=arguments.classes)
+        found = logistic_regression.fit_path(*train, *validation, num_classes=arguments.classes)
         jax.block_until_ready(found.kernel_CK)
         return found
 
@@ -106,7 +106,7 @@ def whole_path(features_NC, labels_N, arguments: argparse.Namespace) -> dict:
 
 def of_path(measured: dict, unit: str) -> dict:
     """Seconds of all 45 strengths: ours as measured, the peer's estimated from its few."""
-    peer = len(probe.L2_VALUES) * statistics.fmean(found[unit] for found in measured["scikit_learn"])
+    peer = len(logistic_regression.L2_VALUES) * statistics.fmean(found[unit] for found in measured["scikit_learn"])
     mine = measured["whole_path"][unit]
     return {"ours": mine, "scikit_learn_estimated": peer, "ratio": peer / mine}
 
@@ -129,7 +129,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--features", type=positive, default=2048)
     parser.add_argument("--classes", type=positive, default=10)
     parser.add_argument("--separation", type=float, default=0.4, help="distance of the classes: how hard it is")
-    parser.add_argument("--l2", type=float, nargs="+", default=probe.L2_VALUES[4::9][::-1], help="strongest first")
+    parser.add_argument(
+        "--l2", type=float, nargs="+", default=logistic_regression.L2_VALUES[4::9][::-1], help="strongest first"
+    )
     parser.add_argument("--peer-tolerance", type=float, default=1e-4, help="largest entry of the gradient")
     parser.add_argument("--peer-max-iterations", type=positive, default=20_000)
     parser.add_argument("--output", type=Path, default=HERE / "results" / "probe_speed.json")

@@ -2,7 +2,7 @@
 
     python benchmarks/resnet_speed.py [--peer-python PATH] [--rounds 5] [--seconds 1] [--cases train_64 ...]
 
-Forward passes and training steps (SGD with Nesterov momentum) at several picture sizes, float32. Every variant lives in
+Forward passes and training steps (SGD with Nesterov momentum) at several image sizes, float32. Every variant lives in
 a process of its own, is compiled and warmed up once, and is then called in turn (A B C, C B A, ...) for each case, so
 that only one works at a time and a slow spell of the machine meets all of them. See benchmarks/README.md.
 """
@@ -19,7 +19,7 @@ from pathlib import Path
 
 from training_speed import HERE, VARIANTS, positive, surroundings
 
-CASES = {  # side of the pictures, batch size
+CASES = {  # side of the images, batch size
     "forward_32": (32, 64),
     "forward_64": (64, 32),
     "forward_224": (224, 16),

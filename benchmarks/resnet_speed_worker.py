@@ -3,7 +3,7 @@
     python benchmarks/resnet_speed_worker.py {ours,keras,torch} SETTINGS_JSON
 
 It answers on stdout, one JSON object a line: first what it is, or {"absent": why}; then, for every line that it reads,
-a case, the speed of that case. Settings: cases, {'forward_64': [side of the pictures, batch size], ...}, and seconds,
+a case, the speed of that case. Settings: cases, {'forward_64': [side of the images, batch size], ...}, and seconds,
 the least time that a turn takes. A forward pass ends with the logits on the host, a training step (SGD with Nesterov
 momentum) with the loss.
 """
@@ -22,7 +22,7 @@ EPSILON, BATCHNORM_MOMENTUM = 1.001e-5, 0.9
 
 
 def noise(side: int, batch_size: int) -> tuple[np.ndarray, np.ndarray]:
-    """float32 (batch_size, side, side, 3) and int32 labels: speed does not depend on what is in a picture."""
+    """float32 (batch_size, side, side, 3) and int32 labels: speed does not depend on what is in a image."""
     generator = np.random.default_rng(0)
     images_NHWC = generator.standard_normal((batch_size, side, side, 3), np.float32)
     return images_NHWC, generator.integers(0, CLASSES, batch_size, dtype=np.int32)
@@ -36,7 +36,7 @@ class Ours:
         import jax
         import optax
 
-        from cifar_jax.mesh import DATA_AXIS, REPLICATED, SHARDED, make_mesh, split_over_devices
+        from cifar_jax.devices import DATA_AXIS, REPLICATED, SHARDED, make_mesh, split_over_devices
         from cifar_jax.models import initial
         from cifar_jax.models.resnet import VARIANTS, ResNet
 
@@ -59,8 +59,8 @@ class Ours:
         on_mesh = split_over_devices(step, make_mesh(1), in_specs=in_specs, out_specs=REPLICATED)
         self.step = jax.jit(on_mesh, donate_argnums=(0, 1, 2))
         self.apply = jax.jit(functools.partial(model.apply, train=False))
-        initialise = functools.partial(model.init, train=False)
-        abstract = jax.eval_shape(initialise, jax.random.key(0), np.zeros((1, 32, 32, 3), np.float32))
+        initialize = functools.partial(model.init, train=False)
+        abstract = jax.eval_shape(initialize, jax.random.key(0), np.zeros((1, 32, 32, 3), np.float32))
         self.variables = jax.device_put(initial.fill(abstract, seed=0))
         params, batch_stats = jax.tree.map(np.array, (self.variables["params"], self.variables["batch_stats"]))
         self.state = params, batch_stats, optimizer.init(params)

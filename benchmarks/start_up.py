@@ -29,7 +29,7 @@ def first_step() -> None:
     use_huge_pages()  # as main.py does
     import jax
 
-    from cifar_jax.training import train
+    from cifar_jax.training import loop as train
 
     def stop(self, state, *, stop_at):
         order_EB = self._epoch_order(state.step)

@@ -3,7 +3,7 @@
     python benchmarks/training_speed_worker.py {ours,keras,torch} SETTINGS_JSON
 
 It answers on stdout, one JSON object a line: first what it is, or {"absent": why}; then, for every line that it reads,
-the speed of `steps` training steps, after as many that are not timed. Settings: norm, steps, batch_size, pictures, and
+the speed of `steps` training steps, after as many that are not timed. Settings: norm, steps, batch_size, images, and
 for the peers the widths that ours has told. Each class draws its batches, augments, trains and, at the end of a call,
 waits for the result.
 """
@@ -21,11 +21,11 @@ BATCHNORM_MOMENTUM, BATCHNORM_EPSILON = 0.6, 1e-5
 MEAN, STD = 0.5, 12**-0.5  # of uniform noise in 0..1
 
 
-def noise(pictures: int) -> tuple[np.ndarray, np.ndarray]:
-    """uint8 (pictures, 32, 32, 3) and int32 labels of ten classes: speed does not depend on what is in a picture."""
+def noise(images: int) -> tuple[np.ndarray, np.ndarray]:
+    """uint8 (images, 32, 32, 3) and int32 labels of ten classes: speed does not depend on what is in a image."""
     generator = np.random.default_rng(0)
-    images_NHWC = generator.integers(0, 256, (pictures, 32, 32, 3), dtype=np.uint8)
-    return images_NHWC, generator.integers(0, 10, pictures, dtype=np.int32)
+    images_NHWC = generator.integers(0, 256, (images, 32, 32, 3), dtype=np.uint8)
+    return images_NHWC, generator.integers(0, 10, images, dtype=np.int32)
 
 
 class Ours:
@@ -36,22 +36,22 @@ class Ours:
         import jax
         import optax
 
-        from cifar_jax import mesh
+        from cifar_jax import devices
         from cifar_jax.data import Dataset, ImageSet, batches
         from cifar_jax.experiment import assemble
         from cifar_jax.training.state import initial_state
         from cifar_jax.training.step import compile_epoch_order, compile_steps
         from configs import cnn_scratch
 
-        mesh.initialise(cpu_devices=0, batch_size=settings.batch_size, compilation_cache=True)
+        devices.initialize(cpu_devices=0, batch_size=settings.batch_size, compilation_cache=True)
         config = cnn_scratch.get_config()
         config.model.norm = settings.norm
         config.optimizer.update(name="sgd", learning_rate=LEARNING_RATE, momentum=MOMENTUM, weight_decay=0.0)
         config.schedule.name = "constant"
         config.augment.update(flip="random", crop_padding=SHIFT)
         config.train.update(batch_size=settings.batch_size, label_smoothing=LABEL_SMOOTHING)
-        pictures = ImageSet(*noise(settings.pictures), class_names=tuple("0123456789"))
-        dataset = Dataset("noise", "drawn", train=pictures, test=pictures, validation=pictures)
+        images = ImageSet(*noise(settings.images), class_names=tuple("0123456789"))
+        dataset = Dataset("noise", "drawn", train=images, test=images, validation=images)
         experiment = assemble(config, dataset)
 
         self.jax, self.steps = jax, settings.steps
@@ -65,7 +65,7 @@ class Ours:
             "versions": {"jax": jax.__version__, "flax": flax.__version__, "optax": optax.__version__},
             "trained_parameters": sum(p.size for p in jax.tree.leaves(self.state.params)) - frozen,
             "widths": list(config.model.widths),
-            "devices": mesh.describe(experiment.mesh),
+            "devices": devices.describe(experiment.mesh),
         }
 
     def train(self) -> float:
@@ -99,8 +99,8 @@ class Keras:
         def gelu(x):
             return keras.ops.gelu(x, approximate=True)
 
-        pictures = keras.Input((32, 32, 3), dtype="uint8")
-        x = layers.Rescaling(1 / (255 * STD), offset=-MEAN / STD)(pictures)
+        images = keras.Input((32, 32, 3), dtype="uint8")
+        x = layers.Rescaling(1 / (255 * STD), offset=-MEAN / STD)(images)
         x = layers.RandomFlip("horizontal")(x)
         # 'nearest' moves by whole pixels, as the others do, and is less work than the default 'bilinear'
         x = layers.RandomTranslation(SHIFT / 32, SHIFT / 32, fill_mode="reflect", interpolation="nearest")(x)
@@ -112,13 +112,13 @@ class Keras:
             x = layers.Conv2D(width, 3, padding="same", use_bias=False)(x)
             x = gelu(norm()(x))
         x = layers.Dense(10, use_bias=False)(layers.GlobalMaxPooling2D()(x))
-        self.model = keras.Model(pictures, x / 9)
+        self.model = keras.Model(images, x / 9)
         self.model.compile(
             keras.optimizers.SGD(LEARNING_RATE, momentum=MOMENTUM, nesterov=True),
             keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=LABEL_SMOOTHING),
         )
         size = settings.steps * settings.batch_size
-        images_NHWC, labels_N = noise(settings.pictures)
+        images_NHWC, labels_N = noise(settings.images)
         targets_NK = np.eye(10, dtype=np.float32)[labels_N]  # made beforehand: not counted against Keras
         self.call = {"x": images_NHWC[:size], "y": targets_NK[:size], "batch_size": settings.batch_size}
         self.description = {
@@ -131,7 +131,7 @@ class Keras:
 
 
 class Torch:
-    """PyTorch in eager mode, channels-last, with the pictures in memory as uint8 and one gather for each batch."""
+    """PyTorch in eager mode, channels-last, with the images in memory as uint8 and one gather for each batch."""
 
     def __init__(self, settings):
         import torch
@@ -164,7 +164,7 @@ class Torch:
         self.model = nn.Sequential(*layers).to(memory_format=torch.channels_last)
         trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
         self.optimizer = torch.optim.SGD(trained, lr=LEARNING_RATE, momentum=MOMENTUM, nesterov=True)
-        images_NHWC, labels_N = noise(settings.pictures)
+        images_NHWC, labels_N = noise(settings.images)
         self.images_NHWC, self.labels_N = torch.from_numpy(images_NHWC), torch.from_numpy(labels_N).long()
         self.torch, self.settings = torch, settings
         self.description = {

@@ -9,47 +9,17 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from cifar_jax import mesh as meshes
-from cifar_jax import models, pretrained
+from cifar_jax import devices, models, pretrained
 from cifar_jax.data import Dataset, ImageSet, load, split_train_validation
-from cifar_jax.data.augment import channel_statistics, normalise
-from cifar_jax.data.resize import resize
 from cifar_jax.errors import UsageError
 from cifar_jax.models.cnn import CNN
+from cifar_jax.models.freezing import frozen_layers
 from cifar_jax.models.resnet import ResNet
-from cifar_jax.models.rules import frozen_layers
+from cifar_jax.preprocessing.preprocess import Preprocessing, channel_statistics
 from cifar_jax.pretrained import Backbone
 
 # On the stand-in, training is cut to this many epochs: about three minutes on two cores.
-STAND_IN_EPOCHS = 4
-
-
-@dataclasses.dataclass(frozen=True)
-class Preprocessing:
-    """How the model wants its pictures; saved in every checkpoint.
-
-    Attributes:
-        mean: of each channel, RGB, of values in 0..1.
-        std: likewise.
-        image_size: pixels; pictures of another size are resized to this square, with antialiasing.
-        resize_method: 'bicubic' or 'bilinear'.
-    """
-
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    image_size: int
-    resize_method: str = "bicubic"
-
-    @classmethod
-    def from_json(cls, saved: dict) -> "Preprocessing":
-        """From a checkpoint's metadata, where tuples have become lists."""
-        return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in saved.items()})
-
-    def __call__(self, images_NHWC: jax.Array) -> jax.Array:
-        """Pictures of any size, of values in 0..255 -> float32 (N, image_size, image_size, 3), normalised."""
-        if images_NHWC.shape[1:3] != (self.image_size, self.image_size):
-            images_NHWC = resize(images_NHWC, size=self.image_size, method=self.resize_method)
-        return normalise(images_NHWC, mean=self.mean, std=self.std)
+FALLBACK_EPOCHS = 4
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,7 +28,7 @@ class Experiment:
 
     Attributes:
         config: resolved: on a stand-in with fewer epochs than asked for.
-        dataset: with its validation pictures split off.
+        dataset: with its validation images split off.
         backbone: the pretrained weights that the model starts from; without the weights, where a checkpoint has them.
         features: what a frozen backbone made of a split, float32 (N, C), as far as it is computed.
     """
@@ -73,7 +43,7 @@ class Experiment:
 
     @property
     def splits(self) -> dict[str, ImageSet]:
-        """The pictures of 'train', 'validation' and 'test'."""
+        """The images of 'train', 'validation' and 'test'."""
         return {"train": self.dataset.train, "validation": self.dataset.validation, "test": self.dataset.test}
 
     @property
@@ -89,7 +59,7 @@ class Experiment:
         """What identifies the data in config.json, checkpoints and results: two runs are alike where this is."""
         return {
             "name": self.dataset.name,
-            "is_stand_in": self.dataset.is_stand_in,
+            "is_fallback": self.dataset.is_fallback,
             "classes": list(self.dataset.class_names),
             "splits": {
                 name: {"n": len(images), "fingerprint": images.fingerprint} for name, images in self.splits.items()
@@ -97,7 +67,7 @@ class Experiment:
         }
 
     def logits(self, variables: dict, images_NHWC: jax.Array) -> jax.Array:
-        """float32 (N, K), of uint8 pictures, as in evaluation."""
+        """float32 (N, K), of uint8 images, as in evaluation."""
         return self.model.apply(variables, self.preprocessing(images_NHWC), train=False)
 
     def sample_input(self) -> jax.Array:
@@ -110,30 +80,30 @@ class Experiment:
         return jax.eval_shape(lambda: self.model.init(jax.random.key(0), self.sample_input(), train=False))
 
 
-def build(config: ConfigDict, *, allow_stand_in: bool) -> Experiment:
+def build(config: ConfigDict, *, allow_fallback: bool) -> Experiment:
     """Loads the data and the pretrained weights that `config` names and builds the model for them.
 
     Raises:
-        UsageError: a path or key that does not fit the data, or pictures that are not square.
+        UsageError: a path or key that does not fit the data, or images that are not square.
         DataError: data or weights that cannot be had or read.
     """
     backbone = pretrained.load(config.model.pretrained) if config.model.pretrained else None
-    return assemble(config, load(config.data, allow_stand_in=allow_stand_in), backbone)
+    return assemble(config, load(config.data, allow_fallback=allow_fallback), backbone)
 
 
 def assemble(config: ConfigDict, dataset: Dataset, backbone: Backbone | None = None) -> Experiment:
     """As `build`, of a data set and weights that are loaded already."""
-    if dataset.is_stand_in:
+    if dataset.is_fallback:
         config = config.copy_and_resolve_references()
-        config.train.epochs = min(config.train.epochs, STAND_IN_EPOCHS)
+        config.train.epochs = min(config.train.epochs, FALLBACK_EPOCHS)
     dataset = _with_validation(dataset, config.data)
     height, width = dataset.train.images_NHWC.shape[1:3]
     if height != width:
-        raise UsageError(f"pictures of {width}x{height} pixels: set --config.data.image_size=N to make them square")
+        raise UsageError(f"images of {width}x{height} pixels: set --config.data.image_size=N to make them square")
     _require_fitting_keys(config, pixels=height)
     experiment = Experiment(
         config=config,
-        mesh=meshes.make_mesh(config.mesh.devices),
+        mesh=devices.make_mesh(config.mesh.devices),
         dataset=dataset,
         preprocessing=_preprocessing(config.model, dataset.train, backbone),
         model=models.build(
@@ -148,11 +118,11 @@ def assemble(config: ConfigDict, dataset: Dataset, backbone: Backbone | None = N
 
 
 def _require_fitting_keys(config: ConfigDict, *, pixels: int) -> None:
-    """Refuses keys that say nothing together, or nothing about pictures of so many `pixels` a side."""
+    """Refuses keys that say nothing together, or nothing about images of so many `pixels` a side."""
     for key, side in (("crop_padding", pixels), ("cutout", config.model.image_size or pixels)):
         if config.augment[key] >= side:
             raise UsageError(
-                f"--config.augment.{key}={config.augment[key]}: must be below the {side} pixels of a picture's side"
+                f"--config.augment.{key}={config.augment[key]}: must be below the {side} pixels of a image's side"
             )
     if config.model.name != "resnet" and config.model.pretrained:
         raise UsageError(
@@ -163,7 +133,7 @@ def _require_fitting_keys(config: ConfigDict, *, pixels: int) -> None:
     if config.train.cached_features:
         if config.model.name != "resnet" or config.augment.crop_padding or config.augment.flip != "none":
             raise UsageError(
-                "--config.train.cached_features: each picture is seen once, so --config.augment.flip=none and "
+                "--config.train.cached_features: each image is seen once, so --config.augment.flip=none and "
                 "--config.augment.crop_padding=0, and --config.model.name=resnet"
             )
         if any(config.augment[key] for key in ("cutout", "mixup", "random_resized_crop")):
@@ -176,7 +146,7 @@ def _require_fitting_keys(config: ConfigDict, *, pixels: int) -> None:
 
 
 def _preprocessing(model_config, images: ImageSet, backbone: Backbone | None) -> Preprocessing:
-    """What the weights were trained on; without pretrained weights, the statistics of the training pictures."""
+    """What the weights were trained on; without pretrained weights, the statistics of the training images."""
     image_size = model_config.image_size or images.images_NHWC.shape[1]
     if backbone is None:
         mean, std = channel_statistics(images)
@@ -212,7 +182,7 @@ def _with_frozen_norms(experiment: Experiment) -> Experiment:
 
 
 def _with_validation(dataset: Dataset, data_config) -> Dataset:
-    """Validation pictures as the source has them, else split off from the training pictures by the seed."""
+    """Validation images as the source has them, else split off from the training images by the seed."""
     if dataset.validation is None:
         train_indices, validation_indices = split_train_validation(
             dataset.train.labels_N, fraction=data_config.validation_fraction, seed=data_config.split_seed
@@ -220,7 +190,7 @@ def _with_validation(dataset: Dataset, data_config) -> Dataset:
         train, validation = dataset.train.take(train_indices), dataset.train.take(validation_indices)
         dataset = dataclasses.replace(dataset, train=train, validation=validation)
     if not len(dataset.validation):
-        raise UsageError("--config.data.validation_fraction leaves no picture to choose the best epoch on: raise it")
+        raise UsageError("--config.data.validation_fraction leaves no image to choose the best epoch on: raise it")
     return dataset
 
 
@@ -244,12 +214,12 @@ def require_divisible(experiment: Experiment) -> None:
     if batch_size > len(experiment.dataset.train):
         raise UsageError(
             f"--config.train.batch_size={batch_size} is more than the {len(experiment.dataset.train)} training "
-            "pictures: lower it"
+            "images: lower it"
         )
 
 
 def without_data(config: ConfigDict) -> Experiment:
-    """As `build`, with blank pictures in place of CIFAR or shapes: what a run would be, before there are data.
+    """As `build`, with blank images in place of CIFAR or shapes: what a run would be, before there are data.
 
     An image folder is read all the same, since nothing else tells its size and classes.
     """
@@ -259,13 +229,13 @@ def without_data(config: ConfigDict) -> Experiment:
         "shapes": (20_000, 4_000, 10),
     }
     if config.data.name not in sizes:
-        return build(config, allow_stand_in=False)
+        return build(config, allow_fallback=False)
     train, test, classes = sizes[config.data.name]
 
     def blank(size):
         size = min(size, config.data.limit or size)
-        pictures = np.broadcast_to(np.uint8(0), (size, 32, 32, 3))  # takes no memory
+        images = np.broadcast_to(np.uint8(0), (size, 32, 32, 3))  # takes no memory
         names = tuple(str(number) for number in range(classes))
-        return ImageSet(pictures, np.arange(size, dtype=np.int32) % classes, names)
+        return ImageSet(images, np.arange(size, dtype=np.int32) % classes, names)
 
     return assemble(config, Dataset(config.data.name, "not read", train=blank(train), test=blank(test)))

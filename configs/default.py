@@ -16,27 +16,27 @@ def get_config() -> ConfigDict:
     data.dir = ""  # TFDS directory, Toronto archive, image folder or archive of one, .npz; '' = $CIFAR_JAX_DATA
     data.fallback = "shapes"  # what a single process trains on where `name` cannot be had; '' = that is an error
     data.pipeline = "device"  # device: the whole split lives on the devices; the only one so far
-    data.image_size = 0  # pixels: pictures of a folder are resized to this square on decoding; 0 = as stored
-    data.validation_fraction = 0.1  # of the training pictures, stratified; 45k/5k for CIFAR
+    data.image_size = 0  # pixels: images of a folder are resized to this square on decoding; 0 = as stored
+    data.validation_fraction = 0.1  # of the training images, stratified; 45k/5k for CIFAR
     data.split_seed = 0  # seed of the train/validation split, apart from train.seed so that seeds share a split
-    data.limit = 0  # use at most this many pictures of each split (stratified); 0 = all
+    data.limit = 0  # use at most this many images of each split (stratified); 0 = all
 
     config.augment = augment = ConfigDict()
-    augment.flip = "alternating"  # none, random, or alternating: every picture mirrored in every second epoch
-    augment.crop_padding = 2  # pixels of reflection around the picture before a crop back to its size; 0 = off
-    augment.cutout = 0  # side in pixels of a square set to the mean colour; 0 = off
+    augment.flip = "alternating"  # none, random, or alternating: every image mirrored in every second epoch
+    augment.crop_padding = 2  # pixels of reflection around the image before a crop back to its size; 0 = off
+    augment.cutout = 0  # side in pixels of a square set to the mean color; 0 = off
     augment.random_resized_crop = 0.0  # least share of the area of a random part that is resized to the input; 0 = off
     augment.mixup = 0.0  # alpha of the Beta distribution of mixup; 0 = off
 
     config.model = model = ConfigDict()
     model.name = "cnn"  # cnn or resnet
-    model.image_size = 0  # pixels: pictures are resized to this inside the compiled step; 0 = as loaded
+    model.image_size = 0  # pixels: images are resized to this inside the compiled step; 0 = as loaded
     model.dtype = "auto"  # float32, bfloat16, or auto: bfloat16 on accelerators, float32 on CPU
     # cnn:
-    model.widths = (64, 128, 256)  # channels of the blocks; each block halves the picture
+    model.widths = (64, 128, 256)  # channels of the blocks; each block halves the image
     model.convs_per_block = 2
     model.norm = "batch"  # batch or none
-    model.whitening = True  # first layer: frozen filters that whiten 2x2 patches of the training pictures
+    model.whitening = True  # first layer: frozen filters that whiten 2x2 patches of the training images
     # resnet; pretrained weights bring the first four of these along:
     model.variant = "v1.5"  # v1 (Keras), v1.5 (torchvision, timm, Hugging Face), v2 (Keras V2), d (timm), bit
     model.stage_sizes = (3, 4, 6, 3)  # blocks of each stage; (3, 4, 6, 3) bottlenecks are a ResNet-50
@@ -49,12 +49,12 @@ def get_config() -> ConfigDict:
     # anything else is for trying out what a mistake costs, with check_input off.
     model.input_mean = ()
     model.input_std = ()
-    model.check_input = True  # refuse pictures on another scale than the weights were trained on
+    model.check_input = True  # refuse images on another scale than the weights were trained on
     model.freeze_statistics = True  # of frozen BatchNorm layers; False: use each batch's own, to try what that costs
 
     config.optimizer = optimizer = ConfigDict()
     # sgd (Nesterov momentum), adamw, muon (3x3 kernels by Muon, the rest by adamw), or lbfgs: a linear probe on
-    # cached features, its L2 strength chosen on the validation pictures, refitted on training and validation pictures
+    # cached features, its L2 strength chosen on the validation images, refitted on training and validation images
     optimizer.name = "sgd"
     optimizer.learning_rate = 0.1  # peak
     optimizer.momentum = 0.9  # sgd: Nesterov momentum; adamw: b1; muon: beta
@@ -85,7 +85,7 @@ def get_config() -> ConfigDict:
     train.seed = 0  # of initial weights, order and augmentation
     train.seeds = 1  # how many runs, with train.seed, train.seed + 1, ...; the result is their mean and interval
     train.label_smoothing = 0.1
-    train.cached_features = False  # of a frozen backbone: each picture passes it once, and only the head is trained
+    train.cached_features = False  # of a frozen backbone: each image passes it once, and only the head is trained
     train.ema_decay = 0.0  # of the weights, per update; evaluation uses the average; 0 = off
     train.log_every_steps = 0  # steps between two host reads of the metrics; 0 = ten times an epoch
     train.steps_per_dispatch = 0  # steps in one compiled call; 0 = 1 on CPU, the logging interval elsewhere

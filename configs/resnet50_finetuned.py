@@ -3,11 +3,11 @@
     python main.py --config configs/resnet50_finetuned.py --config.model.pretrained=timm/resnet50.a1_in1k
 
 SGD with Nesterov momentum at 128 pixels and mixup 0.1, the resolution and mixup that Big Transfer takes for small
-pictures (Kolesnikov et al. 2020); a head that begins at zero; running statistics with the momentum
+images (Kolesnikov et al. 2020); a head that begins at zero; running statistics with the momentum
 max(1 - 10 / steps_per_epoch, 0.9). 97.5 % is published for 20,000 steps at 224 pixels (Grill et al. 2020).
 
 At 224 pixels, activations recomputed to save memory:  --config.model.image_size=224 --config.model.remat=True
-Lower rates near the pictures:                         --config.optimizer.layer_decay=0.7
+Lower rates near the images:                         --config.optimizer.layer_decay=0.7
 The head alone for an epoch first:                     --config.schedule.head_epochs=1
 """
 

@@ -2,8 +2,8 @@
 
     python main.py --config configs/resnet50_frozen.py --config.model.pretrained=torchvision/resnet50_v1
 
-Each picture passes the backbone once, at 224 pixels and without augmentation. The head is fitted by L-BFGS; its L2
-strength is the best of 45 on the validation pictures, and the last fit takes these in (Grill et al., Bootstrap Your Own
+Each image passes the backbone once, at 224 pixels and without augmentation. The head is fitted by L-BFGS; its L2
+strength is the best of 45 on the validation images, and the last fit takes these in (Grill et al., Bootstrap Your Own
 Latent, 2020, appendix D.2; there 93.6 % with another ResNet-50, and 91.5 % is published for the weights above).
 
 As the notebook had it, at 32 pixels:    --config.model.image_size=32

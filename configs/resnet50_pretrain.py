@@ -1,6 +1,6 @@
 """Makes a backbone from an image folder: a ResNet from random weights, to be exported and then transferred.
 
-    python main.py --config configs/resnet50_pretrain.py --config.data.name=folder --config.data.dir=PICTURES
+    python main.py --config configs/resnet50_pretrain.py --config.data.name=folder --config.data.dir=IMAGES
     python main.py --mode export --workdir runs/resnet50_pretrain --output backbone.safetensors
     python main.py --config configs/resnet50_frozen.py --config.model.pretrained=backbone.safetensors
 

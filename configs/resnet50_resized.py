@@ -1,8 +1,8 @@
-"""Model 2: ResNet-50 with ImageNet weights, frozen; pictures resized to 224 pixels and augmented.
+"""Model 2: ResNet-50 with ImageNet weights, frozen; images resized to 224 pixels and augmented.
 
     python main.py --config configs/resnet50_resized.py --config.model.pretrained=torchvision/resnet50_v1
 
-A random part of each picture (a quarter of it at least), mirrored or not, is resized inside the compiled step, bicubic
+A random part of each image (a quarter of it at least), mirrored or not, is resized inside the compiled step, bicubic
 with antialiasing. Only the head trains; the backbone, its running statistics too, stays as it is to the last bit.
 """
 

@@ -11,31 +11,20 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "cifar_jax"
 
 # What each part of the package may import of the others.
-MAY_IMPORT = {
-    "errors": set(),
-    "memory": set(),
-    "mesh": {"errors", "memory"},
-    "report": {"errors", "runs", "evaluation"},
-    "runs": {"errors"},
-    "data": {"errors", "mesh"},
-    "models": {"errors", "mesh"},
-    "pretrained": {"errors", "models"},
-    "evaluation": {"errors", "mesh", "data", "models", "runs"},
-    "experiment": {"errors", "mesh", "data", "models", "pretrained"},
-    "training": {
-        "errors",
-        "memory",
-        "mesh",
-        "data",
-        "models",
-        "pretrained",
-        "runs",
-        "report",
-        "evaluation",
-        "experiment",
-    },
-    "modes": {"errors", "mesh", "data", "models", "runs", "report", "evaluation", "experiment", "training"},
-}
+LAYERS = (  # bottom up: each part imports only from those above it in this list
+    ("errors", "memory"),
+    ("files", "config", "devices", "metrics"),
+    ("data",),
+    ("preprocessing", "models", "runs"),
+    ("pretrained", "report"),
+    ("experiment",),
+    ("evaluation",),
+    ("probe",),
+    ("training",),
+    ("modes",),
+    ("cli",),
+    ("__main__",),
+)
 FILES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")
 
 
@@ -64,15 +53,21 @@ def test_imports_are_found_in_all_their_forms():
     assert imported(source) == {"a.b", "c", "d.e.f", "cifar_jax.mesh"}
 
 
-def test_every_part_has_its_line():
-    assert {part_of(path) for path in FILES} == set(MAY_IMPORT)
+def level(part: str) -> int:
+    return next(number for number, parts in enumerate(LAYERS) if part in parts)
+
+
+def test_every_part_has_its_layer():
+    parts = [part for layer in LAYERS for part in layer]
+    assert sorted(parts) == sorted({part_of(path) for path in FILES})
 
 
 @pytest.mark.parametrize("path", FILES, ids=shown)
-def test_parts_import_one_way(path):
+def test_parts_import_downwards(path):
     names = imported(path.read_text())
-    ours = {name.split(".")[1] for name in names if name.startswith("cifar_jax.")} - {"__version__"}
-    assert ours <= MAY_IMPORT[part_of(path)] | {part_of(path)}
+    ours = {name.split(".")[1] for name in names if name.startswith("cifar_jax.")} - {"__version__", part_of(path)}
+    upwards = {part for part in ours if level(part) >= level(part_of(path))}
+    assert not upwards
     assert not {name for name in names if name.split(".")[0] in ("configs", "main", "tests")}
 
 
@@ -80,33 +75,25 @@ def test_parts_import_one_way(path):
 def test_jax_is_met_where_it_belongs(path):
     names = imported(path.read_text())
     libraries = {name.split(".")[0] for name in names}
-    if part_of(path) in ("errors", "report") or shown(path) == "cifar_jax/evaluation/metrics.py":
+    if part_of(path) in ("errors", "files", "config", "metrics", "report", "cli"):
         assert not libraries & {"jax", "flax", "optax", "orbax"}
-    if part_of(path) == "data" and path.name not in (
-        "batches.py",
-        "augment.py",
-        "resize.py",
-    ):  # pictures are read without JAX
+    if part_of(path) == "data" and path.name != "batches.py":  # images are read without JAX
         assert "jax" not in libraries
-        assert "cifar_jax.mesh" not in {".".join(name.split(".")[:2]) for name in names}
-    if part_of(path) not in ("mesh", "experiment", "data", "evaluation", "training"):
-        assert not {name for name in names if name.startswith("jax.sharding")}
-    if path.name != "mesh.py":
+        assert "cifar_jax.devices" not in {".".join(name.split(".")[:2]) for name in names}
+    if path.name != "devices.py":
         assert "jax.sharding.PartitionSpec" not in names
 
 
-@pytest.mark.parametrize("path", [*FILES, *sorted((ROOT / "configs").rglob("*.py"))], ids=shown)
-def test_only_main_imports_modes(path):
-    assert "cifar_jax.modes" not in imported(path.read_text())
+def modules_after(statement: str) -> set[str]:
+    program = f"import sys; {statement}; print(*sys.modules)"
+    found = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
+    return set(found.stdout.split())
 
 
-def test_main_imports_modes_and_no_jax_itself():
-    names = imported((ROOT / "main.py").read_text())
-    assert "cifar_jax.modes" in names
-    assert not {name for name in names if name.split(".")[0] == "jax"}
+def test_a_typo_is_answered_without_jax():
+    assert "jax" not in modules_after("import cifar_jax.cli")
 
 
 def test_training_begins_without_what_only_figures_and_statistics_need():
-    program = "import sys, cifar_jax.modes; print(*sys.modules)"
-    found = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert not {"matplotlib", "scipy.stats", "tensorflow_datasets"} & set(found.stdout.split())
+    found = modules_after("import cifar_jax.modes.train, cifar_jax.cli")
+    assert not {"matplotlib", "scipy.stats", "tensorflow_datasets"} & found

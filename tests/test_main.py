@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from cifar_jax.runs.checkpoints import Checkpoints
-from cifar_jax.runs.folder import History, RunFolder, read_json
+from cifar_jax.runs.run_folder import History, RunFolder, read_json
 from cifar_jax.training.restore import restore_run
 
 ROOT = pathlib.Path(__file__).parents[1]

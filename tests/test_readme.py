@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from cifar_jax.runs.folder import read_json
+from cifar_jax.runs.run_folder import read_json
 
 ROOT = Path(__file__).parents[1]
 README = " ".join((ROOT / "README.md").read_text().split())

@@ -1,6 +1,6 @@
-"""Where the pictures come from: every source ends in one plain `Dataset` of uint8 arrays."""
+"""Where the images come from: every source ends in one plain `Dataset` of uint8 arrays."""
 
-from cifar_jax.data.record import Dataset, ImageSet
+from cifar_jax.data.dataset import Dataset, ImageSet
 from cifar_jax.data.sources import load
 from cifar_jax.data.splits import split_train_validation
 

@@ -7,14 +7,14 @@ import jax.numpy as jnp
 from jax import lax
 from jax.sharding import Mesh
 
-from cifar_jax.data.record import ImageSet
-from cifar_jax.mesh import DATA_AXIS, shard_rows
+from cifar_jax.data.dataset import ImageSet
+from cifar_jax.devices import DATA_AXIS, shard_rows
 
 
 class DeviceSplit(NamedTuple):
     """A whole split as uint8 on the mesh, its rows divided among the devices (zeros pad the last rows).
 
-    CIFAR-10's 45,000 training pictures are 138 MB in all, however many devices there are.
+    CIFAR-10's 45,000 training images are 138 MB in all, however many devices there are.
     """
 
     images_NHWC: jax.Array
@@ -61,7 +61,7 @@ def my_part(values_B: jax.Array) -> jax.Array:
 def epoch_order(*, seed: int, epoch: jax.Array, size: int, batch_size: int) -> jax.Array:
     """The row numbers of every batch of one epoch: int32 (steps, batch_size), a pure function of (seed, epoch).
 
-    Each picture occurs at most once; the `size % batch_size` left over differ from epoch to epoch.
+    Each image occurs at most once; the `size % batch_size` left over differ from epoch to epoch.
     """
     key = jax.random.fold_in(jax.random.key(seed), epoch)
     steps = size // batch_size

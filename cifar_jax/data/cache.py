@@ -1,6 +1,6 @@
 """Decoded data sets kept on disk, so that the second run starts in a second.
 
-One uncompressed `.npz` for each source and picture size, under $CIFAR_JAX_CACHE or ~/.cache/cifar_jax/data.
+One uncompressed `.npz` for each source and image size, under $CIFAR_JAX_CACHE or ~/.cache/cifar_jax/data.
 Its name holds a hash of where the source is and one of its state (sizes and modification times): a changed
 source is read anew. The checksums of the zip format catch damage.
 """
@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from cifar_jax.data.record import Dataset, ImageSet
+from cifar_jax.data.dataset import Dataset, ImageSet
 
 FORMAT = 1  # raise it when decoding or the layout of an entry changes: old entries are then read anew
 SPLITS = ("train", "test", "validation")
@@ -31,7 +31,7 @@ def cached(path: Path, *, image_size: int, read: Callable[[], Dataset]) -> Datas
     entry = _entry(path, image_size=image_size)
     dataset = _load(entry)
     if dataset is None:
-        log.info("reading %s; later runs take the decoded pictures from %s", path, entry.parent)
+        log.info("reading %s; later runs take the decoded images from %s", path, entry.parent)
         dataset = read()
         _store(entry, dataset)
     return dataset
@@ -97,4 +97,4 @@ def _store(entry: Path, dataset: Dataset) -> None:
             if old != entry:
                 old.unlink(missing_ok=True)
     except OSError as error:
-        log.warning("decoded pictures could not be cached, the next run decodes again: %s", error)
+        log.warning("decoded images could not be cached, the next run decodes again: %s", error)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from cifar_jax.data.record import Dataset, ImageSet
+from cifar_jax.data.dataset import Dataset, ImageSet
 from cifar_jax.errors import DataError
 
 
@@ -47,7 +47,7 @@ def _images(arrays: dict, key: str, shape: tuple[int, ...], path: Path) -> np.nd
         size = f"{shape[0]}, {shape[1]}" if len(shape) == 3 else "H, W"
         raise DataError(_wrong(path, key, images, f"uint8 (N, {size}, 3)"))
     if not len(images):
-        raise DataError(f"{path}: {key} is empty; expected at least one picture")
+        raise DataError(f"{path}: {key} is empty; expected at least one image")
     return images
 
 

@@ -7,9 +7,9 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from cifar_jax.data import archives, folder, npz, shapes, tfds_source, toronto
+from cifar_jax.data import archives, cifar_archive, drawn_shapes, image_folder, npz, tfds
 from cifar_jax.data.cache import cached
-from cifar_jax.data.record import Dataset
+from cifar_jax.data.dataset import Dataset
 from cifar_jax.data.splits import stratified_subset
 from cifar_jax.errors import DataError, UsageError
 
@@ -19,16 +19,16 @@ CLASSES = {"cifar10": 10, "cifar100": 100}
 NAMES = (*TITLES, "shapes", "folder")
 
 
-def load(data_config: ConfigDict, *, allow_stand_in: bool) -> Dataset:
+def load(data_config: ConfigDict, *, allow_fallback: bool) -> Dataset:
     """Finds and reads the data set that `config.data` of configs/default.py asks for.
 
     In this order: data.dir; $CIFAR_JAX_DATA; TFDS's own directory; a download from Toronto, prepared as TFDS
-    does; and, where `allow_stand_in` and data.fallback is 'shapes', the shapes that the program draws, with a
+    does; and, where `allow_fallback` and data.fallback is 'shapes', the shapes that the program draws, with a
     warning. A data.name of 'shapes' is drawn without a search. A path that is set is used or is an error.
 
     Args:
         data_config: its name, dir, fallback, image_size and limit are read.
-        allow_stand_in: False with several processes, and wherever another data set would be wrong.
+        allow_fallback: False with several processes, and wherever another data set would be wrong.
 
     Returns:
         Images uint8 (N, H, W, 3) RGB, labels int32 (N,); at most data.limit of each split, stratified.
@@ -43,12 +43,12 @@ def load(data_config: ConfigDict, *, allow_stand_in: bool) -> Dataset:
         return _drawn(limit)
     if path is None:
         try:
-            installed = tfds_source.find(tfds_source.default_data_dir(), name=name)
-            path = installed or tfds_source.download_and_prepare(name)
-        except tfds_source.Unavailable as error:
-            if allow_stand_in and data_config.fallback == "shapes":
-                warn_of_stand_in(name, cause=str(error))
-                return dataclasses.replace(_drawn(limit), name=f"shapes (stand-in for {name})", is_stand_in=True)
+            installed = tfds.find(tfds.default_data_dir(), name=name)
+            path = installed or tfds.download_and_prepare(name)
+        except tfds.Unavailable as error:
+            if allow_fallback and data_config.fallback == "shapes":
+                warn_of_fallback(name, cause=str(error))
+                return dataclasses.replace(_drawn(limit), name=f"shapes (stand-in for {name})", is_fallback=True)
             ways = "; ".join(_ways(name))
             raise DataError(f"{name} is not here and cannot be downloaded ({error}): {ways}") from error
     dataset = _named(read(path, name=name, image_size=data_config.image_size), name, path)
@@ -81,23 +81,23 @@ def _given_path(data_config: ConfigDict) -> Path | None:
 
 def read(path: Path, *, name: str, image_size: int) -> Dataset:
     """Reads whatever lies at `path`, told by looking at it; from the cache where reading takes its time."""
-    if found := tfds_source.find(path, name=name):
-        return cached(found, image_size=image_size, read=lambda: tfds_source.read(found, image_size=image_size))
+    if found := tfds.find(path, name=name):
+        return cached(found, image_size=image_size, read=lambda: tfds.read(found, image_size=image_size))
     if path.suffix == ".npz":
         return _as_stored(npz.read(path), image_size)
     if not path.is_dir() and not archives.is_archive(path):
         raise DataError(f"{path}: neither .npz, .tar, .tar.gz, .tar.xz nor .zip; wrong path, or damaged")
-    if found := toronto.find(path, name=name):
-        dataset = cached(found[0], image_size=0, read=lambda: toronto.read(*found))
+    if found := cifar_archive.find(path, name=name):
+        dataset = cached(found[0], image_size=0, read=lambda: cifar_archive.read(*found))
         return _as_stored(dataset, image_size)
-    return cached(path, image_size=image_size, read=lambda: folder.read(path, image_size=image_size))
+    return cached(path, image_size=image_size, read=lambda: image_folder.read(path, image_size=image_size))
 
 
 def _as_stored(dataset: Dataset, image_size: int) -> Dataset:
     height, width = dataset.train.images_NHWC.shape[1:3]
     if image_size and (height, width) != (image_size, image_size):
         raise UsageError(
-            f"{dataset.source}: arrays of {width}x{height} pixels; --config.data.image_size is for picture "
+            f"{dataset.source}: arrays of {width}x{height} pixels; --config.data.image_size is for image "
             f"files, use --config.model.image_size={image_size}"
         )
     return dataset
@@ -127,31 +127,33 @@ def _limited(dataset: Dataset, limit: int) -> Dataset:
 
 def _drawn(limit: int) -> Dataset:
     """The shapes; any first part of them is stratified, so that a limit saves the drawing of the rest."""
-    most = limit or shapes.TRAIN_SIZE
-    return shapes.draw_shapes(train_size=min(most, shapes.TRAIN_SIZE), test_size=min(most, shapes.TEST_SIZE))
+    most = limit or drawn_shapes.TRAIN_SIZE
+    return drawn_shapes.draw_shapes(
+        train_size=min(most, drawn_shapes.TRAIN_SIZE), test_size=min(most, drawn_shapes.TEST_SIZE)
+    )
 
 
 def _ways(name: str) -> tuple[str, ...]:
     """How to get the real data."""
     return (
-        f"put {tfds_source.VERSIONS[name].archive} (University of Toronto) anywhere and set "
+        f"put {tfds.VERSIONS[name].archive} (University of Toronto) anywhere and set "
         f"--config.data.dir or {VARIABLE} to it",
         f"or to a TFDS directory with {name}",
         "or to an image folder (split/class/file), a .tar, .tar.gz, .tar.xz or .zip of one, or an .npz",
     )
 
 
-def warn_of_stand_in(name: str, *, cause: str) -> None:
+def warn_of_fallback(name: str, *, cause: str) -> None:
     """Prints to stderr that shapes stand in for `name`, and why, and how to get the real data."""
     rule = "!" * 100
     lines = (
         rule,
         f"WARNING: {name} IS NOT HERE. THIS RUN TRAINS ON DRAWN SHAPES INSTEAD.",
         "",
-        f"What happened:  neither --config.data.dir nor {VARIABLE} is set, {tfds_source.default_data_dir()}",
+        f"What happened:  neither --config.data.dir nor {VARIABLE} is set, {tfds.default_data_dir()}",
         f"                has no {name}, and it cannot be downloaded: {cause}",
         f"What it means:  every figure, table and file of this run is about 'shapes (stand-in for {name})',",
-        f"                10 classes of pictures that the program draws. None of them is about {name}.",
+        f"                10 classes of images that the program draws. None of them is about {name}.",
         "Real data:      " + "\n                ".join(_ways(name)),
         "To have an error instead of this warning: --config.data.fallback=",
         rule,

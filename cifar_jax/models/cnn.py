@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cifar_jax.mesh import DATA_AXIS
+from cifar_jax.devices import DATA_AXIS
 from cifar_jax.models.layers import Conv, add_bias, gelu, max_pool
 
 
@@ -44,7 +44,7 @@ class CNN(nn.Module):
 
     @nn.compact
     def __call__(self, images_NHWC: jax.Array, *, train: bool) -> jax.Array:
-        """Logits, float32 (N, K), of normalised images (N, H, W, 3)."""
+        """Logits, float32 (N, K), of normalized images (N, H, W, 3)."""
         x_NHWC = images_NHWC.astype(self.dtype)
         if self.whitening:
             x_NHWC = Conv(24, size=2, dtype=self.dtype, name="whiten")(x_NHWC)
@@ -83,13 +83,13 @@ class Bias(nn.Module):
 
 
 def whitening_kernel(images_NHWC: np.ndarray, *, epsilon: float = 5e-4) -> np.ndarray:
-    """Filters, float32 (2, 2, 3, 24), whose outputs on the pictures are uncorrelated and of equal size.
+    """Filters, float32 (2, 2, 3, 24), whose outputs on the images are uncorrelated and of equal size.
 
-    The eigenvectors of the (uncentred) covariance of all 2x2 patches, each divided by the root of its eigenvalue, and
+    The eigenvectors of the (uncenterd) covariance of all 2x2 patches, each divided by the root of its eigenvalue, and
     their negatives, since the activation that follows keeps one sign only.
 
     Args:
-        images_NHWC: normalised float pictures; 5,000 are plenty.
+        images_NHWC: normalized float images; 5,000 are plenty.
         epsilon: added to the eigenvalues, so that directions without variance do not blow up.
     """
     windows = np.lib.stride_tricks.sliding_window_view(images_NHWC, (2, 2), axis=(1, 2))  # N, H-1, W-1, C, 2, 2

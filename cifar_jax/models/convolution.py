@@ -4,10 +4,10 @@ On accelerators these are XLA's own operations. On CPU the forms below give the 
 measured with jax 0.10.2 on two cores, float32:
 
 - A convolution as a sum over its taps, each a matrix product on the pixels that the tap meets. Products with padding
-  are left out, so that on a map of 1x1 a 3x3 convolution is the product with its centre. XLA's 3x3 convolution is 90
-  times slower on 2x2 maps (512 channels, 32 pictures: 158 ms, taps 1.7 ms), 20 times on 1x1; on 4x4 it is 1.7 times
+  are left out, so that on a map of 1x1 a 3x3 convolution is the product with its center. XLA's 3x3 convolution is 90
+  times slower on 2x2 maps (512 channels, 32 images: 158 ms, taps 1.7 ms), 20 times on 1x1; on 4x4 it is 1.7 times
   slower, on 8x8 1.4 times faster. 1x1 convolutions run at 140 to 270 GFLOP/s as products, at 100 to 230 as such.
-- Taps also for strided 3x3 convolutions, whose gradient for the pictures XLA computes up to 55 times slower.
+- Taps also for strided 3x3 convolutions, whose gradient for the images XLA computes up to 55 times slower.
 - A maximum over strided slices: its gradient is 3 to 7 times faster than that of `reduce_window`.
 """
 
@@ -29,7 +29,7 @@ class Conv(nn.Module):
         size: odd side of the square kernel.
         stride: in both directions.
         use_bias: add the parameter `bias`; the parameter `kernel` is float32 (size, size, in, out).
-        standardise: filters are brought to mean 0 and variance 1 before use (Qiao et al. 2019, Weight standardization).
+        standardize: filters are brought to mean 0 and variance 1 before use (Qiao et al. 2019, Weight standardization).
         dtype: of the computation.
     """
 
@@ -37,24 +37,24 @@ class Conv(nn.Module):
     size: int
     stride: int = 1
     use_bias: bool = False
-    standardise: bool = False
+    standardize: bool = False
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
     def __call__(self, images_NHWC: jax.Array) -> jax.Array:
         shape = (self.size, self.size, images_NHWC.shape[-1], self.features)
         kernel_HWIO = self.param("kernel", nn.initializers.variance_scaling(2.0, "fan_out", "normal"), shape)
-        if self.standardise:
-            kernel_HWIO = _standardised(kernel_HWIO)
+        if self.standardize:
+            kernel_HWIO = _standardized(kernel_HWIO)
         output_NHWC = convolve(images_NHWC.astype(self.dtype), kernel_HWIO.astype(self.dtype), stride=self.stride)
         if self.use_bias:
             output_NHWC += self.param("bias", nn.initializers.zeros, (self.features,)).astype(self.dtype)
         return output_NHWC
 
 
-def _standardised(kernel_HWIO):
-    centred_HWIO = kernel_HWIO - kernel_HWIO.mean(axis=(0, 1, 2))
-    return centred_HWIO * lax.rsqrt(jnp.square(centred_HWIO).mean(axis=(0, 1, 2)) + 1e-10)  # epsilon as in BiT
+def _standardized(kernel_HWIO):
+    centerd_HWIO = kernel_HWIO - kernel_HWIO.mean(axis=(0, 1, 2))
+    return centerd_HWIO * lax.rsqrt(jnp.square(centerd_HWIO).mean(axis=(0, 1, 2)) + 1e-10)  # epsilon as in BiT
 
 
 def convolve(images_NHWC: jax.Array, kernel_HWIO: jax.Array, *, stride: int) -> jax.Array:
@@ -88,7 +88,7 @@ def _sum_over_taps(images_NHWC, kernel_HWIO, stride):
 def _reach(offset: int, side: int, stride: int) -> tuple[slice, int, tuple[int, int]]:
     """What a tap meets along one side: the pixels, their number, and how many of the output it misses at each end."""
     outputs = -(-side // stride)
-    first = max(0, -(offset // stride))  # the first output whose pixel, first * stride + offset, is in the picture
+    first = max(0, -(offset // stride))  # the first output whose pixel, first * stride + offset, is in the image
     stop = max(first, min(outputs, (side - 1 - offset) // stride + 1))
     pixels = slice(first * stride + offset, (stop - 1) * stride + offset + 1, stride)
     return pixels, stop - first, (first, outputs - stop)

@@ -1,4 +1,4 @@
-"""Random initial weights without running the model: its own initialisers take 9 to 12 seconds for a ResNet-50."""
+"""Random initial weights without running the model: its own initializers take 9 to 12 seconds for a ResNet-50."""
 
 import math
 
@@ -7,7 +7,7 @@ import numpy as np
 
 
 def fill(abstract_variables: dict, *, seed: int) -> dict:
-    """Initial variables of a `ResNet`, distributed as its own initialisers would have it.
+    """Initial variables of a `ResNet`, distributed as its own initializers would have it.
 
     Kernels are normal with variance 2 / fan-out (He et al. 2015); the head and the last norm of each block that ends in
     one are zero (Goyal et al. 2017); other scales and all running variances are one, the rest zero.

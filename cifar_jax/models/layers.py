@@ -70,7 +70,7 @@ def _cpu_convolve_backward(padding, residuals, gradient_NHWC):
     images_gradient_NHWC = _convolve(gradient_NHWC, flipped_HWOI, border)
 
     batch, height = images_NHWC.shape[:2]
-    slices = _sliced(batch, batch * height // 256)  # 8 pictures of 32 px, 16 of 16 px: the fastest, within 10 %
+    slices = _sliced(batch, batch * height // 256)  # 8 images of 32 px, 16 of 16 px: the fastest, within 10 %
 
     def add_slice(total_IHWO, parts):
         images_NHWC, gradient_NHWC = parts
@@ -129,7 +129,7 @@ def max_pool(images_NHWC: jax.Array, size: int = 2) -> jax.Array:
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
 def _max_pool(images_NHWC, size):
-    # Rows first, then neighbours within a row, as maxima of slices: 1.15 times the images a second of one
+    # Rows first, then neighbors within a row, as maxima of slices: 1.15 times the images a second of one
     # `windows.max(axis=(2, 4))` in the whole training step.
     batch, height, width, channels = images_NHWC.shape
     windows = images_NHWC.reshape(batch, height // size, size, width // size, size * channels)
@@ -186,7 +186,7 @@ def add_bias(x_NHWC: jax.Array, bias_C: jax.Array) -> jax.Array:
     """`x_NHWC + bias_C`, with the gradient of the bias as a matrix product.
 
     XLA:CPU fuses a plain sum with all that comes before it, and then writes every constant in it out in full size:
-    with the GELU of the first layer's 24 channels that is 100 MB for 256 pictures.
+    with the GELU of the first layer's 24 channels that is 100 MB for 256 images.
     """
     return x_NHWC + bias_C
 

@@ -12,7 +12,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from cifar_jax.mesh import DATA_AXIS
+from cifar_jax.devices import DATA_AXIS
 from cifar_jax.models.convolution import Conv, average_pool, max_pool
 
 VARIANTS: dict[str, dict] = {
@@ -36,7 +36,7 @@ VARIANTS: dict[str, dict] = {
 
 
 class ResNet(nn.Module):
-    """A stem, four stages of residual blocks, the mean over the picture and a linear head.
+    """A stem, four stages of residual blocks, the mean over the image and a linear head.
 
     Layers are named stem_conv1, stem_norm1, stage1_block1/conv1, .../norm1, .../shortcut_conv, .../shortcut_norm, head
     and, with `preactivation`, final_norm; numbers begin at 1.
@@ -50,9 +50,9 @@ class ResNet(nn.Module):
         stride_in: 'conv2', or 'conv1': which convolution of a bottleneck has the stride.
         stride_in_last_block: stages 1 to 3 end in a block of stride 2; else stages 2 to 4 begin with it.
         stem: 'imagenet' (7x7 of stride 2, then a max-pool), 'deep' (three 3x3 in place of the 7x7) or 'small' (one 3x3
-            of stride 1, no pool: for pictures of 32 pixels).
+            of stride 1, no pool: for images of 32 pixels).
         shortcut: 'conv' (1x1, with the block's stride) or 'pool' (2x2 average-pool, then the 1x1).
-        norm: 'batch', or 'group': GroupNorm of 32 groups, with standardised kernels (Qiao et al. 2019).
+        norm: 'batch', or 'group': GroupNorm of 32 groups, with standardized kernels (Qiao et al. 2019).
         epsilon: of the norms.
         norm_momentum: share of the old running statistics that a training step keeps.
         conv_bias: names of the convolutions that have a bias.
@@ -84,7 +84,7 @@ class ResNet(nn.Module):
         self.head = nn.Dense(self.num_classes, kernel_init=nn.initializers.zeros)
 
     def __call__(self, images_NHWC: jax.Array, *, train: bool, return_stages: bool = False):
-        """Logits, float32 (N, K), of normalised images (N, H, W, 3).
+        """Logits, float32 (N, K), of normalized images (N, H, W, 3).
 
         With `return_stages` also what comes out of 'stem', 'stage1', ..., as (N, H, W, C) of `dtype`, and 'features'.
         In training it must run where the mesh axis is bound: BatchNorm averages over the whole batch.
@@ -161,7 +161,7 @@ def _conv(net: ResNet, channels: int, *, size: int, stride: int = 1, name: str) 
         size=size,
         stride=stride,
         use_bias=name in net.conv_bias,
-        standardise=net.norm == "group",
+        standardize=net.norm == "group",
         dtype=net.dtype,
         name=name,
     )

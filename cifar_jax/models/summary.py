@@ -12,7 +12,7 @@ def layers(model: nn.Module, image_size: int) -> list[dict]:
     """One row for each layer with parameters, in the order in which they run; nothing is computed.
 
     Each row has `name`, `output_shape` (without the batch), `parameters` ({path: shape}), `parameter_count` and `flops`
-    (of the forward pass of one picture: two for each multiply-add of convolutions and dense layers; norms, activations
+    (of the forward pass of one image: two for each multiply-add of convolutions and dense layers; norms, activations
     and pooling are not counted, as is usual).
     """
     images = jax.ShapeDtypeStruct((1, image_size, image_size, 3), jnp.float32)

@@ -8,13 +8,13 @@ ABOUT = "cifar_jax"  # under this name, files that we write keep what the format
 
 @dataclasses.dataclass(frozen=True)
 class Preprocessing:
-    """The pictures that a network was trained on and evaluated with: RGB of values in 0..1, then (x - mean) / std.
+    """The images that a network was trained on and evaluated with: RGB of values in 0..1, then (x - mean) / std.
 
     Attributes:
         mean: of each channel, RGB.
         std: likewise.
         resize_method: bilinear where the source does not say.
-        crop_fraction: side of the centre crop over the side of the resized picture; None where the source does not say.
+        crop_fraction: side of the center crop over the side of the resized image; None where the source does not say.
         image_size: pixels, after the crop; 224 where the source does not say.
     """
 
@@ -36,7 +36,7 @@ class Backbone:
         block: 'bottleneck' or 'basic'.
         params: with 'head' where the source has a classifier.
         batch_stats: running mean and variance of every BatchNorm; empty for GroupNorm.
-        preprocessing: of the pictures that the weights are meant for.
+        preprocessing: of the images that the weights are meant for.
         source: the catalogue's name, or the path.
         sha256: of the file that was read, hexadecimal.
     """

@@ -4,7 +4,7 @@ Hashes are those that the publisher states: Keras an md5, torchvision the first 
 name). Hugging Face and Google's buckets state none that can be checked before a download; what a download's sha256 was
 is kept beside it in the cache, checked at every later use, and recorded in `Backbone.sha256`.
 
-Figures that no source states are None. Top-1 is in percent on ImageNet's validation pictures, at `image_size`.
+Figures that no source states are None. Top-1 is in percent on ImageNet's validation images, at `image_size`.
 """
 
 import dataclasses
@@ -20,15 +20,15 @@ class Entry:
     Attributes:
         url: of the file.
         hash: 'md5:' or 'sha256:' and the first digits or all of them; '' where none is published.
-        licence: as the publisher names it; None where the source does not say.
+        license: as the publisher names it; None where the source does not say.
         imagenet_top1: percent; None where the source does not say.
         variant: key of `models.resnet.VARIANTS`.
-        preprocessing: of the pictures that the weights are meant for.
+        preprocessing: of the images that the weights are meant for.
     """
 
     url: str
     hash: str
-    licence: str | None
+    license: str | None
     imagenet_top1: float | None
     variant: str
     preprocessing: Preprocessing
@@ -47,8 +47,8 @@ def _keras(file: str, md5: str, top1: float | None, variant: str, preprocessing:
     return Entry(_KERAS + file, f"md5:{md5}", None, top1, variant, preprocessing)
 
 
-def _timm(name: str, top1: float, *, licence=None, variant="v1.5", preprocessing=_BICUBIC_95) -> Entry:
-    return Entry(f"{_HUB}timm/{name}/resolve/main/model.safetensors", "", licence, top1, variant, preprocessing)
+def _timm(name: str, top1: float, *, license=None, variant="v1.5", preprocessing=_BICUBIC_95) -> Entry:
+    return Entry(f"{_HUB}timm/{name}/resolve/main/model.safetensors", "", license, top1, variant, preprocessing)
 
 
 def _bit(file: str, top1: float | None = None, *, image_size: int = 224) -> Entry:
@@ -57,7 +57,7 @@ def _bit(file: str, top1: float | None = None, *, image_size: int = 224) -> Entr
 
 
 def _robust(epsilon: str) -> Entry:
-    """Trained against perturbations of L2 norm `epsilon` (Salman et al. 2020); the normalisation is torchvision's."""
+    """Trained against perturbations of L2 norm `epsilon` (Salman et al. 2020); the normalization is torchvision's."""
     top1 = {"0": 75.80, "3": 62.83}.get(epsilon)
     url = f"{_HUB}madrylab/robust-imagenet-models/resolve/main/resnet50_l2_eps{epsilon}.ckpt"
     return Entry(url, "", "MIT", top1, "v1.5", IMAGENET)
@@ -87,8 +87,8 @@ CATALOGUE: dict[str, Entry] = {
         *(f"{_TORCH}resnet50-11ad3fa6.pth", "sha256:11ad3fa6", None, 80.846, "v1.5"),
         dataclasses.replace(IMAGENET, crop_fraction=0.965),
     ),
-    "timm/resnet50.tv_in1k": _timm("resnet50.tv_in1k", 76.156, licence="bsd-3-clause", preprocessing=IMAGENET),
-    "timm/resnet50.a1_in1k": _timm("resnet50.a1_in1k", 80.382, licence="apache-2.0"),
+    "timm/resnet50.tv_in1k": _timm("resnet50.tv_in1k", 76.156, license="bsd-3-clause", preprocessing=IMAGENET),
+    "timm/resnet50.a1_in1k": _timm("resnet50.a1_in1k", 80.382, license="apache-2.0"),
     "timm/resnet50.a2_in1k": _timm("resnet50.a2_in1k", 79.828),
     "timm/resnet50.a3_in1k": _timm("resnet50.a3_in1k", 78.052),
     "timm/resnet50.b1k_in1k": _timm("resnet50.b1k_in1k", 79.564),

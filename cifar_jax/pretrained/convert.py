@@ -37,7 +37,7 @@ def convert(tensors: Tensors, *, where: str) -> tuple[Family, dict, dict, dict]:
     Raises:
         DataError: an unknown naming; or every tensor that is missing, left over, of a wrong shape or not finite.
     """
-    family, tensors = _recognise(tensors, where)
+    family, tensors = _recognize(tensors, where)
     architecture = _architecture(family, tensors)
     shapes = parameter_shapes(**architecture, num_classes=_classes(family, tensors))
     if family.caffe:
@@ -65,13 +65,13 @@ def parameter_shapes(*, num_classes: int, **architecture) -> dict[str, tuple[int
     """{path: shape} of every parameter and statistic; nothing is computed. Without a head for 0 classes."""
     variant = VARIANTS[architecture.pop("variant")]
     model = ResNet(num_classes=num_classes or 1, **{**variant, **architecture})
-    initialise = functools.partial(model.init, train=False)
-    abstract = jax.eval_shape(initialise, jax.random.key(0), jnp.zeros((1, 64, 64, 3)))
+    initialize = functools.partial(model.init, train=False)
+    abstract = jax.eval_shape(initialize, jax.random.key(0), jnp.zeros((1, 64, 64, 3)))
     shapes = {path: leaf.shape for tree in abstract.values() for path, leaf in flatten_dict(tree, sep="/").items()}
     return {path: shape for path, shape in shapes.items() if num_classes or not path.startswith("head/")}
 
 
-def _recognise(tensors: Tensors, where: str) -> tuple[Family, Tensors]:
+def _recognize(tensors: Tensors, where: str) -> tuple[Family, Tensors]:
     """The family of the names, and the tensors without wrappers' prefixes and without what the family ignores."""
     renamed: Tensors = {}
     for name, array in tensors.items():

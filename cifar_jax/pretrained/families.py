@@ -70,7 +70,7 @@ def _torch_blocks(shortcut_conv: int) -> dict[str, str]:
 
 
 # torchvision, timm, and what others have trained from them (the robust networks of MadryLab among them, which keep
-# their normalisation and a second copy of the network beside the weights).
+# their normalization and a second copy of the network beside the weights).
 TORCHVISION = Family(
     variant="v1.5",
     mark=r"^layer\d+\.\d+\.",

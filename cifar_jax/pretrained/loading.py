@@ -14,11 +14,12 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from safetensors.numpy import save_file
 
 from cifar_jax.errors import DataError, UsageError
-from cifar_jax.pretrained import convert, download, files, keras_files
+from cifar_jax.files import download
+from cifar_jax.files.sha256 import digest, record, recorded
+from cifar_jax.pretrained import convert, keras_files, weight_files
 from cifar_jax.pretrained.backbone import ABOUT, Backbone, Preprocessing
 from cifar_jax.pretrained.catalogue import CATALOGUE, Entry
 from cifar_jax.pretrained.families import KERAS_V1, TORCHVISION
-from cifar_jax.pretrained.hashes import digest, record, recorded
 
 FORMAT = 1  # raise it when conversion changes: what the cache holds is then converted anew
 
@@ -47,7 +48,7 @@ def load(name_or_path: str | Path, *, cache_dir: Path | None = None) -> Backbone
         path = _existing(source)
         sha256 = digest(path)
     else:
-        path, sha256 = download.fetch(entry, cache_dir / "downloads")
+        path, sha256 = download.fetch(entry.url, cache_dir / "downloads", published=entry.hash)
     converted = cache_dir / "converted" / f"{sha256}-{FORMAT}.safetensors"
     backbone = _from_cache(converted)
     if backbone is None:
@@ -97,7 +98,7 @@ def _existing(source: str) -> Path:
 
 
 def _read(path: Path, sha256: str) -> Backbone:
-    tensors, about = files.read(path)
+    tensors, about = weight_files.read(path)
     family, architecture, params, batch_stats = convert.convert(tensors, where=str(path))
     preprocessing = _preprocessing(about, where=path) if about else family.preprocessing
     return Backbone(

@@ -1,4 +1,4 @@
-"""Figures with one value a class: how many pictures it has, how well it is recognised, what it is taken for.
+"""Figures with one value a class: how many images it has, how well it is recognized, what it is taken for.
 
 Every function takes plain arrays, a title that the caller composes (data set, split, n, run) and the path to write.
 """
@@ -18,7 +18,7 @@ MAX_NAMED = 20  # classes: above, names no longer fit side by side
 MAX_COUNTED = 12  # classes: above, a count no longer fits into its cell
 CONFUSED_PAIRS = 10
 WEAKEST, STRONGEST = 12, 6
-SCORES = {  # mark and colour of each figure of a class
+SCORES = {  # mark and color of each figure of a class
     "precision": ("<", style.BLUE),
     "recall": (">", style.VERMILLION),
     "f1": ("|", "black"),
@@ -28,7 +28,7 @@ SCORES = {  # mark and colour of each figure of a class
 def label_distribution(
     counts_by_split: dict[str, np.ndarray], class_names: Sequence[str], *, title: str, path: Path
 ) -> None:
-    """Pictures a class and split: a bar for each, or for more than 20 classes the counts in falling order.
+    """Images a class and split: a bar for each, or for more than 20 classes the counts in falling order.
 
     Args:
         counts_by_split: integers (C,) by split.
@@ -43,43 +43,43 @@ def label_distribution(
     else:
         with style.figure(path, title=title, height=1.7 * num_splits + 0.3) as figure:
             panels = figure.subplots(num_splits, sharex=True, squeeze=False)[:, 0]
-            for i, (split, counts_C) in enumerate(counts_by_split.items()):
-                _profile(panels[i], np.asarray(counts_C), class_names, split=split, colour=style.PALETTE[i])
-            panels[-1].set_xlabel("classes, from most to fewest pictures in that split")
+            for i, (split, counts_K) in enumerate(counts_by_split.items()):
+                _profile(panels[i], np.asarray(counts_K), class_names, split=split, color=style.PALETTE[i])
+            panels[-1].set_xlabel("classes, from most to fewest images in that split")
 
 
 def _bars(axes: Axes, counts_by_split: dict[str, np.ndarray], names: list[str]) -> None:
     thickness = 0.84 / len(counts_by_split)
     rows = np.arange(len(names))
-    for i, (split, counts_C) in enumerate(counts_by_split.items()):
+    for i, (split, counts_K) in enumerate(counts_by_split.items()):
         y = rows - 0.42 + (i + 0.5) * thickness
-        bars = axes.barh(y, counts_C, thickness * 0.9, color=style.PALETTE[i], label=split)
-        axes.bar_label(bars, [f"{count:,}" for count in counts_C], padding=3, fontsize=9)
+        bars = axes.barh(y, counts_K, thickness * 0.9, color=style.PALETTE[i], label=split)
+        axes.bar_label(bars, [f"{count:,}" for count in counts_K], padding=3, fontsize=9)
     axes.set_yticks(rows, names)
     axes.tick_params(axis="y", length=0)
     axes.set_ylim(len(names) - 0.4, -0.6)
     axes.margins(x=0.1)
     axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
     axes.xaxis.set_major_formatter("{x:,.0f}")
-    axes.set_xlabel("pictures")
+    axes.set_xlabel("images")
 
 
-def _profile(axes: Axes, counts_C: np.ndarray, class_names: Sequence[str], *, split: str, colour: str) -> None:
-    order = np.argsort(-counts_C, kind="stable")
-    axes.stairs(counts_C[order], np.arange(len(order) + 1), fill=True, color=colour, alpha=0.35)
-    axes.stairs(counts_C[order], np.arange(len(order) + 1), color=colour, linewidth=1.4)
+def _profile(axes: Axes, counts_K: np.ndarray, class_names: Sequence[str], *, split: str, color: str) -> None:
+    order = np.argsort(-counts_K, kind="stable")
+    axes.stairs(counts_K[order], np.arange(len(order) + 1), fill=True, color=color, alpha=0.35)
+    axes.stairs(counts_K[order], np.arange(len(order) + 1), color=color, linewidth=1.4)
     most, fewest = order[0], order[-1]
-    if counts_C[most] == counts_C[fewest]:
-        spread = f"{counts_C[most]:,} in each of {len(order)} classes"
+    if counts_K[most] == counts_K[fewest]:
+        spread = f"{counts_K[most]:,} in each of {len(order)} classes"
     else:
         spread = (
-            f"{counts_C[most]:,} ({style.short(class_names[most])}) to "
-            f"{counts_C[fewest]:,} ({style.short(class_names[fewest])})"
+            f"{counts_K[most]:,} ({style.short(class_names[most])}) to "
+            f"{counts_K[fewest]:,} ({style.short(class_names[fewest])})"
         )
-    axes.set_title(f"{style.printable(split)}: {counts_C.sum():,} pictures, {spread}")
+    axes.set_title(f"{style.printable(split)}: {counts_K.sum():,} images, {spread}")
     axes.set_xlim(0, len(order))
-    axes.set_ylim(0, max(1, counts_C.max() * 1.08))
-    axes.set_ylabel("pictures")
+    axes.set_ylim(0, max(1, counts_K.max() * 1.08))
+    axes.set_ylabel("images")
     axes.yaxis.set_major_locator(MaxNLocator(4, integer=True))
     axes.yaxis.set_major_formatter("{x:,.0f}")
 
@@ -89,30 +89,30 @@ def per_class(scores: dict[str, list], *, title: str, path: Path) -> None:
 
     Args:
         scores: `per_class` of metrics.json: names, and for each of them precision, recall and f1 (0 to 1) and support
-            (pictures).
+            (images).
     """
     order = np.argsort(scores["f1"], kind="stable")
     if len(order) <= MAX_NAMED:
         with style.figure(path, title=title, height=0.27 * len(order) + 1.1) as figure:
             axes = figure.subplots()
             _score_rows(axes, scores, order)
-            axes.set_xlabel("percent (behind each name: pictures)")
+            axes.set_xlabel("percent (behind each name: images)")
             figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=3)
     else:
         heights = (2.0, 0.27 * WEAKEST + 0.4, 0.27 * STRONGEST + 0.7)
         with style.figure(path, title=title, height=sum(heights) + 0.3) as figure:
             profile, weakest, strongest = figure.subplots(3, height_ratios=heights)
-            f1_C = 100 * np.asarray(scores["f1"])[order]
-            profile.stairs(f1_C, np.arange(len(order) + 1), fill=True, color=style.GREY, alpha=0.35)
-            profile.stairs(f1_C, np.arange(len(order) + 1), color=style.GREY, linewidth=1.4)
+            f1_K = 100 * np.asarray(scores["f1"])[order]
+            profile.stairs(f1_K, np.arange(len(order) + 1), fill=True, color=style.GRAY, alpha=0.35)
+            profile.stairs(f1_K, np.arange(len(order) + 1), color=style.GRAY, linewidth=1.4)
             profile.set(
                 xlim=(0, len(order)), ylim=(0, 100), ylabel="F1 (%)", xlabel="classes, from weakest to strongest"
             )
             profile.set_title(
-                f"F1 of all {len(order)} classes: {f1_C[0]:.0f} to {f1_C[-1]:.0f} %, mean {f1_C.mean():.1f} %"
+                f"F1 of all {len(order)} classes: {f1_K[0]:.0f} to {f1_K[-1]:.0f} %, mean {f1_K.mean():.1f} %"
             )
             _score_rows(weakest, scores, order[:WEAKEST])
-            weakest.set_title(f"the {WEAKEST} weakest in percent (behind each name: pictures)")
+            weakest.set_title(f"the {WEAKEST} weakest in percent (behind each name: images)")
             _score_rows(strongest, scores, order[-STRONGEST:])
             for axes in (weakest, strongest):
                 axes.set_xlim(-3, 103)
@@ -121,14 +121,14 @@ def per_class(scores: dict[str, list], *, title: str, path: Path) -> None:
 
 
 def _score_rows(axes: Axes, scores: dict[str, list], order: np.ndarray) -> None:
-    """A row a class with a mark for each score, and beside its name how many pictures it has."""
+    """A row a class with a mark for each score, and beside its name how many images it has."""
     rows = np.arange(len(order))
     values = {score: 100 * np.asarray(scores[score])[order] for score in SCORES}
     axes.hlines(rows, np.minimum.reduce([*values.values()]), np.maximum.reduce([*values.values()]), color="#BBBBBB")
-    for score, (mark, colour) in SCORES.items():
+    for score, (mark, color) in SCORES.items():
         size = 11 if mark == "|" else 6.5
         label = "F1" if score == "f1" else score
-        axes.plot(values[score], rows, mark, color=colour, markersize=size, markeredgewidth=1.6, label=label)
+        axes.plot(values[score], rows, mark, color=color, markersize=size, markeredgewidth=1.6, label=label)
     names = [f"{style.short(scores['names'][i])} ({scores['support'][i]:,})" for i in order]
     axes.set_yticks(rows, names)
     axes.tick_params(axis="y", length=0)
@@ -138,34 +138,34 @@ def _score_rows(axes: Axes, scores: dict[str, list], order: np.ndarray) -> None:
     axes.grid(True, axis="x")
 
 
-def confusion_matrix(confusion_CC: np.ndarray, class_names: Sequence[str], *, title: str, path: Path) -> None:
-    """True classes in rows: colour is the share of the row, text count and share; of many classes the worst pairs.
+def confusion_matrix(confusion_KK: np.ndarray, class_names: Sequence[str], *, title: str, path: Path) -> None:
+    """True classes in rows: color is the share of the row, text count and share; of many classes the worst pairs.
 
     Args:
-        confusion_CC: integers (C, C).
+        confusion_KK: integers (C, C).
         class_names: C names.
     """
-    confusion_CC = np.asarray(confusion_CC)
-    share_CC = confusion_CC / np.maximum(confusion_CC.sum(axis=1, keepdims=True), 1)
+    confusion_KK = np.asarray(confusion_KK)
+    share_KK = confusion_KK / np.maximum(confusion_KK.sum(axis=1, keepdims=True), 1)
     ticks = [style.short(name, 14) for name in class_names]
     height = style.WIDTH + 0.4  # the matrix is a square, and the space taken by names is the same on both sides
     if len(class_names) <= MAX_COUNTED:
         with style.figure(path, title=title, height=height) as figure:
             axes = figure.subplots()
-            _matrix(figure, axes, share_CC, ticks)
-            _counts(axes, confusion_CC, share_CC)
+            _matrix(figure, axes, share_KK, ticks)
+            _counts(axes, confusion_KK, share_KK)
     else:
         names = [style.short(name) for name in class_names]
         with style.figure(path, title=title, height=height + 2.6) as figure:
             above, below = figure.subfigures(2, height_ratios=(height, 2.6))
-            _matrix(above, above.subplots(), share_CC, ticks)
+            _matrix(above, above.subplots(), share_KK, ticks)
             below.suptitle("Most frequent confusions, true → predicted", x=0.01, ha="left", size=10, weight="normal")
-            _confused_pairs(below.subplots(), confusion_CC, share_CC, names)
+            _confused_pairs(below.subplots(), confusion_KK, share_KK, names)
 
 
-def _matrix(figure: FigureBase, axes: Axes, share_CC: np.ndarray, names: list[str]) -> None:
+def _matrix(figure: FigureBase, axes: Axes, share_KK: np.ndarray, names: list[str]) -> None:
     # the square root keeps a confusion of 1 % apart from none
-    image = axes.imshow(share_CC, cmap="Blues", norm=PowerNorm(0.5, 0, 1), interpolation="nearest")
+    image = axes.imshow(share_KK, cmap="Blues", norm=PowerNorm(0.5, 0, 1), interpolation="nearest")
     marks = (0, 0.01, 0.05, 0.2, 0.5, 1)
     bar = figure.colorbar(image, ax=axes, location="bottom", aspect=40, ticks=marks, pad=0.01)
     bar.ax.set_xticklabels([f"{mark:.0%}" for mark in marks])
@@ -178,26 +178,26 @@ def _matrix(figure: FigureBase, axes: Axes, share_CC: np.ndarray, names: list[st
     axes.spines[:].set_visible(True)
 
 
-def _counts(axes: Axes, confusion_CC: np.ndarray, share_CC: np.ndarray) -> None:
-    for (row, column), count in np.ndenumerate(confusion_CC):
-        share = share_CC[row, column]
+def _counts(axes: Axes, confusion_KK: np.ndarray, share_KK: np.ndarray) -> None:
+    for (row, column), count in np.ndenumerate(confusion_KK):
+        share = share_KK[row, column]
         text = f"{count}" if count < 100_000 else f"{count // 1000}k"
         if count:
             text += f"\n{share:.1%}" if share < 0.0995 else f"\n{share:.0%}"
-        colour = "white" if share > 0.25 else "black"
-        axes.text(column, row, text, color=colour, fontsize=9, ha="center", va="center", linespacing=1.1)
+        color = "white" if share > 0.25 else "black"
+        axes.text(column, row, text, color=color, fontsize=9, ha="center", va="center", linespacing=1.1)
 
 
-def _confused_pairs(axes: Axes, confusion_CC: np.ndarray, share_CC: np.ndarray, names: list[str]) -> None:
-    wrong_CC = confusion_CC * (1 - np.eye(len(names), dtype=confusion_CC.dtype))
-    worst = np.argsort(-wrong_CC, axis=None, kind="stable")[:CONFUSED_PAIRS]
-    pairs = [divmod(int(i), len(names)) for i in worst if wrong_CC.flat[i] > 0]
-    bars = axes.barh(range(len(pairs)), [wrong_CC[pair] for pair in pairs], color=style.VERMILLION)
-    axes.bar_label(bars, [f"{wrong_CC[pair]:,} ({share_CC[pair]:.0%})" for pair in pairs], padding=3, fontsize=9)
+def _confused_pairs(axes: Axes, confusion_KK: np.ndarray, share_KK: np.ndarray, names: list[str]) -> None:
+    wrong_KK = confusion_KK * (1 - np.eye(len(names), dtype=confusion_KK.dtype))
+    worst = np.argsort(-wrong_KK, axis=None, kind="stable")[:CONFUSED_PAIRS]
+    pairs = [divmod(int(i), len(names)) for i in worst if wrong_KK.flat[i] > 0]
+    bars = axes.barh(range(len(pairs)), [wrong_KK[pair] for pair in pairs], color=style.VERMILLION)
+    axes.bar_label(bars, [f"{wrong_KK[pair]:,} ({share_KK[pair]:.0%})" for pair in pairs], padding=3, fontsize=9)
     axes.set_yticks(range(len(pairs)), [f"{names[true]} → {names[predicted]}" for true, predicted in pairs])
     axes.tick_params(axis="y", length=0)
     axes.set_ylim(CONFUSED_PAIRS - 0.5, -0.5)
     axes.margins(x=0.3)
     axes.xaxis.set_major_locator(MaxNLocator(4, integer=True))
     axes.xaxis.set_major_formatter("{x:,.0f}")
-    axes.set_xlabel("pictures (share of the true class)")
+    axes.set_xlabel("images (share of the true class)")

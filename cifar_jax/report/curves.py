@@ -29,7 +29,7 @@ def curves(history: dict[str, list], *, title: str, path: Path) -> None:
         _train_and_validation(loss, epochs, history["loss"], history["val_loss"], best=best)
         _train_and_validation(accuracy, epochs, percent["accuracy"], percent["val_accuracy"], best=best)
         for axes, name in ((rate, "learning_rate"), (throughput, "images_per_second")):
-            axes.plot(epochs, history[name], color=style.GREY, marker=_marker("o", epochs), clip_on=False)
+            axes.plot(epochs, history[name], color=style.GRAY, marker=_marker("o", epochs), clip_on=False)
             axes.set_ylim(0, 1.1 * max(history[name]) or 1)
         loss.set_title(f"loss (nats): validation {history['val_loss'][best]:.3f} at epoch {epochs[best]}")
         accuracy.set_title(f"accuracy (%): best validation {percent['val_accuracy'][best]:.2f} at epoch {epochs[best]}")
@@ -40,7 +40,7 @@ def curves(history: dict[str, list], *, title: str, path: Path) -> None:
         throughput.yaxis.set_major_formatter("{x:,.0f}")
         for axes in panels:
             axes.grid(True)
-            axes.axvline(epochs[best], color=style.GREY, linewidth=1, linestyle=":")
+            axes.axvline(epochs[best], color=style.GRAY, linewidth=1, linestyle=":")
         _epochs_below(throughput, epochs[0], epochs[-1])
         throughput.set_xlabel("epoch (ring and dotted line: the best by validation accuracy)")
         figure.legend(*loss.get_legend_handles_labels(), loc="outside lower center", ncols=2)
@@ -71,9 +71,9 @@ def overlay(histories: dict[str, Sequence[dict[str, list]]], *, title: str, path
     """
     with style.figure(path, title=title, height=7.5 + 0.2 * -(-len(histories) // 2)) as figure:
         loss, accuracy, by_time = figure.subplots(3)
-        for (label, seeds), (line, colour) in zip(histories.items(), LINES, strict=False):
+        for (label, seeds), (line, color) in zip(histories.items(), LINES, strict=False):
             for number, history in enumerate(seeds):
-                looks = {"linestyle": line, "color": colour, "label": style.short(label, 30) if number == 0 else None}
+                looks = {"linestyle": line, "color": color, "label": style.short(label, 30) if number == 0 else None}
                 looks["marker"] = "o" if len(history["epoch"]) == 1 else ""
                 percent = 100 * np.asarray(history["val_accuracy"])
                 loss.plot(history["epoch"], history["val_loss"], **looks)

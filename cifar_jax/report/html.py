@@ -9,7 +9,7 @@ import jinja2
 from markupsafe import Markup
 from PIL import Image
 
-LARGE = 400_000  # bytes of a PNG: above, it is inlined with 256 colours; ten such figures stay below 5 MB
+LARGE = 400_000  # bytes of a PNG: above, it is inlined with 256 colors; ten such figures stay below 5 MB
 
 
 def write_page(path: Path, template: str, **values) -> None:

@@ -3,18 +3,18 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-from cifar_jax.report.drawing import run_name
+from cifar_jax.config.validate import flatten
+from cifar_jax.report.figures import run_name
 from cifar_jax.report.html import inlined, write_page
-from cifar_jax.runs.config import flatten
-from cifar_jax.runs.folder import RunFolder, read_json
+from cifar_jax.runs.run_folder import RunFolder, read_json
 
 FIGURES = {  # by section, in order, each with what it shows
     "Training": {
         "curves": "Loss, accuracy, learning rate and speed. In training, loss (with label smoothing) and accuracy are "
-        "means over the epoch on augmented pictures: they may look worse than in validation, which is measured on "
-        "plain pictures at the end of the epoch.",
+        "means over the epoch on augmented images: they may look worse than in validation, which is measured on "
+        "plain images at the end of the epoch.",
     },
-    "Test pictures": {
+    "Test images": {
         "per_class": "Precision, recall and F1 of each class, weakest first.",
         "confusion_matrix": "True classes in rows, predicted classes in columns.",
         "mistakes": "The most confident mistakes and the least certain hits.",
@@ -22,9 +22,9 @@ FIGURES = {  # by section, in order, each with what it shows
         "confidence and accuracy.",
     },
     "Data": {
-        "samples": "The first training pictures of each class.",
-        "label_distribution": "Pictures of each class and split.",
-        "augmentation": "Training pictures as they are stored, and as the network saw them in its first epochs.",
+        "samples": "The first training images of each class.",
+        "label_distribution": "Images of each class and split.",
+        "augmentation": "Training images as they are stored, and as the network saw them in its first epochs.",
     },
 }
 

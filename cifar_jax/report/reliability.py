@@ -5,12 +5,12 @@ from pathlib import Path
 import numpy as np
 from matplotlib.axes import Axes
 
-from cifar_jax.evaluation.metrics import wilson_interval
+from cifar_jax.metrics.classification import wilson_interval
 from cifar_jax.report import style
 
 
 def calibration(metrics: dict, *, title: str, path: Path) -> None:
-    """Accuracy by confidence in bins of equal width, and how many pictures each bin holds (Guo et al. 2017).
+    """Accuracy by confidence in bins of equal width, and how many images each bin holds (Guo et al. 2017).
 
     Args:
         metrics: what metrics.json holds; of it n, accuracy, ece, ece_interval, reliability, and temperature_scaled
@@ -27,9 +27,9 @@ def calibration(metrics: dict, *, title: str, path: Path) -> None:
         _reliability(above, **bins)
         above.set_title(heading)
         edges = np.linspace(0, 100, len(bins["count"]) + 1)
-        below.stairs(100 * bins["count"] / metrics["n"], edges, fill=True, color=style.GREY, alpha=0.6)
+        below.stairs(100 * bins["count"] / metrics["n"], edges, fill=True, color=style.GRAY, alpha=0.6)
         below.set_title(f"mean confidence {confidence:.1%}, accuracy {metrics['accuracy']:.1%}")
-        below.set_ylabel("pictures (%)")
+        below.set_ylabel("images (%)")
         below.set_xlabel("confidence: probability of the predicted class (%)")
         figure.legend(*above.get_legend_handles_labels(), loc="outside lower center", ncols=2)
 
@@ -38,14 +38,14 @@ def _reliability(axes: Axes, *, count: np.ndarray, confidence: np.ndarray, accur
     """A bar of accuracy a bin with its 95 % interval, and how far it is from the mean confidence of the bin."""
     width = 100 / len(count)
     full = np.flatnonzero(count)
-    centres, right, sure = (full + 0.5) * width, 100 * accuracy[full], 100 * confidence[full]
+    centers, right, sure = (full + 0.5) * width, 100 * accuracy[full], 100 * confidence[full]
     bounds = [wilson_interval(round(accuracy[b] * count[b]), int(count[b])) for b in full]
     whiskers = np.abs(100 * np.array(bounds).T - right)
     axes.plot([0, 100], [0, 100], color="black", linewidth=1, linestyle="--", label="calibrated")
-    axes.bar(centres, right, 0.92 * width, color=style.BLUE, alpha=0.75, label="accuracy, 95 % interval")
-    axes.errorbar(centres, right, whiskers, fmt="none", ecolor="black", elinewidth=1.2, capsize=3)
+    axes.bar(centers, right, 0.92 * width, color=style.BLUE, alpha=0.75, label="accuracy, 95 % interval")
+    axes.errorbar(centers, right, whiskers, fmt="none", ecolor="black", elinewidth=1.2, capsize=3)
     axes.bar(
-        centres,
+        centers,
         sure - right,
         0.92 * width,
         bottom=right,

@@ -1,4 +1,4 @@
-"""The one look of every figure: read on a phone, by the colour-blind, and in print.
+"""The one look of every figure: read on a phone, by the color-blind, and in print.
 
 Figures are built without pyplot, so that drawing them leaves no state behind and never asks for a display.
 """
@@ -17,10 +17,10 @@ from matplotlib.figure import Figure
 WIDTH = 6.5  # inches: the text width of a page, and a phone's screen with 9 pt still readable
 DPI = 200
 
-# Okabe and Ito (2008), told apart with every kind of colour blindness; the order alternates dark and light
+# Okabe and Ito (2008), told apart with every kind of color blindness; the order alternates dark and light
 BLUE, ORANGE, GREEN, VERMILLION, PURPLE = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7"
 PALETTE = (BLUE, ORANGE, GREEN, VERMILLION, PURPLE)
-GREY = "#595959"
+GRAY = "#595959"
 
 STYLE = {
     "font.family": "DejaVu Sans",  # comes with matplotlib: the same figure everywhere

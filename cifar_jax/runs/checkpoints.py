@@ -23,7 +23,7 @@ import jax
 import orbax.checkpoint as ocp
 
 from cifar_jax.errors import DataError, UsageError
-from cifar_jax.runs.digests import json_digest, leaf_digests, listed, require_same_leaves
+from cifar_jax.runs.checksums import json_checksum, leaf_checksums, listed, require_same_leaves
 
 # Orbax logs a failure as pages of traceback, and then raises it too: the exception becomes one line below.
 # When one read fails it abandons the others, which end as tracebacks of asyncio and TensorStore's threads.
@@ -122,9 +122,9 @@ class Checkpoints:
         manager = self._manager or self._open()
         if val_accuracy is not None and not math.isfinite(val_accuracy):
             val_accuracy = None
-        content = {"metadata": metadata, "leaves": leaf_digests(state), "val_accuracy": val_accuracy}
+        content = {"metadata": metadata, "leaves": leaf_checksums(state), "val_accuracy": val_accuracy}
         content = json.loads(json.dumps(content, allow_nan=False))  # as it will be read: keys are strings, say
-        meta = {**content, "sha256": json_digest(content)}
+        meta = {**content, "sha256": json_checksum(content)}
         if val_accuracy is not None:
             self._accuracy[step] = val_accuracy
         self._saving = step
@@ -205,7 +205,7 @@ class Checkpoints:
         meta = self._read_meta(step)
         require_same_leaves(meta["leaves"], abstract_state, self._directory / str(step))
         state = self._read_state(step, abstract_state)
-        digests = leaf_digests(state)
+        digests = leaf_checksums(state)
         wrong = [name for name, leaf in meta["leaves"].items() if digests[name] != leaf]
         if wrong:
             raise _DamagedError(f"wrong digest of {listed(wrong)}")
@@ -227,7 +227,7 @@ class Checkpoints:
     def _read_meta(self, step: int) -> dict:
         try:
             meta = _JSON.restore(self._directory / str(step) / "meta")
-            whole = isinstance(meta, dict) and meta.pop("sha256", None) == json_digest(meta)
+            whole = isinstance(meta, dict) and meta.pop("sha256", None) == json_checksum(meta)
         except (OSError, ValueError) as error:
             raise _DamagedError(f"its metadata cannot be read ({_first_line(error)})") from error
         if not whole:

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from cifar_jax.models.rules import multipliers
+from cifar_jax.models.freezing import multipliers
 
 
 @dataclasses.dataclass(frozen=True, order=True)
@@ -61,7 +61,7 @@ def learning_rate_schedule(schedule, *, updates_per_epoch: float, total_updates:
 def match_rules(settings, params):
     """A tree like `params` of `Rule`; for errors see `models.rules.multipliers`.
 
-    With `settings.layer_decay` below 1 the rates shrink from the head towards the pictures, by this factor for each
+    With `settings.layer_decay` below 1 the rates shrink from the head towards the images, by this factor for each
     stage of the network (Howard and Ruder, Universal language model fine-tuning, 2018).
     """
     names = ["/".join(key.key for key in path) for path, _ in jax.tree_util.tree_leaves_with_path(params)]
@@ -138,12 +138,12 @@ def _muon(rate: optax.Schedule, *, momentum: float) -> optax.GradientTransformat
     the fixed norm as in cifar10-airbench.
     """
     dimensions = optax.contrib.MuonDimensionNumbers(reduction_axis=(0, 1, 2), output_axis=3)
-    orthogonalise = optax.contrib.scale_by_muon(
+    orthogonalize = optax.contrib.scale_by_muon(
         beta=momentum,
         ns_steps=3,
         weight_dimension_numbers=lambda updates: jax.tree.map(lambda _: dimensions, updates),
     )
-    return optax.chain(orthogonalise, optax.scale_by_learning_rate(rate), _fixed_filter_norm())
+    return optax.chain(orthogonalize, optax.scale_by_learning_rate(rate), _fixed_filter_norm())
 
 
 def _fixed_filter_norm() -> optax.GradientTransformation:

@@ -6,15 +6,22 @@ from pathlib import Path
 import numpy as np
 from ml_collections import ConfigDict
 
-from cifar_jax import mesh as meshes
-from cifar_jax import models
+from cifar_jax import devices, models
 from cifar_jax.data import Dataset, ImageSet, load
 from cifar_jax.errors import DataError, UsageError
-from cifar_jax.experiment import Experiment, Preprocessing, assemble
+from cifar_jax.experiment import Experiment, assemble
+from cifar_jax.preprocessing.preprocess import Preprocessing
 from cifar_jax.pretrained import Backbone
 from cifar_jax.runs.checkpoints import Checkpoints, Restored
-from cifar_jax.runs.folder import RunFolder, read_json
+from cifar_jax.runs.run_folder import RunFolder, read_json
 from cifar_jax.training.state import abstract_state
+
+
+def start_devices(workdir: str | Path) -> None:
+    """Starts the devices as a run's configuration says; where there is none, restoring says what is wrong."""
+    folder = RunFolder(Path(workdir))
+    if folder.config_json.exists():
+        devices.start(ConfigDict(read_json(folder.config_json)["config"]))
 
 
 def restore_run(workdir: str | Path, *, checkpoint: str) -> tuple[Experiment, Restored]:
@@ -34,7 +41,7 @@ def restore_run(workdir: str | Path, *, checkpoint: str) -> tuple[Experiment, Re
 
 
 def restore_network(workdir: str | Path, *, checkpoint: str) -> tuple[Experiment, Restored]:
-    """As `restore_run`, on all devices and without the data: `experiment.splits` are blank pictures.
+    """As `restore_run`, on all devices and without the data: `experiment.splits` are blank images.
 
     The preprocessing is that of the checkpoint.
     """
@@ -73,8 +80,8 @@ def _restore(experiment: Experiment, folder: RunFolder, checkpoint: str) -> Rest
 def from_record(recorded: dict) -> Experiment:
     """The experiment that a run folder's config.json describes, on all devices, without its data.
 
-    Blank pictures stand in for those of the splits. The preprocessing, which came from the data, is a blank too until
-    it is read from a checkpoint; a convolutional network has the same parameters at any size of the pictures.
+    Blank images stand in for those of the splits. The preprocessing, which came from the data, is a blank too until
+    it is read from a checkpoint; a convolutional network has the same parameters at any size of the images.
 
     Args:
         recorded: the content of config.json.
@@ -85,20 +92,20 @@ def from_record(recorded: dict) -> Experiment:
     size = config.model.image_size or config.data.image_size or 32
 
     def blank(split):
-        pictures = recorded["data"]["splits"][split]["n"]
-        images_NHWC = np.broadcast_to(np.uint8(0), (pictures, size, size, 3))  # takes no memory
-        return ImageSet(images_NHWC, np.zeros(pictures, np.int32), names)
+        images = recorded["data"]["splits"][split]["n"]
+        images_NHWC = np.broadcast_to(np.uint8(0), (images, size, size, 3))  # takes no memory
+        return ImageSet(images_NHWC, np.zeros(images, np.int32), names)
 
     return Experiment(
         config=config,
-        mesh=meshes.make_mesh(),
+        mesh=devices.make_mesh(),
         dataset=Dataset(
             recorded["data"]["name"],
             "not read",
             train=blank("train"),
             validation=blank("validation"),
             test=blank("test"),
-            is_stand_in=recorded["data"]["is_stand_in"],
+            is_fallback=recorded["data"]["is_fallback"],
         ),
         preprocessing=Preprocessing((0.0, 0.0, 0.0), (1.0, 1.0, 1.0), size),
         model=models.build(
@@ -121,12 +128,12 @@ def rebuild(recorded: dict) -> Experiment:
         DataError: the data found are others, told by their fingerprints.
     """
     config, backbone = ConfigDict(recorded["config"]), _recorded_backbone(recorded)
-    if not recorded["data"]["is_stand_in"]:
-        experiment = assemble(config, load(config.data, allow_stand_in=False), backbone)
+    if not recorded["data"]["is_fallback"]:
+        experiment = assemble(config, load(config.data, allow_fallback=False), backbone)
     else:  # drawn again without the warning, even if the real data have come since
         config.data.update(name="shapes", dir="")
-        dataset = load(config.data, allow_stand_in=False)
-        dataset = dataclasses.replace(dataset, name=recorded["data"]["name"], is_stand_in=True)
+        dataset = load(config.data, allow_fallback=False)
+        dataset = dataclasses.replace(dataset, name=recorded["data"]["name"], is_fallback=True)
         experiment = assemble(config, dataset, backbone)
     require_same_data(experiment, recorded["data"])
     return experiment

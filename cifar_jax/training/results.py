@@ -11,22 +11,22 @@ import jax.numpy as jnp
 import numpy as np
 
 from cifar_jax import __version__
+from cifar_jax.devices import REPLICATED, describe, is_first_process, make_mesh, split_over_devices
+from cifar_jax.evaluation.evaluate import HEADLINE, evaluate_split, with_tta
 from cifar_jax.experiment import Experiment
-from cifar_jax.mesh import REPLICATED, describe, is_first_process, make_mesh, split_over_devices
 from cifar_jax.models import summary
-from cifar_jax.models.rules import frozen_layers
-from cifar_jax.report import drawing, page
+from cifar_jax.models.freezing import frozen_layers
+from cifar_jax.report import figures, page
 from cifar_jax.runs.checkpoints import Checkpoints
-from cifar_jax.runs.folder import History, RunFolder, write_json
+from cifar_jax.runs.run_folder import History, RunFolder, write_json
 from cifar_jax.training import step
-from cifar_jax.training.evaluate import HEADLINE, evaluate_split, with_tta
 from cifar_jax.training.state import abstract_state
 
 LIBRARIES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 
 
 def architecture(experiment: Experiment) -> dict:
-    """What stands in architecture.json: layers with shapes, parameters, whether they train, and FLOPs a picture."""
+    """What stands in architecture.json: layers with shapes, parameters, whether they train, and FLOPs a image."""
     frozen = frozen_layers(experiment.config.optimizer.rules, experiment.abstract_variables["params"])
     rows = summary.layers(experiment.model, experiment.preprocessing.image_size)
     for row in rows:
@@ -51,11 +51,11 @@ def describe_start(experiment: Experiment, folder: RunFolder) -> None:
 
 
 def _draw_data(experiment: Experiment, folder: RunFolder) -> None:
-    from cifar_jax.report import classes, pictures  # here: Matplotlib takes 0.3 s to import
+    from cifar_jax.report import classes, image_grids  # here: Matplotlib takes 0.3 s to import
 
-    train, name, run = experiment.splits["train"], experiment.dataset.name, drawing.run_name(folder)
+    train, name, run = experiment.splits["train"], experiment.dataset.name, figures.run_name(folder)
     sizes = ", ".join(f"{split} {len(images):,}" for split, images in experiment.splits.items())
-    pictures.samples(
+    image_grids.samples(
         train.images_NHWC,
         train.labels_N,
         train.class_names,
@@ -74,7 +74,7 @@ def _draw_data(experiment: Experiment, folder: RunFolder) -> None:
     before_NHWC, after_ENHWC = seen_in_training(experiment)
     stored, seen = before_NHWC.shape[1], after_ENHWC.shape[2]
     kinds = [f"{key.replace('_', ' ')} {value}" for key, value in experiment.config.augment.items() if value]
-    pictures.augmentation(
+    image_grids.augmentation(
         before_NHWC,
         after_ENHWC,
         title=f"{name}, train, n = {len(train):,}, {stored} px{f', seen at {seen} px' if seen != stored else ''}\n"
@@ -84,10 +84,10 @@ def _draw_data(experiment: Experiment, folder: RunFolder) -> None:
 
 
 def seen_in_training(experiment: Experiment, *, size: int = 8, epochs: int = 3) -> tuple[np.ndarray, np.ndarray]:
-    """Some training pictures as they are stored, and as the network would see a batch of them in its first epochs.
+    """Some training images as they are stored, and as the network would see a batch of them in its first epochs.
 
     Returns:
-        uint8 (size, H, W, 3) and uint8 (epochs, size, H', W', 3), with the normalisation undone.
+        uint8 (size, H, W, 3) and uint8 (epochs, size, H', W', 3), with the normalization undone.
     """
     config, preprocessing, train = experiment.config, experiment.preprocessing, experiment.splits["train"]
     rows_B = np.linspace(0, len(train) - 1, size).astype(np.int32)
@@ -144,7 +144,7 @@ def finish(
     top5 = ("top5_accuracy", "top5_accuracy_interval")  # of more than ten classes
     kept = ("data", "split", *HEADLINE, *top5, "temperature_scaled", "tta", "without_tta", "checkpoint_step")
     results = {split: {name: found[name] for name in kept if name in found} for split, found in evaluations.items()}
-    if experiment.config.optimizer.name == "lbfgs":  # its last fit took the validation pictures in
+    if experiment.config.optimizer.name == "lbfgs":  # its last fit took the validation images in
         results["validation"]["before_refit"] = {
             "accuracy": history.columns["val_accuracy"][-1],
             "loss": history.columns["val_loss"][-1],
@@ -161,8 +161,8 @@ def finish(
         "environment": environment(experiment),
     }
     if is_first_process():
-        run = drawing.run_name(folder)
-        drawing.draw_history(history.columns, results, run=run, directory=folder.figures_dir)
+        run = figures.run_name(folder)
+        figures.draw_history(history.columns, results, run=run, directory=folder.figures_dir)
         write_json(folder.results_json, results)
         page.write(folder)
     return results
@@ -188,6 +188,19 @@ def source_revision() -> str:
         return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
     except (OSError, subprocess.SubprocessError):
         return __version__
+
+
+def describe_results(results: dict) -> str:
+    """results.json of a run, or of several seeds, in a line for people."""
+    test = results["test"]
+    if "seeds" not in results:
+        return describe_metrics(test)
+    low, high = test["accuracy_interval"]
+    views = " with test-time augmentation" if test["tta"] else ""
+    return (
+        f"{results['data']['name']}, test, n = {test['n']:,}, {test['runs']} seeds: "
+        f"mean accuracy {test['accuracy']:.2%} [{low:.2%}, {high:.2%}]{views}"
+    )
 
 
 def describe_metrics(found: dict) -> str:

@@ -4,10 +4,10 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from cifar_jax.evaluation.metrics import mean_interval
-from cifar_jax.report.finished import unseen_accuracy
-from cifar_jax.runs.folder import write_json
-from cifar_jax.training.train import train
+from cifar_jax.metrics.classification import mean_interval
+from cifar_jax.report.finished_runs import unseen_accuracy
+from cifar_jax.runs.run_folder import write_json
+from cifar_jax.training.loop import train
 
 
 def train_seeds(config: ConfigDict, workdir: str | Path, *, command: str = "") -> dict:
@@ -39,14 +39,3 @@ def train_seeds(config: ConfigDict, workdir: str | Path, *, command: str = "") -
         }
     write_json(Path(workdir) / "results.json", found)
     return found
-
-
-def describe(found: dict) -> str:
-    """The result of several seeds in a line for people."""
-    test = found["test"]
-    low, high = test["accuracy_interval"]
-    views = " with test-time augmentation" if test["tta"] else ""
-    return (
-        f"{found['data']['name']}, test, n = {test['n']:,}, {test['runs']} seeds: "
-        f"mean accuracy {test['accuracy']:.2%} [{low:.2%}, {high:.2%}]{views}"
-    )

@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from cifar_jax.devices import quickly_compiled, replicate, replicated_like
 from cifar_jax.experiment import Experiment
-from cifar_jax.mesh import quickly_compiled, replicate, replicated_like
 from cifar_jax.models import initial
 from cifar_jax.models.cnn import whitening_kernel
 from cifar_jax.training import optimizer
@@ -98,8 +98,8 @@ def initial_state(experiment: Experiment) -> TrainState:
 def initial_variables(experiment: Experiment) -> dict:
     """params and batch_stats at step 0.
 
-    What decides them, in this order: (1) the random initialisers and train.seed; (2) pretrained weights, of everything
-    but the head; (3) for a model with a whitening layer, its filters, from the first 5,000 training pictures.
+    What decides them, in this order: (1) the random initializers and train.seed; (2) pretrained weights, of everything
+    but the head; (3) for a model with a whitening layer, its filters, from the first 5,000 training images.
     """
     seed = experiment.config.train.seed
     if experiment.config.model.name == "resnet":
@@ -108,10 +108,10 @@ def initial_variables(experiment: Experiment) -> dict:
             return initial.fill(abstract, seed=seed)
         head = initial.fill({"params": {"head": abstract["params"]["head"]}}, seed=seed)["params"]
         return {"params": experiment.backbone.params | head, "batch_stats": experiment.backbone.batch_stats}
-    initialise = quickly_compiled(functools.partial(experiment.model.init, train=False))
-    variables = initialise(jax.random.key(seed), experiment.sample_input())
+    initialize = quickly_compiled(functools.partial(experiment.model.init, train=False))
+    variables = initialize(jax.random.key(seed), experiment.sample_input())
     if "whiten" in variables["params"]:
-        pictures_NHWC = experiment.preprocessing(jnp.asarray(experiment.splits["train"].images_NHWC[:5000]))
-        kernel = whitening_kernel(np.asarray(pictures_NHWC))
+        images_NHWC = experiment.preprocessing(jnp.asarray(experiment.splits["train"].images_NHWC[:5000]))
+        kernel = whitening_kernel(np.asarray(images_NHWC))
         variables["params"] = {**variables["params"], "whiten": {"kernel": kernel}}
     return variables

@@ -8,10 +8,10 @@ import optax
 from jax import lax
 from jax.sharding import NamedSharding
 
-from cifar_jax.data import augment
 from cifar_jax.data.batches import epoch_order, gather
+from cifar_jax.devices import DATA_AXIS, REPLICATED, SHARDED, quickly_compiled, split_over_devices
 from cifar_jax.experiment import Experiment
-from cifar_jax.mesh import DATA_AXIS, REPLICATED, SHARDED, quickly_compiled, split_over_devices
+from cifar_jax.preprocessing import augment
 from cifar_jax.training.state import Metrics, TrainState, make_optimizer
 
 

@@ -8,10 +8,10 @@ from ml_collections import ConfigDict
 
 from configs import default
 
-# The pictures reach the network as 0..1, where Keras' weights were trained on 0..255 less the mean.
+# The images reach the network as 0..1, where Keras' weights were trained on 0..255 less the mean.
 NOT_PREPROCESSED = {"input_mean": (0.0, 0.0, 0.0), "input_std": (1.0, 1.0, 1.0), "check_input": False}
 PREPROCESSED = (
-    "pictures on the scale of the weights",
+    "images on the scale of the weights",
     (("model.input_mean", ()), ("model.input_std", ()), ("model.check_input", True)),
 )
 

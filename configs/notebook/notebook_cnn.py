@@ -3,7 +3,7 @@
     python main.py --config configs/notebook/notebook_cnn.py --mode ledger
 
 Plain convolutions and a few epochs of Adam at one rate, then one repair at a time up to configs/cnn_scratch.py. Every
-rung sees the training pictures three times, in a net half as wide as the recipe's. What it gave:
+rung sees the training images three times, in a net half as wide as the recipe's. What it gave:
 benchmarks/results/ledger_cnn.json; what the notebook's set-ups share: habits.py.
 """
 
@@ -22,7 +22,7 @@ def get_config() -> ConfigDict:
     config.repairs = (
         ("BatchNorm", (("model.norm", "batch"),)),
         ("learning rate falls to zero", (("schedule.name", "linear"),)),
-        ("mirrored and shifted pictures", (("augment.flip", "alternating"), ("augment.crop_padding", 2))),
+        ("mirrored and shifted images", (("augment.flip", "alternating"), ("augment.crop_padding", 2))),
         (
             "Muon, batches of 512",
             (

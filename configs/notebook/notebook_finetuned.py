@@ -2,7 +2,7 @@
 
     python main.py --mode ledger --config configs/notebook/notebook_finetuned.py --config.model.pretrained=FILE
 
-All layers trained by Adam at 32 pixels on pictures of 0..1; BatchNorm, which learns the statistics anew, hides the
+All layers trained by Adam at 32 pixels on images of 0..1; BatchNorm, which learns the statistics anew, hides the
 wrong scale. Then one repair at a time up to configs/resnet50_finetuned.py. What the set-ups share: habits.py.
 """
 

@@ -2,7 +2,7 @@
 
     python main.py --mode ledger --config configs/notebook/notebook_frozen.py --config.model.pretrained=keras/resnet50
 
-The pictures reach the weights as 0..1, where 0..255 less the mean is meant; then one repair at a time up to
+The images reach the weights as 0..1, where 0..255 less the mean is meant; then one repair at a time up to
 configs/resnet50_frozen.py. What the notebook's set-ups share: habits.py.
 """
 

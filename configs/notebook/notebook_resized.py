@@ -2,7 +2,7 @@
 
     python main.py --mode ledger --config configs/notebook/notebook_resized.py --config.model.pretrained=keras/resnet50
 
-The pictures are divided by 255 and then preprocessed as if they were not, so that the weights see an almost black
+The images are divided by 255 and then preprocessed as if they were not, so that the weights see an almost black
 square, and frozen BatchNorm runs on the statistics of each batch, as Keras on TensorFlow 1 had it; then one repair at a
 time up to configs/resnet50_resized.py. The mean is that of Keras' weights; for others, 255 times their mean and
 standard deviation. What the notebook's set-ups share: habits.py.

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cifar_jax.data import tfds_source, toronto
+from cifar_jax.data import cifar_archive, tfds
 
 
 @pytest.fixture(autouse=True)
@@ -21,12 +21,12 @@ def _nothing_of_this_machine(tmp_path, monkeypatch):
     def no_network(url, timeout):
         raise urllib.error.URLError("no network in tests")
 
-    monkeypatch.setattr(tfds_source.urllib.request, "urlopen", no_network)
+    monkeypatch.setattr(tfds.urllib.request, "urlopen", no_network)
 
 
 @pytest.fixture
-def write_pictures():
-    """write_pictures(root, {'train/cat': 3, ...}): that many random PNGs each; returns them by name."""
+def write_images():
+    """write_images(root, {'train/cat': 3, ...}): that many random PNGs each; returns them by name."""
 
     def write(root, counts, *, size=(8, 8), suffix=".png"):
         random = np.random.default_rng(0)
@@ -67,7 +67,7 @@ def _python2(value) -> bytes:
 
 
 class Cifar:
-    """Random pictures and labels, and the four files in which Toronto would publish them.
+    """Random images and labels, and the four files in which Toronto would publish them.
 
     Attributes:
         images: uint8 (60, 32, 32, 3), the last 10 test; labels: (L, 60); names: of each label.
@@ -81,7 +81,7 @@ class Cifar:
             self.names.insert(0, [f"coarse{i}" for i in range(20)])
         self.labels = np.array([random.integers(0, len(names), 60) for names in self.names])
 
-    def files(self, version: toronto.Version) -> dict[str, bytes]:
+    def files(self, version: cifar_archive.Version) -> dict[str, bytes]:
         parts = np.split(np.arange(60), 6) if len(version.train) == 5 else [np.arange(50), np.arange(50, 60)]
         write = self._pickled if version.is_pickled else self._binary
         files = {name: write(part, version) for name, part in zip((*version.train, version.test), parts, strict=True)}

@@ -6,7 +6,7 @@ import pytest
 
 from cifar_jax.data import ImageSet
 from cifar_jax.data.batches import epoch_order, gather, my_part, place
-from cifar_jax.mesh import REPLICATED, SHARDED, make_mesh, replicate, split_over_devices
+from cifar_jax.devices import REPLICATED, SHARDED, make_mesh, replicate, split_over_devices
 
 SIZE = 37  # divides by none of the numbers of devices
 
@@ -14,8 +14,8 @@ SIZE = 37  # divides by none of the numbers of devices
 @pytest.fixture
 def images():
     random = np.random.default_rng(0)
-    pictures_NHWC = random.integers(0, 256, (SIZE, 4, 5, 3), np.uint8)
-    return ImageSet(pictures_NHWC, random.integers(0, 1000, SIZE, np.int32), tuple(map(str, range(1000))))
+    images_NHWC = random.integers(0, 256, (SIZE, 4, 5, 3), np.uint8)
+    return ImageSet(images_NHWC, random.integers(0, 1000, SIZE, np.int32), tuple(map(str, range(1000))))
 
 
 @pytest.mark.parametrize("number", [1, 2, 8])
@@ -50,7 +50,7 @@ def order(*, seed=0, epoch=0):
     return np.array(epoch_order(seed=seed, epoch=epoch, size=SIZE, batch_size=8))
 
 
-def test_an_epoch_sees_no_picture_twice():
+def test_an_epoch_sees_no_image_twice():
     order_EB = order()
     assert order_EB.shape == (4, 8)
     assert order_EB.dtype == np.int32
@@ -58,7 +58,7 @@ def test_an_epoch_sees_no_picture_twice():
     assert set(order_EB.ravel()) <= set(range(SIZE))
 
 
-def test_every_picture_is_seen_sooner_or_later():
+def test_every_image_is_seen_sooner_or_later():
     assert set(np.ravel([order(epoch=epoch) for epoch in range(12)])) == set(range(SIZE))
 
 

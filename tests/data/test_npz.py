@@ -17,8 +17,8 @@ def arrays():
 
 
 def _read(tmp_path, arrays):
-    np.savez(tmp_path / "pictures.npz", **arrays)
-    return npz.read(tmp_path / "pictures.npz")
+    np.savez(tmp_path / "images.npz", **arrays)
+    return npz.read(tmp_path / "images.npz")
 
 
 def _ours(arrays):
@@ -32,7 +32,7 @@ def test_both_namings_are_read(tmp_path, arrays, rename):
     np.testing.assert_array_equal(dataset.train.labels_N, [0, 1, 2, 0, 1, 2])
     np.testing.assert_array_equal(dataset.test.labels_N, [2, 0])
     assert dataset.train.labels_N.dtype == np.int32
-    assert (dataset.name, dataset.class_names, dataset.validation) == ("pictures", ("0", "1", "2"), None)
+    assert (dataset.name, dataset.class_names, dataset.validation) == ("images", ("0", "1", "2"), None)
 
 
 def test_validation_and_class_names_are_read(tmp_path, arrays):
@@ -67,7 +67,7 @@ def test_validation_and_class_names_are_read(tmp_path, arrays):
 def test_wrong_arrays_are_named_with_what_was_expected(tmp_path, arrays, change, message):
     with pytest.raises(DataError, match=message) as caught:
         _read(tmp_path, arrays | change)
-    assert "pictures.npz" in str(caught.value) and "\n" not in str(caught.value)
+    assert "images.npz" in str(caught.value) and "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("key", ["x_train", "y_train", "x_test", "y_test"])
@@ -79,7 +79,7 @@ def test_missing_keys_are_named(tmp_path, arrays, key):
 
 def test_every_truncation_is_noticed(tmp_path, arrays):
     _read(tmp_path, arrays)
-    whole = (tmp_path / "pictures.npz").read_bytes()
+    whole = (tmp_path / "images.npz").read_bytes()
     for cut in range(0, len(whole), 31):
         (tmp_path / "cut.npz").write_bytes(whole[:cut])
         with pytest.raises(DataError, match=r"cut\.npz"):

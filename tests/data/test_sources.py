@@ -5,42 +5,42 @@ import numpy as np
 import pytest
 
 from cifar_jax import data
-from cifar_jax.data import sources, tfds_source, toronto
+from cifar_jax.data import cifar_archive, sources, tfds
 from cifar_jax.errors import DataError, UsageError
 from configs.default import get_config
 
 CIFAR10_NAMES = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
 
 
-def _load(*, allow_stand_in=False, **keys):
+def _load(*, allow_fallback=False, **keys):
     config = get_config().data
     config.update(keys)
-    return data.load(config, allow_stand_in=allow_stand_in)
+    return data.load(config, allow_fallback=allow_fallback)
 
 
 @pytest.fixture
-def ten_classes(tmp_path, write_pictures):
-    root = tmp_path / "pictures"
+def ten_classes(tmp_path, write_images):
+    root = tmp_path / "images"
     counts = {f"train/{name}": 5 for name in CIFAR10_NAMES} | {f"test/{name}": 1 for name in CIFAR10_NAMES}
-    write_pictures(root, counts, size=(32, 32))
+    write_images(root, counts, size=(32, 32))
     return root
 
 
 def test_data_dir_goes_before_the_environment_before_tfds(tmp_path, cifar, ten_classes, monkeypatch):
     made = cifar(10)
-    binary = made.unpack(toronto.CIFAR10_BINARY, tmp_path)
-    installed = tfds_source.prepare("cifar10", archive=binary, data_dir=tfds_source.default_data_dir())
+    binary = made.unpack(cifar_archive.CIFAR10_BINARY, tmp_path)
+    installed = tfds.prepare("cifar10", archive=binary, data_dir=tfds.default_data_dir())
     assert _load(name="cifar10").source == str(installed)
     monkeypatch.setenv("CIFAR_JAX_DATA", str(binary))
     made.assert_equals(_load(name="cifar10"))
     assert _load(name="cifar10", dir=str(ten_classes)).source == str(ten_classes)
 
 
-def test_every_kind_of_path_is_recognised(tmp_path, cifar, ten_classes):
+def test_every_kind_of_path_is_recognized(tmp_path, cifar, ten_classes):
     made = cifar(10)
-    folder = made.unpack(toronto.CIFAR10_PYTHON, tmp_path / "unpacked")
-    packed = made.pack(toronto.CIFAR10_BINARY, tmp_path / "anything.tar.gz")
-    tfds_source.prepare("cifar10", archive=packed, data_dir=tmp_path / "tfds")
+    folder = made.unpack(cifar_archive.CIFAR10_PYTHON, tmp_path / "unpacked")
+    packed = made.pack(cifar_archive.CIFAR10_BINARY, tmp_path / "anything.tar.gz")
+    tfds.prepare("cifar10", archive=packed, data_dir=tmp_path / "tfds")
     np.savez(
         tmp_path / "arrays.npz",
         x_train=made.images[:50],
@@ -51,7 +51,7 @@ def test_every_kind_of_path_is_recognised(tmp_path, cifar, ten_classes):
     for path in (folder, folder.parent, packed):
         dataset = _load(name="cifar10", dir=str(path))
         made.assert_equals(dataset)
-        assert (dataset.name, dataset.source, dataset.is_stand_in) == ("CIFAR-10", str(path), False)
+        assert (dataset.name, dataset.source, dataset.is_fallback) == ("CIFAR-10", str(path), False)
     for path in (tmp_path / "tfds", tmp_path / "tfds" / "cifar10", tmp_path / "tfds" / "cifar10" / "3.0.2"):
         assert (_load(name="cifar10", dir=str(path)).name, len(_load(dir=str(path)).train)) == (
             "CIFAR-10",
@@ -65,7 +65,7 @@ def test_every_kind_of_path_is_recognised(tmp_path, cifar, ten_classes):
         assert dataset.name == f"CIFAR-10 ({str(path).rsplit('/', 1)[1]})"
         assert dataset.class_names == tuple(CIFAR10_NAMES)
     assert _load(name="cifar10", dir=str(tmp_path / "arrays.npz")).name == "CIFAR-10 (arrays.npz)"
-    assert _load(name="folder", dir=str(ten_classes)).name == "pictures"
+    assert _load(name="folder", dir=str(ten_classes)).name == "images"
 
 
 def test_second_load_comes_from_the_cache(ten_classes, monkeypatch):
@@ -76,10 +76,10 @@ def test_second_load_comes_from_the_cache(ten_classes, monkeypatch):
     assert again.train.fingerprint == first.train.fingerprint
 
 
-def test_image_size_resizes_pictures_and_is_refused_for_arrays(tmp_path, ten_classes, cifar):
+def test_image_size_resizes_images_and_is_refused_for_arrays(tmp_path, ten_classes, cifar):
     assert _load(dir=str(ten_classes), image_size=8).train.images_NHWC.shape == (50, 8, 8, 3)
     assert _load(dir=str(ten_classes)).train.images_NHWC.shape == (50, 32, 32, 3)
-    folder = cifar(10).unpack(toronto.CIFAR10_PYTHON, tmp_path)
+    folder = cifar(10).unpack(cifar_archive.CIFAR10_PYTHON, tmp_path)
     assert len(_load(dir=str(folder), image_size=32).train) == 50
     with pytest.raises(UsageError, match=r"--config\.model\.image_size=64"):
         _load(dir=str(folder), image_size=64)
@@ -96,15 +96,15 @@ def test_limit_is_stratified_over_every_split(ten_classes):
 def test_shapes_need_no_search_and_ignore_the_environment(monkeypatch):
     monkeypatch.setenv("CIFAR_JAX_DATA", "/does/not/exist")
     dataset = _load(name="shapes", limit=30)
-    assert (dataset.name, dataset.source, dataset.is_stand_in) == ("shapes", "drawn by the program", False)
+    assert (dataset.name, dataset.source, dataset.is_fallback) == ("shapes", "drawn by the program", False)
     assert len(dataset.train) == len(dataset.test) == 30
     np.testing.assert_array_equal(np.bincount(dataset.train.labels_N), [3] * 10)
 
 
 @pytest.mark.parametrize("name", ["cifar10", "cifar100"])
 def test_shapes_stand_in_with_a_warning_that_cannot_be_overlooked(name, capsys):
-    dataset = _load(name=name, limit=10, allow_stand_in=True)
-    assert dataset.name == f"shapes (stand-in for {name})" and dataset.is_stand_in
+    dataset = _load(name=name, limit=10, allow_fallback=True)
+    assert dataset.name == f"shapes (stand-in for {name})" and dataset.is_fallback
     warning = capsys.readouterr().err
     assert len(warning.strip().splitlines()) >= 8
     archive = f"cifar-{name.removeprefix('cifar')}-python.tar.gz"
@@ -113,10 +113,10 @@ def test_shapes_stand_in_with_a_warning_that_cannot_be_overlooked(name, capsys):
         assert part in warning
 
 
-@pytest.mark.parametrize(("allow_stand_in", "fallback"), [(True, ""), (False, "shapes"), (False, "")])
-def test_without_leave_there_is_no_stand_in(allow_stand_in, fallback, capsys):
+@pytest.mark.parametrize(("allow_fallback", "fallback"), [(True, ""), (False, "shapes"), (False, "")])
+def test_without_leave_there_is_no_stand_in(allow_fallback, fallback, capsys):
     with pytest.raises(DataError) as caught:
-        _load(name="cifar10", allow_stand_in=allow_stand_in, fallback=fallback)
+        _load(name="cifar10", allow_fallback=allow_fallback, fallback=fallback)
     message = str(caught.value)
     assert "\n" not in message
     for part in (
@@ -134,10 +134,10 @@ def test_without_leave_there_is_no_stand_in(allow_stand_in, fallback, capsys):
 def test_missing_path_is_named_with_the_key_it_came_from(tmp_path, monkeypatch):
     missing = str(tmp_path / "missing")
     with pytest.raises(UsageError, match=f"--config.data.dir={missing}: no such file"):
-        _load(name="cifar10", dir=missing, allow_stand_in=True)
+        _load(name="cifar10", dir=missing, allow_fallback=True)
     monkeypatch.setenv("CIFAR_JAX_DATA", missing)
     with pytest.raises(UsageError, match=f"CIFAR_JAX_DATA={missing}: no such file") as caught:
-        _load(name="cifar10", allow_stand_in=True)
+        _load(name="cifar10", allow_fallback=True)
     assert caught.value.exit_code == 2
 
 
@@ -152,15 +152,15 @@ def test_missing_path_is_named_with_the_key_it_came_from(tmp_path, monkeypatch):
 )
 def test_keys_that_do_not_fit_are_refused(keys, message):
     with pytest.raises(UsageError, match=message):
-        _load(allow_stand_in=True, **keys)
+        _load(allow_fallback=True, **keys)
 
 
-def test_number_of_classes_must_be_that_of_the_name(ten_classes, tmp_path, write_pictures, cifar):
+def test_number_of_classes_must_be_that_of_the_name(ten_classes, tmp_path, write_images, cifar):
     with pytest.raises(DataError, match=r"10 classes, cifar100 has 100; use --config\.data\.name=folder"):
-        _load(name="cifar100", dir=str(ten_classes), allow_stand_in=True)
-    folder = cifar(100).unpack(toronto.CIFAR100_PYTHON, tmp_path)
+        _load(name="cifar100", dir=str(ten_classes), allow_fallback=True)
+    folder = cifar(100).unpack(cifar_archive.CIFAR100_PYTHON, tmp_path)
     with pytest.raises(DataError, match="100 classes, cifar10 has 10"):
-        _load(name="cifar10", dir=str(folder), allow_stand_in=True)
+        _load(name="cifar10", dir=str(folder), allow_fallback=True)
 
 
 @pytest.mark.parametrize("content", [b"", b"text", b"\x80\x02}.", b"\x1f\x8b\x08\x00", b"\xfd7zXZ\x00", b"PK\x03\x04"])
@@ -168,7 +168,7 @@ def test_files_that_are_no_data_are_named_and_never_replaced_by_the_stand_in(tmp
     for name in ("data_batch_1", "cifar-10-python.tar.gz", "x.npz"):
         (tmp_path / name).write_bytes(content)
         with pytest.raises(DataError, match=f"{tmp_path}/{name}") as caught:
-            _load(name="cifar10", dir=str(tmp_path / name), allow_stand_in=True)
+            _load(name="cifar10", dir=str(tmp_path / name), allow_fallback=True)
         assert "\n" not in str(caught.value)
 
 
@@ -176,7 +176,7 @@ def test_truncated_archive_given_as_data_dir_is_named(ten_classes, tmp_path):
     path = tmp_path / shutil.make_archive(str(tmp_path / "x"), "xztar", ten_classes)
     path.write_bytes(path.read_bytes()[:-1000])
     with pytest.raises(DataError, match=f"{path}: truncated"):
-        _load(name="cifar10", dir=str(path), allow_stand_in=True)
+        _load(name="cifar10", dir=str(path), allow_fallback=True)
     assert not list((tmp_path / "cache").glob("*"))
 
 

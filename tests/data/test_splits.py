@@ -43,7 +43,7 @@ def test_the_split_depends_on_the_seed_alone_and_never_changes():
     np.testing.assert_array_equal(first, again)
     others = [tuple(split_train_validation(labels_N, fraction=0.1, seed=seed)[1]) for seed in range(20)]
     assert len(set(others)) > 15
-    # Recorded: a change moves pictures between training and validation of every finished run.
+    # Recorded: a change moves images between training and validation of every finished run.
     assert first.tolist() == [8, 13, 14, 15]
 
 
@@ -70,7 +70,7 @@ def test_test_split_is_the_sources_own_else_validation_else_a_sixth(caplog):
         None,
         4,
     )
-    assert "validation pictures are the test split" in caplog.text
+    assert "validation images are the test split" in caplog.text
     held_out = assemble(**place, validation=None, test=None)
     assert (len(held_out.train), held_out.validation, len(held_out.test)) == (50, None, 10)
-    assert "stratified sixth, 10 pictures" in caplog.text
+    assert "stratified sixth, 10 images" in caplog.text

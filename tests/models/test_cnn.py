@@ -11,7 +11,7 @@ from cifar_jax.models.cnn import CNN, identity_first, whitening_kernel
 IMAGES_NHWC = np.random.default_rng(0).normal(size=(4, 8, 8, 3)).astype(np.float32)
 
 
-def initialised(**settings):
+def initialized(**settings):
     model = CNN(num_classes=5, **{"widths": (8, 8), **settings})
     return model, jax.jit(lambda: model.init(jax.random.key(0), IMAGES_NHWC, train=False))()
 
@@ -22,7 +22,7 @@ def paths(tree):
 
 def test_whitened_patches_are_uncorrelated_with_unit_variance():
     random = np.random.default_rng(0)
-    smooth = random.normal(size=(50, 9, 9, 3)) @ random.normal(size=(3, 3))  # correlated colours and neighbours
+    smooth = random.normal(size=(50, 9, 9, 3)) @ random.normal(size=(3, 3))  # correlated colors and neighbors
     images_NHWC = (smooth[:, 1:, 1:] + smooth[:, :-1, :-1] + smooth[:, 1:, :-1]).astype(np.float32)
     kernel_HWIO = whitening_kernel(images_NHWC, epsilon=0)
     assert kernel_HWIO.shape == (2, 2, 3, 24)
@@ -39,7 +39,7 @@ def test_whitened_patches_are_uncorrelated_with_unit_variance():
     np.testing.assert_allclose(outputs_PD.T @ outputs_PD / len(outputs_PD), np.eye(12), atol=1e-3)
 
 
-def test_whitening_of_pictures_without_variance_is_finite():
+def test_whitening_of_images_without_variance_is_finite():
     assert np.isfinite(whitening_kernel(np.zeros((2, 4, 4, 3), np.float32))).all()
 
 
@@ -60,7 +60,7 @@ def test_the_first_filters_are_the_identity(size, inputs, outputs):
 
 
 def test_parameters_have_explicit_names():
-    _, variables = initialised(convs_per_block=2)
+    _, variables = initialized(convs_per_block=2)
     assert paths(variables["params"]) == {
         "whiten/kernel",
         "whiten_bias/bias",
@@ -74,7 +74,7 @@ def test_parameters_have_explicit_names():
 
 
 def test_without_norm_there_are_biases_and_no_statistics():
-    _, variables = initialised(norm="none", whitening=False, convs_per_block=1)
+    _, variables = initialized(norm="none", whitening=False, convs_per_block=1)
     assert set(variables) == {"params"}
     assert paths(variables["params"]) == {
         "block1_conv1/kernel",
@@ -88,7 +88,7 @@ def test_without_norm_there_are_biases_and_no_statistics():
 @pytest.mark.parametrize("norm", ["batch", "none"])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_parameters_and_logits_are_float32(dtype, norm):
-    model, variables = initialised(dtype=jnp.dtype(dtype), norm=norm, convs_per_block=1)
+    model, variables = initialized(dtype=jnp.dtype(dtype), norm=norm, convs_per_block=1)
     assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {jnp.dtype("float32")}
     apply = jax.jit(lambda variables: model.apply(variables, IMAGES_NHWC, train=False))
     assert apply(variables).shape == (4, 5)

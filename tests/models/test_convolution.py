@@ -73,15 +73,15 @@ def test_what_is_slow_as_a_convolution_is_none(size, side, stride):
     assert " convolution(" not in jax.jit(jax.value_and_grad(loss, (0, 1))).lower(*arguments).compile().as_text()
 
 
-def test_standardised_filters_have_mean_0_and_variance_1():
+def test_standardized_filters_have_mean_0_and_variance_1():
     kernel_HWIO = np.random.default_rng(0).normal(3.0, 0.1, (3, 3, 4, 6)).astype(np.float32)
-    standardised = np.asarray(convolution._standardised(kernel_HWIO), np.float64)
+    standardized = np.asarray(convolution._standardized(kernel_HWIO), np.float64)
     exact = kernel_HWIO.astype(np.float64)
     expected = (exact - exact.mean((0, 1, 2))) / np.sqrt(exact.var((0, 1, 2)) + 1e-10)
-    np.testing.assert_allclose(standardised, expected, atol=1e-4)
+    np.testing.assert_allclose(standardized, expected, atol=1e-4)
 
     images_NHWC = np.random.default_rng(1).normal(size=(2, 5, 5, 4)).astype(np.float32)
-    output_NHWC = Conv(6, size=3, standardise=True).apply({"params": {"kernel": kernel_HWIO}}, images_NHWC)
+    output_NHWC = Conv(6, size=3, standardize=True).apply({"params": {"kernel": kernel_HWIO}}, images_NHWC)
     assert relative_error(output_NHWC, plain_convolve(images_NHWC, expected.astype(np.float32), stride=1)) < 1e-4
 
 

@@ -1,4 +1,4 @@
-"""Initial weights without running the model against those of the model's own initialisers."""
+"""Initial weights without running the model against those of the model's own initializers."""
 
 import functools
 
@@ -20,7 +20,7 @@ def abstract_variables(model):
 @pytest.mark.parametrize(
     "settings", [VARIANTS["v1.5"], VARIANTS["v2"], VARIANTS["bit"], {"block": "basic"}], ids=["v1.5", "v2", "bit", "18"]
 )
-def test_the_values_are_those_of_the_initialisers(settings):
+def test_the_values_are_those_of_the_initializers(settings):
     model = ResNet(num_classes=5, **SMALL, **settings)
     filled = initial.fill(abstract_variables(model), seed=0)
     expected = jax.device_get(jax.jit(lambda: model.init(jax.random.key(0), IMAGES_NHWC, train=False))())

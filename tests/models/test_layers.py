@@ -115,7 +115,7 @@ def test_add_bias_and_both_gradients_equal_the_plain_sum():
 
 @ONLY_ON_CPU
 def test_training_keeps_little_of_the_forward_pass():
-    """Temporaries of one gradient of the recipe's network: 1.07 MB a picture; with `jax.grad`'s own GELU 1.64."""
+    """Temporaries of one gradient of the recipe's network: 1.07 MB a image; with `jax.grad`'s own GELU 1.64."""
     images_NHWC = jax.ShapeDtypeStruct((256, 32, 32, 3), jnp.float32)
     model = CNN(num_classes=10, widths=(48, 128, 192))
     variables = jax.eval_shape(functools.partial(model.init, train=False), jax.random.key(0), images_NHWC)

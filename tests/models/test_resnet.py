@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cifar_jax.mesh import DATA_AXIS, REPLICATED, SHARDED, make_mesh, split_over_devices
+from cifar_jax.devices import DATA_AXIS, REPLICATED, SHARDED, make_mesh, split_over_devices
 from cifar_jax.models import initial, summary
 from cifar_jax.models.resnet import VARIANTS, ResNet
 
@@ -221,7 +221,7 @@ def test_frozen_norms_use_their_statistics_in_training():
     np.testing.assert_array_equal(training, evaluation)
 
 
-def test_a_network_with_group_norm_treats_pictures_apart():
+def test_a_network_with_group_norm_treats_images_apart():
     model = ResNet(num_classes=5, stage_sizes=(1, 1), width=32, **VARIANTS["bit"])
     variables = variables_of(model)
     assert set(variables) == {"params"}

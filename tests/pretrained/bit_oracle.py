@@ -3,14 +3,14 @@
 import numpy as np
 
 
-def standardised(kernel_HWIO):
+def standardized(kernel_HWIO):
     kernel_HWIO = kernel_HWIO.astype(np.float64)
-    centred = kernel_HWIO - kernel_HWIO.mean((0, 1, 2))
-    return centred / np.sqrt(kernel_HWIO.var((0, 1, 2)) + 1e-10)
+    centerd = kernel_HWIO - kernel_HWIO.mean((0, 1, 2))
+    return centerd / np.sqrt(kernel_HWIO.var((0, 1, 2)) + 1e-10)
 
 
 def convolve(x_NHWC, kernel_HWIO, *, stride=1, padding=0):
-    kernel_HWIO = standardised(kernel_HWIO)
+    kernel_HWIO = standardized(kernel_HWIO)
     x_NHWC = np.pad(x_NHWC, ((0, 0), (padding, padding), (padding, padding), (0, 0)))
     side = len(kernel_HWIO)
     height, width = ((n - side) // stride + 1 for n in x_NHWC.shape[1:3])

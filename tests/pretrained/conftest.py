@@ -10,7 +10,7 @@ import optax
 import pytest
 from flax.traverse_util import unflatten_dict
 
-from cifar_jax.mesh import REPLICATED, make_mesh, split_over_devices
+from cifar_jax.devices import REPLICATED, make_mesh, split_over_devices
 from cifar_jax.models.resnet import VARIANTS, ResNet
 from cifar_jax.pretrained import Backbone, convert
 from cifar_jax.pretrained.families import FAMILIES

@@ -40,11 +40,11 @@ def full(preactivation):
 
 
 def with_head(base, *, classes):
-    """As Keras itself adds it, but for any size of picture, and without softmax."""
+    """As Keras itself adds it, but for any size of image, and without softmax."""
     return keras.Model(base.input, keras.layers.Dense(classes, name="predictions")(base.output))
 
 
-def randomise(model):
+def randomize(model):
     random = np.random.default_rng(0)
     for variable in model.weights:
         scale = np.sqrt(2 / np.prod(variable.shape[:-1])) if len(variable.shape) > 1 else 0.2
@@ -89,8 +89,8 @@ def training_step(model, images_NHWC, labels_N):
 
 
 def leave(name, model, folder, *, image_sizes, bgr):
-    """NAME.weights.h5, NAME.keras and NAME.h5, and for each size of picture NAME_SIZE.npz."""
-    randomise(model)
+    """NAME.weights.h5, NAME.keras and NAME.h5, and for each size of image NAME_SIZE.npz."""
+    randomize(model)
     model.save_weights(folder / f"{name}.weights.h5")
     model.save(folder / f"{name}.keras")
     model.save(folder / f"{name}.h5")
@@ -114,7 +114,7 @@ def write_step(folder):
     jax.config.update("jax_enable_x64", True)
     keras.config.set_floatx("float64")
     model = small(preactivation=False)
-    randomise(model)
+    randomize(model)
     images_NHWC = np.random.default_rng(2).normal(size=(4, 64, 64, 3)).astype(np.float32)
     labels_N = np.array([3, 1, 4, 1])
     # Keras's BatchNorm computes in the type that it takes float64 and float32 to be together: float32.

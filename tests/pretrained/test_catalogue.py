@@ -31,7 +31,7 @@ def test_torchvisions_hash_is_the_one_in_the_name():
         assert entry.hash.removeprefix("sha256:") in entry.url
 
 
-def test_caffe_preprocessing_is_255_times_the_picture_less_the_mean():
+def test_caffe_preprocessing_is_255_times_the_image_less_the_mean():
     preprocessing = CATALOGUE["keras/resnet50"].preprocessing
     red = (200 / 255 - preprocessing.mean[0]) / preprocessing.std[0]
     assert red == pytest.approx(200 - 123.68)

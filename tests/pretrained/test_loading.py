@@ -11,7 +11,8 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from cifar_jax.errors import DataError, UsageError
-from cifar_jax.pretrained import CATALOGUE, Preprocessing, convert, download, files, load, loading, write
+from cifar_jax.files import download
+from cifar_jax.pretrained import CATALOGUE, Preprocessing, convert, load, loading, weight_files, write
 from cifar_jax.pretrained.families import TORCHVISION
 
 ENDING = {"torchvision": ".safetensors", "keras": ".h5"}
@@ -63,8 +64,8 @@ def test_the_cache_is_used_and_a_damaged_one_is_not(random_backbone, tmp_path, m
     write(backbone, tmp_path / "x.safetensors", naming="torchvision")
     load(tmp_path / "x.safetensors")
     reads = []
-    read = files.read
-    monkeypatch.setattr(files, "read", lambda path: reads.append(path) or read(path))
+    read = weight_files.read
+    monkeypatch.setattr(weight_files, "read", lambda path: reads.append(path) or read(path))
     assert_same(load(tmp_path / "x.safetensors"), backbone)
     assert not reads
     (converted,) = loading.default_cache_dir().glob("converted/*.safetensors")
@@ -98,7 +99,7 @@ def test_a_name_brings_its_own_preprocessing(random_backbone, tmp_path, monkeypa
     whole = random_backbone("v1.5", stage_sizes=(3, 4, 6, 3), width=64)
     path = tmp_path / "whole.safetensors"
     save_file(convert.foreign(whole.params, whole.batch_stats, TORCHVISION), path)
-    monkeypatch.setattr(download, "fetch", lambda entry, folder: (path, download.digest(path)))
+    monkeypatch.setattr(download, "fetch", lambda url, folder, *, published: (path, download.digest(path)))
     found = load("timm/resnet50.a2_in1k")
     assert found.preprocessing == CATALOGUE["timm/resnet50.a2_in1k"].preprocessing != load(path).preprocessing
     assert found.source == "timm/resnet50.a2_in1k" and found.num_classes == 5

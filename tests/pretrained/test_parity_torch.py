@@ -43,7 +43,7 @@ def assert_parity(name, backbone, stages, stages_of, relative_error):
     ],
 )
 def test_torchvision_and_timm(name, variant, settings, tmp_path, stages_of, relative_error):
-    model = torch_oracle.randomise(torch_oracle.ResNet(**settings))
+    model = torch_oracle.randomize(torch_oracle.ResNet(**settings))
     torch.save(model.state_dict(), tmp_path / "weights.pth")
     backbone = load(tmp_path / "weights.pth")
     assert (backbone.variant, backbone.width, backbone.num_classes) == (variant, 64, 1000)
@@ -52,8 +52,8 @@ def test_torchvision_and_timm(name, variant, settings, tmp_path, stages_of, rela
 
 @pytest.mark.parametrize("legacy", [False, True])
 def test_robust_checkpoint(legacy, tmp_path, stages_of, relative_error):
-    """A training checkpoint: nested, prefixed, with normalisation, attacker and optimizer."""
-    model = torch_oracle.randomise(torch_oracle.ResNet((2, 1, 1, 1), width=16))
+    """A training checkpoint: nested, prefixed, with normalization, attacker and optimizer."""
+    model = torch_oracle.randomize(torch_oracle.ResNet((2, 1, 1, 1), width=16))
     state = {f"module.model.{name}": value for name, value in model.state_dict().items()}
     state |= {f"module.attacker.model.{name}": value for name, value in model.state_dict().items()}
     state |= {f"module.{name}": torch.ones(3) for name in ("normalizer.new_mean", "attacker.normalize.new_std")}
@@ -66,7 +66,7 @@ def test_robust_checkpoint(legacy, tmp_path, stages_of, relative_error):
 
 def test_hugging_face(tmp_path, stages_of, relative_error):
     transformers = pytest.importorskip("transformers")
-    model = torch_oracle.randomise(
+    model = torch_oracle.randomize(
         transformers.ResNetForImageClassification(transformers.ResNetConfig(num_labels=1000))
     )
     model.save_pretrained(tmp_path)
@@ -83,7 +83,7 @@ def test_hugging_face(tmp_path, stages_of, relative_error):
 
 
 def test_torch_reads_what_we_write(tmp_path):
-    model = torch_oracle.randomise(torch_oracle.ResNet((2, 1, 1, 1), width=16))
+    model = torch_oracle.randomize(torch_oracle.ResNet((2, 1, 1, 1), width=16))
     torch.save(model.state_dict(), tmp_path / "theirs.pth")
     write(load(tmp_path / "theirs.pth"), tmp_path / "ours.safetensors", naming="torchvision")
     ours = {name: torch.tensor(array) for name, array in load_file(tmp_path / "ours.safetensors").items()}
@@ -95,7 +95,7 @@ def test_torch_reads_what_we_write(tmp_path):
 
 
 def test_a_step_of_training(tmp_path, training_step, relative_error):
-    model = torch_oracle.randomise(torch_oracle.ResNet((2, 1, 1, 1), width=16, classes=10)).train()
+    model = torch_oracle.randomize(torch_oracle.ResNet((2, 1, 1, 1), width=16, classes=10)).train()
     torch.save(model.state_dict(), tmp_path / "weights.pth")
     before = {name: value.numpy().copy() for name, value in model.state_dict().items()}
     counts = {}  # numbers that the variance of a channel is of

@@ -69,7 +69,7 @@ class ResNet(nn.Module):
         return self.stages(x)["logits"]
 
 
-def randomise(model):
+def randomize(model):
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for name, value in model.state_dict().items():

@@ -6,9 +6,9 @@ import json
 import numpy as np
 import pytest
 
-from cifar_jax.evaluation import metrics
+from cifar_jax.metrics import classification
 from cifar_jax.report import style
-from cifar_jax.runs.folder import RunFolder, write_json
+from cifar_jax.runs.run_folder import RunFolder, write_json
 
 VOID = {"meta", "img", "br", "link", "hr", "input"}
 
@@ -94,12 +94,12 @@ def make_run(history):
         folder = RunFolder(path)
         random = np.random.default_rng(seed)
         labels_N = np.random.default_rng(7).integers(0, len(names), 300)
-        logits_NC = random.normal(size=(300, len(names))) + skill * np.eye(len(names))[labels_N]
+        logits_NK = random.normal(size=(300, len(names))) + skill * np.eye(len(names))[labels_N]
         found = {"data": data, "split": "test", "checkpoint_step": 6, "tta": False}
-        found |= metrics.summarise(logits_NC=logits_NC, labels_N=labels_N, class_names=names)
+        found |= classification.summarize(logits_NK=logits_NK, labels_N=labels_N, class_names=names)
         headline = {name: value for name, value in found.items() if not isinstance(value, dict)}
         splits = {split: {"n": 300, "fingerprint": f"{data} {split}"} for split in ("train", "validation", "test")}
-        description = {"name": data, "is_stand_in": False, "classes": list(names), "splits": splits}
+        description = {"name": data, "is_fallback": False, "classes": list(names), "splits": splits}
         config = {"optimizer": {"learning_rate": learning_rate}, "train": {"seed": seed}, "mesh": {"devices": 0}}
         layer = {"name": "head", "output_shape": [3], "parameter_count": 1234, "flops": 99, "trainable": True}
         write_json(folder.config_json, {"config": config, "command": command, "data": description})
@@ -114,7 +114,7 @@ def make_run(history):
         environment = {"devices": "1 x cpu", "versions": {"jax": "9.8.7"}, "source_revision": "abc123"}
         write_json(folder.results_json, results | {"environment": environment})
         write_json(folder.evaluation_dir("test") / "metrics.json", found)
-        np.savez(folder.evaluation_dir("test") / "predictions.npz", labels=labels_N, predictions=logits_NC.argmax(-1))
+        np.savez(folder.evaluation_dir("test") / "predictions.npz", labels=labels_N, predictions=logits_NK.argmax(-1))
         return folder
 
     return make

@@ -1,4 +1,4 @@
-"""What the figures say: the right pictures, counts, percentages and names in the right places."""
+"""What the figures say: the right images, counts, percentages and names in the right places."""
 
 import itertools
 
@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cifar_jax.evaluation import metrics
-from cifar_jax.report import classes, curves, drawing, pictures, reliability
+from cifar_jax.metrics import classification
+from cifar_jax.report import classes, curves, figures, image_grids, reliability
 
 TITLE = "CIFAR-10, test, n = 10,000 · cnn_scratch, seed 0"
 
@@ -33,9 +33,9 @@ def test_curves_mark_the_first_best_epoch(tmp_path, history, drawn):
     assert "training images/s: median 1,000; 4 s with validation" in texts(drawn[0])
 
 
-def test_samples_show_the_right_pictures_in_the_right_rows(tmp_path, drawn):
+def test_samples_show_the_right_images_in_the_right_rows(tmp_path, drawn):
     images_NHWC, labels_N = noise(9), np.random.default_rng(1).permutation(np.repeat(np.arange(3), 3))
-    pictures.samples(images_NHWC, labels_N, names(3), title=TITLE, path=tmp_path / "s.png")
+    image_grids.samples(images_NHWC, labels_N, names(3), title=TITLE, path=tmp_path / "s.png")
     sheet = np.asarray(drawn[0].axes[0].images[0].get_array())
     step = 32 + 2
     for label in range(3):
@@ -47,16 +47,16 @@ def test_samples_show_the_right_pictures_in_the_right_rows(tmp_path, drawn):
 
 
 def test_samples_of_many_classes_say_which_are_shown(tmp_path, drawn):
-    pictures.samples(noise(100), np.arange(100), names(100), title=TITLE, path=tmp_path / "s.png")
+    image_grids.samples(noise(100), np.arange(100), names(100), title=TITLE, path=tmp_path / "s.png")
     assert "12 of 100 classes, evenly spaced" in drawn[0].get_suptitle()
     shown = [label.get_text() for label in drawn[0].axes[0].get_yticklabels()]
     assert len(shown) == 12 and shown[0] == "class number 0" and shown[-1] == "class number 99"
 
 
 @pytest.mark.parametrize("seen_side", [32, 48])
-def test_augmentation_shows_each_picture_above_what_became_of_it(tmp_path, drawn, seen_side):
+def test_augmentation_shows_each_image_above_what_became_of_it(tmp_path, drawn, seen_side):
     before_NHWC, after_ENHWC = noise(8), np.stack([noise(8, seen_side), noise(8, seen_side) // 2])
-    pictures.augmentation(before_NHWC, after_ENHWC, title=TITLE, path=tmp_path / "a.png")
+    image_grids.augmentation(before_NHWC, after_ENHWC, title=TITLE, path=tmp_path / "a.png")
     stored, seen = (np.asarray(axes.images[0].get_array()) for axes in drawn[0].axes)
     np.testing.assert_array_equal(stored[:, 34 : 34 + 32], before_NHWC[1])
     step = seen_side + seen_side // 16
@@ -66,10 +66,10 @@ def test_augmentation_shows_each_picture_above_what_became_of_it(tmp_path, drawn
 
 
 def test_mistakes_are_the_surest_and_hits_the_least_sure_each_with_both_labels(tmp_path, drawn):
-    probabilities_NC = np.array([[0.7, 0.2, 0.1], [0.1, 0.8, 0.1], [0.3, 0.1, 0.6], [0.05, 0.9, 0.05], [0.5, 0.4, 0.1]])
-    labels_N = np.array([1, 1, 2, 0, 0])  # wrong: picture 0 with 70 %, picture 3 with 90 %
+    probabilities_NK = np.array([[0.7, 0.2, 0.1], [0.1, 0.8, 0.1], [0.3, 0.1, 0.6], [0.05, 0.9, 0.05], [0.5, 0.4, 0.1]])
+    labels_N = np.array([1, 1, 2, 0, 0])  # wrong: image 0 with 70 %, image 3 with 90 %
     images_NHWC = noise(5)
-    pictures.mistakes(images_NHWC, labels_N, probabilities_NC, ["a", "b", "c"], title=TITLE, path=tmp_path / "m.png")
+    image_grids.mistakes(images_NHWC, labels_N, probabilities_NK, ["a", "b", "c"], title=TITLE, path=tmp_path / "m.png")
     shown = [[axes for axes in part.axes if axes.images] for part in drawn[0].subfigs]
     captions = [[axes.get_title(loc="left") for axes in part] for part in shown]
     assert captions == [["a\n→ b 90%", "b\n→ a 70%"], ["a 50%\nor b 40%", "c 60%\nor a 30%", "b 80%\nor a 10%"]]
@@ -81,8 +81,8 @@ def test_mistakes_are_the_surest_and_hits_the_least_sure_each_with_both_labels(t
 @pytest.mark.parametrize("always_right", [True, False])
 def test_without_mistakes_or_without_hits_the_other_half_is_drawn(tmp_path, drawn, always_right):
     labels_N = np.arange(20) % 2
-    probabilities_NC = np.eye(2)[labels_N if always_right else 1 - labels_N]
-    pictures.mistakes(noise(20), labels_N, probabilities_NC, names(2), title=TITLE, path=tmp_path / "m.png")
+    probabilities_NK = np.eye(2)[labels_N if always_right else 1 - labels_N]
+    image_grids.mistakes(noise(20), labels_N, probabilities_NK, names(2), title=TITLE, path=tmp_path / "m.png")
     counts = [sum(bool(axes.images) for axes in part.axes) for part in drawn[0].subfigs]
     assert counts == ([0, 12] if always_right else [12, 0])
 
@@ -90,7 +90,7 @@ def test_without_mistakes_or_without_hits_the_other_half_is_drawn(tmp_path, draw
 def test_captions_of_long_names_do_not_run_into_each_other(tmp_path, drawn):
     random = np.random.default_rng(0)
     long = [f"n0{i}443537 American alligator" for i in range(9)]
-    pictures.mistakes(
+    image_grids.mistakes(
         noise(60),
         random.integers(0, 9, 60),
         random.dirichlet(np.ones(9), 60),
@@ -104,17 +104,17 @@ def test_captions_of_long_names_do_not_run_into_each_other(tmp_path, drawn):
 
 
 def test_confusion_counts_and_shares_stand_in_their_cells(tmp_path, drawn):
-    confusion_CC = np.array([[0, 7, 0], [123_450, 600_000, 0], [0, 0, 0]])  # the last class is without pictures
-    classes.confusion_matrix(confusion_CC, names(3), title=TITLE, path=tmp_path / "c.png")
+    confusion_KK = np.array([[0, 7, 0], [123_450, 600_000, 0], [0, 0, 0]])  # the last class is without images
+    classes.confusion_matrix(confusion_KK, names(3), title=TITLE, path=tmp_path / "c.png")
     cells = {text.get_position(): text.get_text() for text in drawn[0].axes[0].texts}
     assert cells[1, 0] == "7\n100%" and cells[0, 0] == "0" and cells[0, 1] == "123k\n17%"
     np.testing.assert_allclose(drawn[0].axes[0].images[0].get_array()[0], [0, 1, 0])
 
 
 def test_many_classes_list_the_worst_pairs_first(tmp_path, drawn):
-    confusion_CC = 40 * np.eye(100, dtype=int)
-    confusion_CC[3, 8], confusion_CC[99, 0] = 10, 20
-    classes.confusion_matrix(confusion_CC, names(100), title=TITLE, path=tmp_path / "c.png")
+    confusion_KK = 40 * np.eye(100, dtype=int)
+    confusion_KK[3, 8], confusion_KK[99, 0] = 10, 20
+    classes.confusion_matrix(confusion_KK, names(100), title=TITLE, path=tmp_path / "c.png")
     pairs = [label.get_text() for label in drawn[0].subfigs[1].axes[0].get_yticklabels()]
     assert pairs == ["class number 99 → class number 0", "class number 3 → class number 8"]
     assert {"20 (33%)", "10 (20%)"} <= set(texts(drawn[0]))
@@ -127,7 +127,7 @@ def test_a_matrix_without_mistakes_has_no_pairs(tmp_path):
 
 
 def test_per_class_has_a_mark_for_each_score_weakest_on_top(tmp_path, drawn):
-    scores = metrics.per_class(np.array([[8, 2, 0], [1, 3, 6], [0, 0, 10]])) | {"names": ["a", "b", "c"]}
+    scores = classification.per_class(np.array([[8, 2, 0], [1, 3, 6], [0, 0, 10]])) | {"names": ["a", "b", "c"]}
     classes.per_class(scores, title=TITLE, path=tmp_path / "p.png")
     axes = drawn[0].axes[0]
     assert [label.get_text() for label in axes.get_yticklabels()] == ["b (10)", "c (10)", "a (10)"]
@@ -139,8 +139,8 @@ def test_per_class_has_a_mark_for_each_score_weakest_on_top(tmp_path, drawn):
 
 @pytest.mark.parametrize("count", [100, 200])
 def test_per_class_of_many_names_the_ends_and_profiles_all(tmp_path, drawn, count):
-    f1_C = np.linspace(0.2, 0.9, count)
-    scores = {name: f1_C.tolist() for name in ("precision", "recall", "f1")} | {"support": [50] * count}
+    f1_K = np.linspace(0.2, 0.9, count)
+    scores = {name: f1_K.tolist() for name in ("precision", "recall", "f1")} | {"support": [50] * count}
     classes.per_class(scores | {"names": names(count)}, title=TITLE, path=tmp_path / "p.png")
     profile, weakest, strongest = drawn[0].axes
     assert profile.get_title(loc="left") == f"F1 of all {count} classes: 20 to 90 %, mean 55.0 %"
@@ -149,11 +149,11 @@ def test_per_class_of_many_names_the_ends_and_profiles_all(tmp_path, drawn, coun
     assert (len(weakest.get_yticklabels()), len(strongest.get_yticklabels())) == (12, 6)
 
 
-def test_calibration_has_a_bar_for_each_bin_that_holds_pictures(tmp_path, drawn):
+def test_calibration_has_a_bar_for_each_bin_that_holds_images(tmp_path, drawn):
     random = np.random.default_rng(0)
     labels_N = random.integers(0, 3, 500)
-    logits_NC = random.normal(size=(500, 3)) + np.eye(3)[labels_N]
-    found = metrics.summarise(logits_NC=logits_NC, labels_N=labels_N, class_names=names(3))
+    logits_NK = random.normal(size=(500, 3)) + np.eye(3)[labels_N]
+    found = classification.summarize(logits_NK=logits_NK, labels_N=labels_N, class_names=names(3))
     scaled = {"temperature": 1.25, "ece": 0.0123}
     reliability.calibration(found | {"temperature_scaled": scaled}, title=TITLE, path=tmp_path / "c.png")
     above, below = drawn[0].axes
@@ -168,10 +168,10 @@ def test_calibration_has_a_bar_for_each_bin_that_holds_pictures(tmp_path, drawn)
     assert f"accuracy {found['accuracy']:.1%}" in below.get_title(loc="left")
 
 
-def test_a_single_picture_can_be_drawn(tmp_path):
-    found = metrics.summarise(logits_NC=np.array([[1.0, 0.0]]), labels_N=np.array([0]), class_names=names(2))
+def test_a_single_image_can_be_drawn(tmp_path):
+    found = classification.summarize(logits_NK=np.array([[1.0, 0.0]]), labels_N=np.array([0]), class_names=names(2))
     found |= {"data": "shapes", "split": "test", "tta": True}
-    drawing.draw_metrics(found, run="one", directory=tmp_path)
+    figures.draw_metrics(found, run="one", directory=tmp_path)
     assert {path.name for path in tmp_path.iterdir()} == {"confusion_matrix.png", "per_class.png", "calibration.png"}
 
 
@@ -186,8 +186,8 @@ def test_overlaid_runs_are_told_apart_and_seeds_are_not(tmp_path, history, drawn
 
 def test_titles_name_data_split_n_and_run(tmp_path, make_run):
     found = {"data": "shapes (stand-in for cifar10)", "split": "test", "n": 10_000, "tta": True, "accuracy": 0.8878}
-    run = drawing.run_name(make_run(tmp_path / "cnn" / "seed_3"))
+    run = figures.run_name(make_run(tmp_path / "cnn" / "seed_3"))
     assert run == "cnn/seed_3"
-    assert drawing.split_title(found, run=run) == (
+    assert figures.split_title(found, run=run) == (
         "shapes (stand-in for cifar10), test, n = 10,000\ncnn/seed_3: accuracy 88.78%, test-time augmentation"
     )

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cifar_jax.evaluation import metrics
+from cifar_jax.metrics import classification
 from cifar_jax.report import classes as class_figures
-from cifar_jax.report import curves, pictures, style
+from cifar_jax.report import curves, image_grids, style
 
 TITLE = "CIFAR-10, test, n = 10,000 · cnn_scratch, seed 0"
 # long, mathematical, foreign (the font lacks some of these characters) and broken names
@@ -36,7 +36,7 @@ def confusion(classes):
 
 
 def draw_samples(classes, path, class_names=None):
-    pictures.samples(*images_and_labels(classes), class_names or names(classes), title=TITLE, path=path)
+    image_grids.samples(*images_and_labels(classes), class_names or names(classes), title=TITLE, path=path)
 
 
 def draw_labels(classes, path, class_names=None):
@@ -53,14 +53,14 @@ def draw_confusion(classes, path, class_names=None):
 
 
 def draw_per_class(classes, path, class_names=None):
-    scores = metrics.per_class(confusion(classes)) | {"names": class_names or names(classes)}
+    scores = classification.per_class(confusion(classes)) | {"names": class_names or names(classes)}
     class_figures.per_class(scores, title=TITLE, path=path)
 
 
 def draw_mistakes(classes, path, class_names=None):
     images_NHWC, labels_N = images_and_labels(classes, per_class=max(3, 60 // classes))
     chances_NC = np.random.default_rng(0).dirichlet(np.ones(classes), len(labels_N))
-    pictures.mistakes(images_NHWC, labels_N, chances_NC, class_names or names(classes), title=TITLE, path=path)
+    image_grids.mistakes(images_NHWC, labels_N, chances_NC, class_names or names(classes), title=TITLE, path=path)
 
 
 DRAW = [draw_samples, draw_labels, draw_confusion, draw_per_class, draw_mistakes]
@@ -73,7 +73,7 @@ def test_figures_by_class_are_whole_pngs_and_leave_nothing_else(tmp_path, draw, 
     draw(classes, path)
     width, height = png_size(path)
     assert width == round(style.WIDTH * style.DPI)
-    assert width / 7 < height < 3 * width  # with two classes still a picture, with many still on a page
+    assert width / 7 < height < 3 * width  # with two classes still a image, with many still on a page
     assert list(path.parent.iterdir()) == [path]
 
 
@@ -141,7 +141,7 @@ def test_names_are_printable_and_short():
 
 def test_report_imports_neither_jax_nor_pyplot():
     code = (
-        "import sys, cifar_jax.report.drawing, cifar_jax.report.page, cifar_jax.report.side_by_side; "
+        "import sys, cifar_jax.report.figures, cifar_jax.report.page, cifar_jax.report.comparison; "
         "print([name for name in ('jax', 'flax', 'matplotlib.pyplot', 'tkinter') if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

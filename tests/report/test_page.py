@@ -9,15 +9,15 @@ import pytest
 from PIL import Image
 
 from cifar_jax.errors import DataError
-from cifar_jax.report import drawing, page
-from cifar_jax.runs.folder import read_json
+from cifar_jax.report import figures, page
+from cifar_jax.runs.run_folder import read_json
 
 
 @pytest.fixture
 def written(tmp_path, make_run, parse):
     """A run with all of its figures, and its page."""
     folder = make_run(tmp_path / "cnn", command="python main.py --config configs/cnn.py")
-    drawing.redraw(folder)
+    figures.redraw(folder)
     for name in ("samples", "label_distribution", "augmentation", "mistakes"):
         Image.new("RGB", (130, 90), "red").save(folder.figures_dir / f"{name}.png")
     assert page.write(folder) == folder.report_html
@@ -48,7 +48,7 @@ def test_the_page_has_the_numbers_of_the_results(written):
 
 def test_of_many_classes_the_page_tells_how_often_one_of_five_is_right(tmp_path, make_run, parse):
     folder = make_run(tmp_path / "many", names=tuple("abcdefghijkl"))
-    drawing.redraw(folder)
+    figures.redraw(folder)
     test = read_json(folder.results_json)["test"]
     assert test["accuracy"] < test["top5_accuracy"] < 1
     bounds = "{:.2f} to {:.2f}".format(*(100 * bound for bound in test["top5_accuracy_interval"]))
@@ -79,17 +79,17 @@ def test_the_page_is_readable_in_the_dark_and_on_a_phone(written):
     light, dark = (
         re.search(pattern, text, re.S)[1] for pattern in (r":root \{(.*?)\}", r"dark\) \{\s*:root \{(.*?)\}")
     )
-    for colours in (light, dark):
+    for colors in (light, dark):
         ink, quiet, paper = (
-            luminance(re.search(rf"--{name}: (#\w+)", colours)[1]) for name in ("ink", "quiet", "paper")
+            luminance(re.search(rf"--{name}: (#\w+)", colors)[1]) for name in ("ink", "quiet", "paper")
         )
-        for text_colour in (ink, quiet):
-            high, low = max(text_colour, paper), min(text_colour, paper)
+        for text_color in (ink, quiet):
+            high, low = max(text_color, paper), min(text_color, paper)
             assert (high + 0.05) / (low + 0.05) > 4.5  # contrast as the Web Content Accessibility Guidelines want it
 
 
-def luminance(colour):
-    channels = np.array([int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)])
+def luminance(color):
+    channels = np.array([int(color[i : i + 2], 16) / 255 for i in (1, 3, 5)])
     linear = np.where(channels <= 0.04045, channels / 12.92, ((channels + 0.055) / 1.055) ** 2.4)
     return float(linear @ [0.2126, 0.7152, 0.0722])
 

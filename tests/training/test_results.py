@@ -7,7 +7,7 @@ import optax
 import pytest
 
 from cifar_jax import experiment as experiments
-from cifar_jax.mesh import REPLICATED, make_mesh, split_over_devices
+from cifar_jax.devices import REPLICATED, make_mesh, split_over_devices
 from cifar_jax.training import results
 from cifar_jax.training.state import Metrics, TrainState
 from cifar_jax.training.step import train_on_batch
@@ -15,7 +15,7 @@ from configs import default
 
 
 class Recorder:
-    """A model that keeps the pictures it is given where BatchNorm keeps its statistics."""
+    """A model that keeps the images it is given where BatchNorm keeps its statistics."""
 
     num_classes = 10
 
@@ -26,13 +26,13 @@ class Recorder:
 
 @pytest.mark.parametrize("changes", [{}, {"cutout": 8, "flip": "random"}, {"mixup": 1.0, "crop_padding": 4}])
 @pytest.mark.parametrize("image_size", [0, 40])
-def test_the_pictures_are_those_of_the_training_step(changes, image_size):
+def test_the_images_are_those_of_the_training_step(changes, image_size):
     config = default.get_config()
     config.data.update(name="shapes", limit=400)
     config.train.batch_size = 40
     config.augment.update(changes)
     config.model.image_size = image_size
-    experiment = experiments.build(config, allow_stand_in=False)
+    experiment = experiments.build(config, allow_fallback=False)
     before_NHWC, after_ENHWC = results.seen_in_training(experiment, size=8, epochs=2)
     train = experiment.splits["train"]
     rows_B = np.array([int(np.flatnonzero((train.images_NHWC == image).all((1, 2, 3)))[0]) for image in before_NHWC])

@@ -12,7 +12,7 @@ from cifar_jax.training.step import compile_epoch_order, compile_steps
 from configs import default
 
 
-def picture_set(size, seed):
+def image_set(size, seed):
     random = np.random.default_rng(seed)
     names = tuple("abcde")
     return ImageSet(random.integers(0, 256, (size, 8, 8, 3), np.uint8), random.integers(0, 5, size, np.int32), names)
@@ -26,7 +26,7 @@ def experiment_of(*, devices=8, learning_rate=0.1):
     config.optimizer.rules = (("whiten/kernel", 0.0), (".*", 1.0))
     config.train.batch_size = 16
     config.train.epochs = 2
-    data = Dataset("synthetic", "a test", picture_set(70, 0), picture_set(9, 1), validation=picture_set(11, 2))
+    data = Dataset("synthetic", "a test", image_set(70, 0), image_set(9, 1), validation=image_set(11, 2))
     return experiments.assemble(config, data)
 
 

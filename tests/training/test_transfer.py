@@ -8,15 +8,15 @@ import pytest
 
 from cifar_jax import experiment as experiments
 from cifar_jax import pretrained
-from cifar_jax.data import load, pictures
+from cifar_jax.data import decode, load
 from cifar_jax.errors import DataError, UsageError
-from cifar_jax.runs.folder import RunFolder, read_json
-from cifar_jax.training.evaluate import evaluate_run
-from cifar_jax.training.export import export_run
+from cifar_jax.modes.evaluate import evaluate
+from cifar_jax.modes.export import export
+from cifar_jax.modes.predict import Predictor
+from cifar_jax.runs.run_folder import RunFolder, read_json
+from cifar_jax.training.loop import train
 from cifar_jax.training.optimizer import match_rules
-from cifar_jax.training.predict_pictures import Predictor
 from cifar_jax.training.restore import restore_run
-from cifar_jax.training.train import train
 from configs import resnet50_finetuned, resnet50_frozen, resnet50_pretrain, resnet50_resized
 from configs.notebook import notebook_resized
 
@@ -58,8 +58,8 @@ def pretraining(tmp_path_factory):
 def backbone(pretraining, tmp_path_factory):
     """Its weights, as a file that Keras reads."""
     path = tmp_path_factory.mktemp("weights") / "backbone.h5"
-    # Not the best of four epochs, which may be the first: its running statistics are not yet those of the pictures.
-    export_run(pretraining, output=str(path), format="keras", checkpoint="latest")
+    # Not the best of four epochs, which may be the first: its running statistics are not yet those of the images.
+    export(pretraining, output=str(path), format="keras", checkpoint="latest")
     return path
 
 
@@ -121,7 +121,7 @@ def test_for_head_epochs_only_the_head_moves(backbone, tmp_path):
 
 def test_the_probe_is_evaluated_from_its_folder_to_the_last_digit(backbone, tmp_path):
     returned = train(small(resnet50_frozen, model__pretrained=str(backbone)), tmp_path / "run")
-    again = evaluate_run(tmp_path / "run", split="test", checkpoint="best", tta=None)
+    again = evaluate(tmp_path / "run", split="test", checkpoint="best", tta=None)
     assert (again["loss"], again["accuracy"]) == (returned["test"]["loss"], returned["test"]["accuracy"])
     probe = read_json(RunFolder(tmp_path / "run").probe_json)
     assert len(probe["path"]) == 45
@@ -149,7 +149,7 @@ def test_prediction_needs_neither_the_data_nor_the_weight_file(backbone, tmp_pat
     experiment, restored = restore_run(tmp_path / "run", checkpoint="best")
     images_NHWC = experiment.splits["test"].images_NHWC[:3]
     for number, image_HWC in enumerate(images_NHWC):
-        pictures.Image.fromarray(image_HWC).save(tmp_path / f"{number}.png")
+        decode.Image.fromarray(image_HWC).save(tmp_path / f"{number}.png")
     found = list(Predictor(tmp_path / "run")([tmp_path / f"{number}.png" for number in range(3)]))
     logits_NK = np.asarray(experiment.logits(restored.state.variables, images_NHWC))
     wanted_NK = np.exp(logits_NK) / np.exp(logits_NK).sum(axis=1, keepdims=True)
@@ -171,7 +171,7 @@ def test_another_scale_than_that_of_the_weights_is_refused(mistake, words, backb
     train(config, tmp_path / "run")  # who wants to know what it costs may
 
 
-def test_pictures_in_0_to_1_are_refused(tinted_backbone, tmp_path):
+def test_images_in_0_to_1_are_refused(tinted_backbone, tmp_path):
     write_shapes(tmp_path / "dark.npz", lambda images: (images / 255).round().astype(np.uint8))
     with pytest.raises(DataError, match=r"values of 0\.\.1 where 0\.\.255 are meant"):
         train(from_npz(tmp_path / "dark.npz", tinted_backbone), tmp_path / "run")
@@ -183,19 +183,19 @@ def test_blue_for_red_is_refused(tinted_backbone, tmp_path):
         train(from_npz(tmp_path / "bgr.npz", tinted_backbone), tmp_path / "run")
 
 
-def test_the_same_pictures_put_right_are_taken(tinted_backbone, tmp_path):
+def test_the_same_images_put_right_are_taken(tinted_backbone, tmp_path):
     write_shapes(tmp_path / "right.npz", lambda images: images)
     train(from_npz(tmp_path / "right.npz", tinted_backbone), tmp_path / "run")
 
 
 def tinted(images_NHWC):
-    """Reddish, so that colours have an order."""
+    """Reddish, so that colors have an order."""
     return (images_NHWC * np.array([1.0, 0.7, 0.4])).astype(np.uint8)
 
 
 def write_shapes(path, change):
     config = small(resnet50_pretrain)
-    dataset = load(config.data, allow_stand_in=False)
+    dataset = load(config.data, allow_fallback=False)
     arrays = {}
     for name, images in (("train", dataset.train), ("test", dataset.test)):
         arrays |= {f"x_{name}": change(tinted(images.images_NHWC)), f"y_{name}": images.labels_N}
@@ -209,7 +209,7 @@ def tinted_backbone(tmp_path_factory):
     write_shapes(folder / "tinted.npz", lambda images: images)
     config = small(resnet50_pretrain, train__epochs=4, data__name="cifar10", data__dir=str(folder / "tinted.npz"))
     train(config, folder / "run")
-    export_run(folder / "run", output=str(folder / "b.safetensors"), format="safetensors", checkpoint="latest")
+    export(folder / "run", output=str(folder / "b.safetensors"), format="safetensors", checkpoint="latest")
     return folder / "b.safetensors"
 
 
@@ -227,7 +227,7 @@ def test_a_run_does_not_go_on_with_other_weights(backbone, tinted_backbone, tmp_
 @pytest.mark.parametrize(
     ("recipe", "changes", "words"),
     [
-        (resnet50_frozen, {"augment__flip": "random"}, "each picture is seen once"),
+        (resnet50_frozen, {"augment__flip": "random"}, "each image is seen once"),
         (resnet50_frozen, {"augment__mixup": 0.1}, "mixup"),
         (resnet50_frozen, {"train__epochs": 2}, "at one go"),
         (resnet50_frozen, {"optimizer__rules": ((".*", 1.0),)}, "all but the head"),
@@ -243,11 +243,11 @@ def test_keys_that_do_not_fit_together(recipe, changes, words, backbone, tmp_pat
 
 def test_weights_of_a_variant_go_only_under_its_names(pretraining, tmp_path):
     with pytest.raises(UsageError, match=r"ends in \.h5"):
-        export_run(pretraining, output=str(tmp_path / "a.safetensors"), format="keras", checkpoint="best")
+        export(pretraining, output=str(tmp_path / "a.safetensors"), format="keras", checkpoint="best")
 
 
 def test_the_exported_program_gives_the_logits_of_the_run(pretraining, tmp_path):
-    path, about = export_run(pretraining, output=str(tmp_path / "p.stablehlo"), format="stablehlo", checkpoint="best")
+    path, about = export(pretraining, output=str(tmp_path / "p.stablehlo"), format="stablehlo", checkpoint="best")
     experiment, restored = restore_run(pretraining, checkpoint="best")
     images_NHWC = experiment.splits["test"].images_NHWC[:5]
     found_NK = jax.export.deserialize(bytearray(path.read_bytes())).call(images_NHWC)
@@ -264,10 +264,10 @@ def test_the_exported_program_gives_the_logits_of_the_run(pretraining, tmp_path)
 def test_the_exported_onnx_file_gives_the_logits_of_the_run(pretraining, tmp_path):
     """Run by hand, in an environment with the extra `onnx`; no other can have it."""
     onnxruntime = pytest.importorskip("onnxruntime", reason="the extra `onnx` goes into an environment of its own")
-    path, about = export_run(pretraining, output=str(tmp_path / "p.onnx"), format="onnx", checkpoint="best")
+    path, about = export(pretraining, output=str(tmp_path / "p.onnx"), format="onnx", checkpoint="best")
     experiment, restored = restore_run(pretraining, checkpoint="best")
     images_NHWC = experiment.splits["test"].images_NHWC[:5]
-    (found_NK,) = onnxruntime.InferenceSession(path).run(None, {"pictures": images_NHWC})
+    (found_NK,) = onnxruntime.InferenceSession(path).run(None, {"images": images_NHWC})
     wanted_NK = experiment.logits(restored.state.variables, images_NHWC)
     np.testing.assert_allclose(found_NK, wanted_NK, rtol=1e-4, atol=1e-5)
     assert read_json(about)["classes"] == list(experiment.dataset.class_names)
@@ -276,13 +276,13 @@ def test_the_exported_onnx_file_gives_the_logits_of_the_run(pretraining, tmp_pat
 def test_without_its_library_onnx_is_refused_with_the_command_that_installs_it(pretraining, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     with pytest.raises(UsageError, match=r'pip install "cifar_jax\[onnx\]"'):
-        export_run(pretraining, output=str(tmp_path / "p.onnx"), format="onnx", checkpoint="best")
+        export(pretraining, output=str(tmp_path / "p.onnx"), format="onnx", checkpoint="best")
     assert not list(tmp_path.iterdir())
 
 
-def test_layer_decay_shrinks_rates_towards_the_pictures(backbone):
+def test_layer_decay_shrinks_rates_towards_the_images(backbone):
     config = small(resnet50_finetuned, model__pretrained=str(backbone), optimizer__layer_decay=0.5)
-    params = experiments.build(config, allow_stand_in=False).abstract_variables["params"]
+    params = experiments.build(config, allow_fallback=False).abstract_variables["params"]
     rules = match_rules(config.optimizer, params)
     found = [rules[name]["kernel"].multiplier for name in ("head", "stem_conv1")]
     found += [rules[f"stage{i}_block1"]["conv1"]["kernel"].multiplier for i in (4, 3, 2, 1)]

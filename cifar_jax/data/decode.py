@@ -1,0 +1,101 @@
+"""Image files -> arrays."""
+
+import glob
+import io
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from cifar_jax.errors import DataError, UsageError
+
+SUFFIXES = (
+    *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".gif", ".webp", ".avif", ".jp2"),
+    *(".ppm", ".pgm", ".pbm", ".pnm", ".tga", ".tif", ".tiff"),
+)
+
+
+def find(places: Sequence[str]) -> list[Path]:
+    """The image files that a user names, each once: in the order of `places`, sorted within each.
+
+    Args:
+        places: files, taken whatever their names end in; folders, searched with all below for names that end in one
+            of `SUFFIXES`, hidden ones left out; and globs of both, such as 'images/**/*.png'.
+
+    Raises:
+        UsageError: a place at which there is no image.
+    """
+    found: dict[Path, None] = {}
+    for place in places:
+        matches = [place] if place and Path(place).exists() else glob.glob(place, recursive=True)
+        files = sorted({file for match in matches for file in _files(Path(match))})
+        if not files:
+            problem = "holds no images" if matches else "no such file or folder"
+            raise UsageError(f"--images {place}: {problem}; check the path")
+        found.update(dict.fromkeys(files))
+    return list(found)
+
+
+def _files(path: Path) -> list[Path]:
+    """The file itself, or the visible images below a folder."""
+    if not path.is_dir():
+        return [path]
+    images = [file for file in path.rglob("*") if file.name.lower().endswith(SUFFIXES) and file.is_file()]
+    return [file for file in images if not any(part.startswith(".") for part in file.relative_to(path).parts)]
+
+
+def read(path: Path, *, size: int) -> np.ndarray:
+    """`decode` of a file on the disk.
+
+    Raises:
+        DataError: it cannot be read or decoded.
+    """
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror}); check its permissions") from error
+    return decode(data, where=str(path), size=size)
+
+
+def decode(data: bytes, *, where: str, size: int = 0) -> np.ndarray:
+    """Decodes a image of any common format, mode and orientation.
+
+    Of an animation the first frame counts. Transparency lies on white, the usual page: what stands free in a image of
+    a thing is meant to be seen on one, and Keras and torchvision, which drop the alpha channel, show whatever color
+    happens to be stored under it. 16 bits a channel become 8. Color profiles are not applied, as in those libraries.
+
+    Args:
+        data: the bytes of the file.
+        where: the name of the file, for the error.
+        size: pixels; the shorter side is resized to it (bicubic) and the center square kept. 0 = as stored.
+
+    Returns:
+        uint8 (H, W, 3), RGB, 0 to 255; EXIF rotation applied.
+
+    Raises:
+        DataError: the file cannot be decoded.
+    """
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            if size:
+                # A JPEG is decoded at 1/2, 1/4 or 1/8 where that leaves twice `size`: from 2000 x 1500 pixels to 32 in
+                # 5 ms and not 28. Pixels change by under 1 of 255 on average, by 2 where 8 does not divide the sides.
+                image.draft(None, (2 * size, 2 * size))
+            rgb = _to_rgb(ImageOps.exif_transpose(image))
+    except Exception as error:  # Pillow's decoders raise whatever the damage makes them raise
+        raise DataError(f"{where}: not a readable image ({error}); replace or remove the file") from error
+    if size and rgb.size != (size, size):
+        rgb = ImageOps.fit(rgb, (size, size), method=Image.Resampling.BICUBIC)
+    return np.asarray(rgb)
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode == "F":  # convert() takes them for 0 to 255, and most are 0 to 1: all black
+        raise ValueError("floating-point pixels, whose range is not known")
+    if image.mode.startswith("I"):  # 16 bits a pixel, which convert() would clip at 255
+        return Image.fromarray((np.asarray(image).clip(0, 65535) // 257).astype(np.uint8)).convert("RGB")
+    if image.has_transparency_data:
+        rgba = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
+    return image.convert("RGB")

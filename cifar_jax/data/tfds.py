@@ -1,0 +1,204 @@
+"""TensorFlow Datasets without TensorFlow: read prepared directories, and prepare CIFAR.
+
+tensorflow_datasets is imported inside the functions, because that takes a second.
+"""
+
+import http.client
+import io
+import os
+import re
+import sys
+import tempfile
+import urllib.request
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from rich.console import Console
+from rich.progress import wrap_file
+
+from cifar_jax.data import cifar_archive, decode
+from cifar_jax.data.dataset import Dataset, ImageSet
+from cifar_jax.data.splits import assemble
+from cifar_jax.errors import DataError, UsageError
+
+INFO = "dataset_info.json"
+VERSIONS = {"cifar10": cifar_archive.CIFAR10_PYTHON, "cifar100": cifar_archive.CIFAR100_PYTHON}
+URL = "https://www.cs.toronto.edu/~kriz/"
+TIMEOUT_SECONDS = 10.0  # without an answer or further bytes
+CHUNK = 1000  # records a read
+
+
+class Unavailable(Exception):
+    """The data could not be downloaded and prepared; the message is the cause."""
+
+
+def default_data_dir() -> Path:
+    """Where TFDS itself keeps its data sets."""
+    return Path(os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser()
+
+
+def find(path: Path, *, name: str) -> Path | None:
+    """The version directory (with dataset_info.json) that `path` is, or the newest in it or in path/name."""
+    for place in (path, *_newest_first(path), *_newest_first(path / name)):
+        if (place / INFO).is_file():
+            return place
+    return None
+
+
+def _newest_first(path: Path) -> list[Path]:
+    versions = [child for child in path.glob("*.*.*") if re.fullmatch(r"\d+\.\d+\.\d+", child.name)]
+    return sorted(versions, key=lambda child: [int(number) for number in child.name.split(".")], reverse=True)
+
+
+def read(path: Path, *, image_size: int) -> Dataset:
+    """Reads the version directory `path` of any TFDS data set with the features `image` and `label`.
+
+    Splits as for image folders: without `test`, `validation` is the test split.
+
+    Args:
+        image_size: pixels; images become this square, see `decode.decode`. 0: all must have one size.
+
+    Raises:
+        DataError: stored as TFRecord (only TensorFlow reads that), other features, or damaged.
+        UsageError: the images differ in size and `image_size` is 0.
+    """
+    import tensorflow_datasets as tfds
+
+    if not (any(path.glob("*array_record*")) or any(path.glob("*.parquet*"))):
+        raise DataError(
+            f"{path}: stored as TFRecord, which only TensorFlow reads; where that is installed, convert it: "
+            f"tfds convert_format --dataset_version_dir={path} --out_file_format=array_record --out_dir=NEW"
+        )
+    try:
+        builder = tfds.builder_from_directory(path)
+        features, splits = builder.info.features, tuple(builder.info.splits)
+    except Exception as error:  # whatever json, protobuf or tfds make of a damaged file
+        raise DataError(f"{path}: damaged TFDS directory ({_line(error)}); prepare it again") from error
+    if not {"image", "label"} <= set(features) or "train" not in splits:
+        raise DataError(f"{path}: features {', '.join(features)}; expected image and label and a train split")
+    class_names = tuple(features["label"].names)
+    sets = {
+        split: _read_split(builder, split, class_names, image_size=image_size, where=f"{path}: {split}")
+        for split in ("train", "validation", "test")
+        if split in splits
+    }
+    return assemble(
+        name=builder.name,
+        source=str(path),
+        train=sets["train"],
+        validation=sets.get("validation"),
+        test=sets.get("test"),
+    )
+
+
+def _read_split(builder, split: str, class_names: tuple[str, ...], *, image_size: int, where: str) -> ImageSet:
+    import tensorflow_datasets as tfds
+
+    images, labels = [], []
+    try:
+        source = builder.as_data_source(split, decoders={"image": tfds.decode.SkipDecoding()})
+        for start in range(0, len(source), CHUNK):
+            for record in source.__getitems__(range(start, min(start + CHUNK, len(source)))):
+                images.append(decode.decode(record["image"], where=where, size=image_size))
+                labels.append(record["label"])
+    except DataError:
+        raise
+    except Exception as error:  # array_record's C++ reader has no exception of its own
+        raise DataError(f"{where}: damaged ({_line(error)}); prepare it again") from error
+    if len({image.shape for image in images}) > 1:
+        raise UsageError(f"{where}: images of different sizes; set --config.data.image_size=N")
+    return ImageSet(np.stack(images), np.array(labels, np.int32), class_names)
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())[:200] or type(error).__name__
+
+
+def download_and_prepare(name: str) -> Path:
+    """Downloads cifar10 or cifar100 from Toronto into TFDS's own directory. Returns the version directory.
+
+    Raises:
+        Unavailable: no network, no answer within 10 s, a wrong md5, or no room to write.
+    """
+    version = VERSIONS[name]
+    archive = default_data_dir() / "downloads" / version.archive
+    try:
+        if archive.exists():
+            cifar_archive.verify_md5(archive, version.md5)
+        else:
+            _download(URL + version.archive, archive, md5=version.md5)
+        return prepare(name, archive=archive, data_dir=default_data_dir())
+    except (OSError, http.client.HTTPException, DataError) as error:
+        raise Unavailable(_line(error)) from error
+
+
+def _download(url: str, archive: Path, *, md5: str) -> None:
+    """To a temporary name first: `archive` appears only whole and with the right hash."""
+    with urllib.request.urlopen(url, timeout=TIMEOUT_SECONDS) as response:
+        archive.parent.mkdir(parents=True, exist_ok=True)
+        size = int(response.headers.get("Content-Length", 0))
+        with tempfile.TemporaryDirectory(dir=archive.parent, prefix="unfinished-") as folder:
+            unfinished = Path(folder, archive.name)
+            with (
+                open(unfinished, "wb") as file,
+                wrap_file(
+                    response,
+                    size,
+                    description=archive.name,
+                    console=Console(stderr=True),
+                    disable=not sys.stderr.isatty(),
+                ) as reader,
+            ):
+                while chunk := reader.read(1 << 20):
+                    file.write(chunk)
+            cifar_archive.verify_md5(unfinished, md5)
+            os.replace(unfinished, archive)
+
+
+def prepare(name: str, *, archive: Path, data_dir: Path) -> Path:
+    """Writes `archive` (any Toronto version of `name`) as TFDS's own data set `name`, as ArrayRecord.
+
+    The stock `tfds.data_source(name, data_dir=data_dir, download=False)` reads the result. The stock builder
+    needs TensorFlow to unpack, to read the files and to encode PNG; the subclass replaces the two methods
+    that do so. Keys, and thus the order of the records, are the stock ones.
+    """
+    import tensorflow_datasets as tfds
+
+    stock = tfds.builder_cls(name)
+    found = cifar_archive.find(archive, name=name)
+    if found is None:
+        raise DataError(f"{archive}: no CIFAR archive from Toronto; fetch {URL}{VERSIONS[name].archive}")
+    contents = cifar_archive.read_contents(*found)
+
+    class WithoutTensorFlow(stock, skip_registration=True):
+        name = stock.name
+
+        def _split_generators(self, dl_manager):
+            for label, names in zip(self._cifar_info.label_keys, contents.names, strict=True):
+                self.info.features[label].names = list(names)
+            return {
+                split: self._generate_examples(f"{split}_", images_and_labels)
+                for split, images_and_labels in (("train", contents.train), ("test", contents.test))
+            }
+
+        def _generate_examples(self, split_prefix, filepaths):
+            images_NHWC, labels_LN = filepaths
+            for index, (image_HWC, labels_L) in enumerate(zip(images_NHWC, labels_LN.T, strict=True)):
+                record = dict(zip(self._cifar_info.label_keys, labels_L.tolist(), strict=True))
+                yield index, record | {"id": f"{split_prefix}{index:05d}", "image": _png(image_HWC)}
+
+    if not sys.stderr.isatty():
+        tfds.disable_progress_bar()
+    builder = WithoutTensorFlow(data_dir=data_dir, file_format="array_record")
+    # Not the default mode, which takes any directory in the place, even an empty one, for the prepared data.
+    again = tfds.download.DownloadConfig(download_mode=tfds.GenerateMode.REUSE_CACHE_IF_EXISTS)
+    builder.download_and_prepare(download_config=again)
+    return Path(builder.data_dir)
+
+
+def _png(image_HWC: np.ndarray) -> io.BytesIO:
+    file = io.BytesIO()
+    Image.fromarray(image_HWC).save(file, "PNG")
+    file.seek(0)
+    return file

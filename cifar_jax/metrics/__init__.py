@@ -1,0 +1,1 @@
+"""Accuracy, calibration and paired tests from arrays; NumPy only."""

@@ -1,0 +1,217 @@
+"""Metrics of a classifier from its logits and the true labels: on the host, in float64, each image once.
+
+N images, C classes. The matrix of counts has the true class in rows and the predicted class in columns.
+"""
+
+import math
+import statistics
+from collections.abc import Sequence
+
+import numpy as np
+
+from cifar_jax.errors import DataError
+
+ECE_BINS = 15
+
+
+def wilson_interval(correct: int, n: int, *, confidence: float = 0.95) -> tuple[float, float]:
+    """Score interval of a proportion (Wilson 1927), which keeps its coverage near 0 and 1 and for small n.
+
+    Args:
+        correct: successes, 0 to n.
+        n: trials, at least 1.
+        confidence: coverage, between 0 and 1.
+
+    Returns:
+        Lower and upper bound, within [0, 1].
+
+    Raises:
+        ValueError: `correct` is not in 0..n, or n is 0.
+    """
+    if not 0 <= correct <= n or n == 0:
+        raise ValueError(f"{correct} of {n} is no proportion")
+    z = _normal_quantile(confidence)
+    share = correct / n
+    center = (share + z**2 / (2 * n)) / (1 + z**2 / n)
+    half = z * math.sqrt(share * (1 - share) / n + z**2 / (4 * n**2)) / (1 + z**2 / n)
+    # at the ends the bounds are 0 and 1 exactly, which rounding would miss
+    low = 0.0 if correct == 0 else center - half
+    high = 1.0 if correct == n else center + half
+    return low, high
+
+
+def mean_interval(values: Sequence[float], *, confidence: float = 0.95) -> tuple[float, float, float]:
+    """Student-t interval of the mean of a few independent values, such as one accuracy a seed.
+
+    Args:
+        values: at least two finite values.
+        confidence: coverage, between 0 and 1.
+
+    Returns:
+        Mean, lower and upper bound.
+
+    Raises:
+        ValueError: fewer than two values, which have no spread to judge by.
+    """
+    from scipy import stats  # takes half a second to import; only runs of several seeds need it
+
+    if len(values) < 2:
+        raise ValueError(f"an interval of a mean needs at least two values, not {len(values)}")
+    mean = statistics.fmean(values)
+    quantile = float(stats.t.ppf(0.5 + confidence / 2, len(values) - 1))
+    half = quantile * statistics.stdev(values, mean) / math.sqrt(len(values))
+    return mean, mean - half, mean + half
+
+
+def confusion_matrix(*, labels_N: np.ndarray, predictions_N: np.ndarray, num_classes: int) -> np.ndarray:
+    """Counts, int64 (C, C), of images of true class (row) that were called the predicted class (column).
+
+    Raises:
+        ValueError: a label or a prediction lies outside 0..C-1.
+    """
+    both = np.stack([labels_N, predictions_N]).astype(np.int64)
+    if both.size and not 0 <= both.min() <= both.max() < num_classes:
+        raise ValueError(f"classes {both.min()} to {both.max()} do not fit 0 to {num_classes - 1}")
+    counts = np.bincount(both[0] * num_classes + both[1], minlength=num_classes**2)
+    return counts.reshape(num_classes, num_classes).astype(np.int64)
+
+
+def per_class(confusion_KK: np.ndarray) -> dict[str, list]:
+    """Precision, recall, F1 (floats, 0 to 1) and support (images) of every class, in label order.
+
+    Where a ratio is 0/0 (a class never predicted, or without images) it is 0, as in scikit-learn's
+    `zero_division=0`.
+    """
+    hits_K = np.diag(confusion_KK)
+    support_K, predicted_K = confusion_KK.sum(axis=1), confusion_KK.sum(axis=0)
+    return {
+        "precision": _ratio(hits_K, predicted_K).tolist(),
+        "recall": _ratio(hits_K, support_K).tolist(),
+        "f1": _ratio(2 * hits_K, predicted_K + support_K).tolist(),
+        "support": support_K.tolist(),
+    }
+
+
+def reliability_bins(
+    *, probabilities_NK: np.ndarray, labels_N: np.ndarray, num_bins: int = ECE_BINS
+) -> dict[str, np.ndarray]:
+    """Images sorted by the probability of their predicted class into bins of equal width, (low, high].
+
+    Returns:
+        'count' int64 (num_bins,), and float64 (num_bins,) 'confidence', the mean probability of the predicted
+        class, and 'accuracy', the share that is right; both are 0 in an empty bin.
+    """
+    confidence_N, correct_N, bin_N = _binned(probabilities_NK, labels_N, num_bins)
+    count_B = np.bincount(bin_N, minlength=num_bins)
+    return {
+        "count": count_B.astype(np.int64),
+        "confidence": _ratio(np.bincount(bin_N, confidence_N, num_bins), count_B),
+        "accuracy": _ratio(np.bincount(bin_N, correct_N, num_bins), count_B),
+    }
+
+
+def expected_calibration_error(
+    *, probabilities_NK: np.ndarray, labels_N: np.ndarray, num_bins: int = ECE_BINS
+) -> float:
+    """How far confidence and accuracy lie apart, 0 (calibrated) to 1 (Guo et al. 2017, equation 3).
+
+    ECE = sum over the bins of `reliability_bins` of count / N * |accuracy - confidence|. Chance alone makes
+    it positive: simulated, a perfectly calibrated model scores 0.01 on 10,000 images and 0.04 on 1,000.
+    """
+    bins = reliability_bins(probabilities_NK=probabilities_NK, labels_N=labels_N, num_bins=num_bins)
+    gap_B = np.abs(bins["accuracy"] - bins["confidence"])
+    return float((bins["count"] * gap_B).sum() / bins["count"].sum())
+
+
+def negative_log_likelihood(*, logits_NK: np.ndarray, labels_N: np.ndarray) -> np.ndarray:
+    """-log p(true class) of every image, float64 (N,), in nats, unsmoothed; its mean is the loss."""
+    return -np.take_along_axis(_log_softmax(logits_NK), labels_N[:, None].astype(np.int64), axis=1)[:, 0]
+
+
+def summarize(*, logits_NK: np.ndarray, labels_N: np.ndarray, class_names: Sequence[str]) -> dict:
+    """All that `metrics.json` says about a split, as plain Python numbers, strings, lists and dicts.
+
+    Args:
+        logits_NK: float, any scale and offset; the prediction is the first of the largest.
+        labels_N: integers, 0 to C - 1.
+        class_names: C names.
+
+    Returns:
+        `n`; `accuracy`, its interval by Wilson; `loss`, the mean cross-entropy in nats without label
+        smoothing, which is also the negative log-likelihood; `ece` over `ece_bins`; `reliability`, its bins;
+        `per_class`; `macro_f1`, the plain mean over all C classes; `confusion_matrix`; `top5_accuracy` where
+        C > 10. Every float is finite. Intervals are [low, high] at 95 %. Those of loss and ECE are normal
+        approximations for the mean of one term a image and have no width at N = 1; ECE's terms are the
+        signed gaps with the sign of each bin held fixed, and its interval covers where the model is
+        miscalibrated by more than chance makes it look.
+
+    Raises:
+        DataError: there are no images, or a logit is not finite.
+    """
+    n, num_classes = logits_NK.shape
+    if n == 0:
+        raise DataError("nothing to evaluate: the split has no images; choose another split or data set")
+    finite_N = np.isfinite(logits_NK).all(axis=1)
+    if not finite_N.all():
+        raise DataError(
+            f"the model's outputs are not finite for {n - finite_N.sum()} of {n} images (first: image "
+            f"{finite_N.argmin()}): its weights or the data are damaged; evaluate an earlier checkpoint"
+        )
+    probabilities_NK = np.exp(_log_softmax(logits_NK))
+    loss_N = negative_log_likelihood(logits_NK=logits_NK, labels_N=labels_N)
+    confusion_KK = confusion_matrix(labels_N=labels_N, predictions_N=logits_NK.argmax(axis=1), num_classes=num_classes)
+    correct = int(np.trace(confusion_KK))
+    loss = float(loss_N.mean())
+    ece = expected_calibration_error(probabilities_NK=probabilities_NK, labels_N=labels_N)
+    bins = reliability_bins(probabilities_NK=probabilities_NK, labels_N=labels_N)
+    confidence_N, correct_N, bin_N = _binned(probabilities_NK, labels_N, ECE_BINS)
+    sign_B = np.sign(bins["confidence"] - bins["accuracy"])
+    classes = per_class(confusion_KK)
+    summary = {
+        "n": n,
+        "accuracy": correct / n,
+        "accuracy_interval": list(wilson_interval(correct, n)),
+        "loss": loss,
+        "loss_interval": _normal_interval(loss, loss_N),
+        "ece": ece,
+        "ece_interval": _normal_interval(ece, sign_B[bin_N] * (confidence_N - correct_N)),
+        "ece_bins": ECE_BINS,
+        "reliability": {name: values_B.tolist() for name, values_B in bins.items()},
+        "macro_f1": statistics.fmean(classes["f1"]),
+        "per_class": {"names": list(class_names), **classes},
+        "confusion_matrix": confusion_KK.tolist(),
+    }
+    if num_classes > 10:
+        best_N5 = np.argsort(-logits_NK, axis=1, kind="stable")[:, :5]
+        hits = int((best_N5 == labels_N[:, None]).sum())
+        summary |= {"top5_accuracy": hits / n, "top5_accuracy_interval": list(wilson_interval(hits, n))}
+    return summary
+
+
+def _log_softmax(logits_NK: np.ndarray) -> np.ndarray:
+    """float64 (N, C); the largest logit is taken off first, so that nothing overflows."""
+    shifted_NK = logits_NK.astype(np.float64)
+    shifted_NK -= shifted_NK.max(axis=1, keepdims=True)
+    return shifted_NK - np.log(np.exp(shifted_NK).sum(axis=1, keepdims=True))
+
+
+def _binned(probabilities_NK: np.ndarray, labels_N: np.ndarray, num_bins: int) -> tuple[np.ndarray, ...]:
+    """Confidence float64 (N,), correctness float64 (N,) of 0 and 1, and bin int64 (N,) of every image."""
+    confidence_N = probabilities_NK.max(axis=1).astype(np.float64)
+    correct_N = (probabilities_NK.argmax(axis=1) == labels_N).astype(np.float64)
+    inner_edges = np.arange(1, num_bins) / num_bins
+    return confidence_N, correct_N, np.searchsorted(inner_edges, confidence_N, side="left")
+
+
+def _ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
+    return np.where(whole > 0, part / np.maximum(whole, 1), 0.0)
+
+
+def _normal_interval(mean: float, values_N: np.ndarray) -> list[float]:
+    """95 % interval of the mean of `values_N`, whose mean cannot be negative."""
+    half = _normal_quantile(0.95) * float(values_N.std()) / math.sqrt(len(values_N))
+    return [max(0.0, mean - half), mean + half]
+
+
+def _normal_quantile(confidence: float) -> float:
+    return statistics.NormalDist().inv_cdf(0.5 + confidence / 2)

@@ -1,0 +1,70 @@
+"""Two classifiers on the same images: what of their difference in accuracy is more than chance."""
+
+import dataclasses
+
+import numpy as np
+
+RESAMPLES = 10_000
+
+
+@dataclasses.dataclass(frozen=True)
+class Paired:
+    """Two classifiers compared image by image.
+
+    Attributes:
+        n: images.
+        only_first, only_second: how many images only the one gets right.
+        difference: accuracy of the second less that of the first, -1 to 1.
+        interval: of the difference, 95 %, by the paired bootstrap.
+        p_value: of McNemar's exact test that both are right equally often.
+    """
+
+    n: int
+    only_first: int
+    only_second: int
+    difference: float
+    interval: tuple[float, float]
+    p_value: float
+
+
+def compare(first_correct_N: np.ndarray, second_correct_N: np.ndarray) -> Paired:
+    """Compares two classifiers by the images that only one of them gets right.
+
+    Args:
+        first_correct_N: bool, whether the first classifier is right; at least one image.
+        second_correct_N: likewise of the second, in the same order of images.
+    """
+    only_first = int((first_correct_N & ~second_correct_N).sum())
+    only_second = int((~first_correct_N & second_correct_N).sum())
+    n = len(first_correct_N)
+    return Paired(
+        n=n,
+        only_first=only_first,
+        only_second=only_second,
+        difference=(only_second - only_first) / n,
+        interval=bootstrap_interval(only_first, only_second, n=n),
+        p_value=mcnemar(only_first, only_second),
+    )
+
+
+def mcnemar(only_first: int, only_second: int) -> float:
+    """Two-sided p-value of McNemar's exact test (1947; here with binomial probabilities).
+
+    If both classifiers were right equally often, each image that only one gets right would be a fair coin.
+    """
+    from scipy import stats  # takes half a second to import; only comparisons need it
+
+    decided = only_first + only_second
+    return float(stats.binomtest(only_first, decided).pvalue) if decided else 1.0
+
+
+def bootstrap_interval(only_first: int, only_second: int, *, n: int, seed: int = 0) -> tuple[float, float]:
+    """95 % percentile interval of the difference in accuracy, second less first, over resamples of the n images.
+
+    A resample draws n images with replacement, and only how many of each kind it holds counts: one multinomial draw
+    gives the same distribution as drawing the images one by one (Efron 1979), 20 ms for all 10,000.
+    """
+    shares = np.array([only_first, only_second, n - only_first - only_second]) / n
+    drawn_R3 = np.random.default_rng(seed).multinomial(n, shares, size=RESAMPLES)
+    low, high = np.quantile((drawn_R3[:, 1] - drawn_R3[:, 0]) / n, (0.025, 0.975))
+    return float(low), float(high)

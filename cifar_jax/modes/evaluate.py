@@ -1,0 +1,39 @@
+"""`--mode evaluate`: a checkpoint on one split."""
+
+from pathlib import Path
+
+from cifar_jax.evaluation.evaluate import evaluate_split, fitted_temperature, with_tta
+from cifar_jax.runs.run_folder import RunFolder
+from cifar_jax.training.restore import restore_run, start_devices
+
+
+def evaluate(workdir: str | Path, *, split: str = "test", checkpoint: str = "best", tta: bool | None = None) -> dict:
+    """Evaluates a run from its folder alone.
+
+    Args:
+        workdir: the run folder.
+        split: 'test', 'validation' or 'train'.
+        checkpoint: 'best', 'latest' or the number of a step.
+        tta: test-time augmentation; None = as the run's configuration says.
+
+    Returns:
+        The content of evaluation/SPLIT/metrics.json.
+
+    Raises:
+        UsageError: no such checkpoint, or not a run folder.
+        DataError: the data are not those of the run, or every checkpoint is damaged.
+    """
+    start_devices(workdir)
+    experiment, restored = restore_run(workdir, checkpoint=checkpoint)
+    if tta is None:
+        tta = with_tta(experiment.config, split)
+    folder = RunFolder(Path(workdir))
+    return evaluate_split(
+        experiment,
+        restored.state.variables,
+        folder,
+        split=split,
+        step=restored.step,
+        tta=tta,
+        temperature=fitted_temperature(folder, step=restored.step, tta=tta) if split == "test" else None,
+    )

@@ -1,0 +1,102 @@
+"""`--mode inspect`: what a run would be, without data and without training."""
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+from rich.console import Console
+from rich.table import Table
+
+from cifar_jax.config.validate import validate
+from cifar_jax.data.batches import DeviceSplit
+from cifar_jax.devices import describe, replicated_like, sharded_like, start
+from cifar_jax.experiment import Experiment, require_divisible, without_data
+from cifar_jax.training import results
+from cifar_jax.training.state import abstract_state, update_schedule
+from cifar_jax.training.step import compile_epoch_order, compile_steps
+
+MEGABYTE = 2**20
+
+
+def inspect(config: ConfigDict) -> None:
+    """Prints the layers with their parameters and FLOPs, steps, learning rates, and memory."""
+    validate(config)
+    start(config)
+    experiment = without_data(config)
+    require_divisible(experiment)
+    console = Console()
+    console.print(_layers(results.architecture(experiment)))
+    console.print(_schedule(experiment))
+    console.print(_memory(experiment))
+
+
+def _layers(architecture: dict) -> Table:
+    height, width, channels = architecture["input"]
+    table = Table(title=f"{architecture['model']} on {width} x {height} x {channels} pixels")
+    for heading, justify in (
+        ("layer", "left"),
+        ("output", "left"),
+        ("parameters", "right"),
+        ("trains", "left"),
+    ):
+        table.add_column(heading, justify=justify)
+    table.add_column("MFLOP a image", justify="right")
+    for row in architecture["layers"]:
+        table.add_row(
+            row["name"],
+            " x ".join(map(str, row["output_shape"])),
+            f"{row['parameter_count']:,}",
+            "yes" if row["trainable"] else "frozen",
+            f"{row['flops'] / 1e6:,.2f}" if row["flops"] else "",
+        )
+    frozen = architecture["parameters"] - architecture["trainable_parameters"]
+    table.add_section()
+    table.add_row(
+        "all",
+        "",
+        f"{architecture['parameters']:,}",
+        f"{frozen:,} frozen",
+        f"{architecture['flops'] / 1e6:,.2f}",
+    )
+    return table
+
+
+def _schedule(experiment: Experiment) -> Table:
+    config = experiment.config
+    updates = experiment.total_steps // config.optimizer.accumulate_steps
+    schedule, peak = update_schedule(experiment), config.optimizer.learning_rate
+    table = Table(
+        title=f"{config.train.epochs} epochs of {experiment.steps_per_epoch:,} batches of {config.train.batch_size:,} "
+        f"images: {experiment.total_steps:,} steps, {updates:,} updates"
+    )
+    table.add_column("update", justify="right")
+    table.add_column(f"learning rate ({config.optimizer.name})", justify="right")
+    table.add_column("")
+    for update in np.linspace(0, updates - 1, 11).round().astype(int):
+        rate = peak * float(schedule(int(update)))
+        table.add_row(f"{update:,}", f"{rate:.6f}", "#" * round(40 * rate / peak))
+    return table
+
+
+def _memory(experiment: Experiment) -> Table:
+    mesh = experiment.mesh
+    state = abstract_state(experiment)
+    train = experiment.splits["train"]
+    split = sharded_like(DeviceSplit(train.images_NHWC, train.labels_N), mesh)
+    order_EB = replicated_like(jax.eval_shape(compile_epoch_order(experiment), state.step), mesh)
+    compiled = compile_steps(experiment).lower(state, split, order_EB, steps=1).compile()
+    sizes = {
+        "parameters": _bytes(state.params),
+        "optimizer state": _bytes(state.opt_state),
+        "training split, uint8, all devices": _bytes(split),
+        "temporaries of a step, each device": compiled.memory_analysis().temp_size_in_bytes,
+    }
+    table = Table(title=f"memory on {describe(mesh)}")
+    table.add_column("what")
+    table.add_column("MB", justify="right")
+    for name, size in sizes.items():
+        table.add_row(name, f"{size / MEGABYTE:,.1f}")
+    return table
+
+
+def _bytes(tree) -> int:
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))

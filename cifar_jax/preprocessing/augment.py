@@ -1,0 +1,161 @@
+"""Augmentation and normalization of uint8 batches, as functions of arrays, inside the compiled step.
+
+Randomness is drawn for the whole batch from the step's key and then divided among the devices, so that a image is
+changed in the same way on one device and on eight.
+"""
+
+import math
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from cifar_jax.data.batches import my_part
+from cifar_jax.preprocessing.resize import resampling_weights
+
+
+def shift_and_flip(images_BHWC: jax.Array, *, shifts_B2: jax.Array, flips_B: jax.Array) -> jax.Array:
+    """Moves each image by whole pixels, mirrored content filling the border, and mirrors it left-right where told.
+
+    One gather with index arithmetic: the same as reflect-padding, cropping and flipping, without the padded copy.
+
+    Args:
+        images_BHWC: any dtype.
+        shifts_B2: int32, rows and columns; at most H - 1 and W - 1 in size.
+        flips_B: bool.
+    """
+    _, height, width, _ = images_BHWC.shape
+
+    def reflect(position, size):
+        return (size - 1) - jnp.abs((size - 1) - jnp.abs(position))
+
+    rows_BH = reflect(jnp.arange(height) + shifts_B2[:, :1], height)
+    columns_BW = reflect(jnp.arange(width) + shifts_B2[:, 1:], width)
+    columns_BW = jnp.where(flips_B[:, None], columns_BW[:, ::-1], columns_BW)
+    return jax.vmap(lambda image, rows, columns: image[rows][:, columns])(images_BHWC, rows_BH, columns_BW)
+
+
+def first_flips(indices_B: jax.Array, *, seed: int) -> jax.Array:
+    """Whether a image (by its row number) is mirrored in even epochs: a fair coin per image, fixed for the run."""
+    key = jax.random.fold_in(jax.random.key(seed), 0x0F11B)
+    return jax.vmap(lambda i: jax.random.bits(jax.random.fold_in(key, i), (), jnp.uint32) & 1)(indices_B) == 1
+
+
+def augment(images_BHWC, *, indices_B, epoch, key, seed: int, flip: str, crop_padding: int):
+    """This device's part of the batch, moved by up to `crop_padding` pixels and mirrored.
+
+    `flip` is 'none', 'random', or 'alternating': a coin for each image's first epoch, then every other epoch
+    (K. Jordan, 94% on CIFAR-10 in 3.29 seconds, 2024: no image is seen the same way twice in a row by chance).
+    """
+    shift_key, flip_key = jax.random.split(key)
+    size = len(indices_B)
+    shifts_B2 = jax.random.randint(shift_key, (size, 2), -crop_padding, crop_padding + 1)
+    flips_B = {
+        "none": lambda: jnp.zeros(size, bool),
+        "random": lambda: jax.random.bernoulli(flip_key, 0.5, (size,)),
+        "alternating": lambda: first_flips(indices_B, seed=seed) ^ (epoch % 2 == 1),
+    }[flip]()
+    if flip == "none" and crop_padding == 0:
+        return images_BHWC
+    return shift_and_flip(images_BHWC, shifts_B2=my_part(shifts_B2), flips_B=my_part(flips_B))
+
+
+def random_resized_crop(
+    images_BHWC: jax.Array,
+    *,
+    size: int,
+    key: jax.Array,
+    batch_size: int,
+    scale: tuple[float, float] = (0.08, 1.0),
+    ratio: tuple[float, float] = (3 / 4, 4 / 3),
+    method: str = "bicubic",
+) -> jax.Array:
+    """A random part of each image of this device, resized to float32 (B, size, size, C), on the scale of the input.
+
+    The Inception crop (Szegedy et al., Going Deeper with Convolutions, 2015).
+
+    Args:
+        images_BHWC: any dtype; whole images, before normalization.
+        batch_size: images on all devices together.
+        scale: of the part's area to the image's, uniform.
+        ratio: of the part's width to its height, log-uniform.
+        method: 'bicubic' or 'bilinear', antialiased: see `resize`.
+    """
+    boxes_B4 = my_part(random_boxes(key, batch_size, images_BHWC.shape[1:3], scale=scale, ratio=ratio))
+    return crop_and_resize(images_BHWC, boxes_B4, size=size, method=method)
+
+
+def random_boxes(
+    key: jax.Array, batch_size: int, shape: tuple[int, int], *, scale: tuple[float, float], ratio: tuple[float, float]
+) -> jax.Array:
+    """int32 (B, 4): top, left, height, width in pixels of parts of images of `shape` (height, width).
+
+    As torchvision's RandomResizedCrop: of ten draws the first that fits into the image, here drawn at once. Where
+    none fits the first is cut down to the image; torchvision takes the largest centerd part that has the ratio.
+    """
+    area_key, ratio_key, place_key = jax.random.split(key, 3)
+    limits_2 = jnp.array(shape)
+    areas_BT = math.prod(shape) * jax.random.uniform(area_key, (batch_size, 10), minval=scale[0], maxval=scale[1])
+    low, high = math.log(ratio[0]), math.log(ratio[1])
+    ratios_BT = jnp.exp(jax.random.uniform(ratio_key, (batch_size, 10), minval=low, maxval=high))
+    drawn_BT2 = jnp.stack([jnp.sqrt(areas_BT / ratios_BT), jnp.sqrt(areas_BT * ratios_BT)], axis=-1)
+    sides_BT2 = jnp.round(drawn_BT2).astype(jnp.int32)
+    first_B = ((sides_BT2 > 0) & (sides_BT2 <= limits_2)).all(axis=-1).argmax(axis=1)
+    sides_B2 = jnp.clip(sides_BT2[jnp.arange(batch_size), first_B], 1, limits_2)
+    corners_B2 = jax.random.randint(place_key, (batch_size, 2), 0, limits_2 - sides_B2 + 1)
+    return jnp.concatenate([corners_B2, sides_B2], axis=1)
+
+
+def crop_and_resize(images_BHWC: jax.Array, boxes_B4: jax.Array, *, size: int, method: str) -> jax.Array:
+    """The part of each image that its box (top, left, height, width) names, resized: float32 (B, size, size, C).
+
+    As Pillow's `crop` and then `resize` in mode 'F': nothing outside the box is seen.
+    """
+    outputs_O = jnp.arange(size)
+
+    def weights_BOI(in_size, starts_B, lengths_B):
+        def of_one(start, length):
+            return resampling_weights(
+                outputs_O, out_size=size, in_size=in_size, method=method, start=start, length=length
+            )
+
+        return jax.vmap(of_one)(starts_B, lengths_B)
+
+    _, height, width, _ = images_BHWC.shape
+    rows_BOH = weights_BOI(height, boxes_B4[:, 0], boxes_B4[:, 2])
+    columns_BPW = weights_BOI(width, boxes_B4[:, 1], boxes_B4[:, 3])
+    lines_BHPC = jnp.einsum(
+        "bhwc,bpw->bhpc", images_BHWC.astype(jnp.float32), columns_BPW, precision=lax.Precision.HIGHEST
+    )
+    return jnp.einsum("boh,bhpc->bopc", rows_BOH, lines_BHPC, precision=lax.Precision.HIGHEST)
+
+
+def cutout(images_BHWC: jax.Array, *, key: jax.Array, batch_size: int, side: int) -> jax.Array:
+    """Sets a square of `side` pixels, anywhere inside each normalized image, to the mean color (zero).
+
+    DeVries and Taylor, Improved Regularization of Convolutional Neural Networks with Cutout, 2017; here the square is
+    always whole.
+    """
+    _, height, width, _ = images_BHWC.shape
+    row_key, column_key = jax.random.split(key)
+    top_B = my_part(jax.random.randint(row_key, (batch_size,), 0, height - side + 1))
+    left_B = my_part(jax.random.randint(column_key, (batch_size,), 0, width - side + 1))
+    rows, columns = jnp.arange(height), jnp.arange(width)
+    in_rows_BH = (rows >= top_B[:, None]) & (rows < top_B[:, None] + side)
+    in_columns_BW = (columns >= left_B[:, None]) & (columns < left_B[:, None] + side)
+    return jnp.where((in_rows_BH[:, :, None] & in_columns_BW[:, None, :])[..., None], 0, images_BHWC)
+
+
+def mixup(images_BHWC, targets_BK, *, key: jax.Array, alpha: float):
+    """Blends each image and its target with its neighbor's, by one weight from Beta(alpha, alpha) a batch.
+
+    Zhang et al., mixup: Beyond Empirical Risk Minimization, 2018. The order of a batch is random, so the neighbor is
+    a random partner; and it lies on the same device wherever a device's part of the batch is even.
+    """
+    weight = jax.random.beta(key, alpha, alpha)
+
+    def blend(values_B):
+        pairs = values_B.reshape(-1, 2, *values_B.shape[1:])
+        return (weight * pairs + (1 - weight) * pairs[:, ::-1]).reshape(values_B.shape)
+
+    return blend(images_BHWC), blend(targets_BK)

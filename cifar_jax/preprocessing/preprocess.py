@@ -1,0 +1,58 @@
+"""What a model is given: images resized to its input size and normalized channel by channel."""
+
+import dataclasses
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from cifar_jax.data.dataset import ImageSet
+from cifar_jax.preprocessing.resize import resize
+
+
+@dataclasses.dataclass(frozen=True)
+class Preprocessing:
+    """How the model wants its images; saved in every checkpoint.
+
+    Attributes:
+        mean: of each channel, RGB, of values in 0..1.
+        std: likewise.
+        image_size: pixels; images of another size are resized to this square, with antialiasing.
+        resize_method: 'bicubic' or 'bilinear'.
+    """
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    image_size: int
+    resize_method: str = "bicubic"
+
+    @classmethod
+    def from_json(cls, saved: dict) -> "Preprocessing":
+        """From a checkpoint's metadata, where tuples have become lists."""
+        return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in saved.items()})
+
+    def __call__(self, images_NHWC: jax.Array) -> jax.Array:
+        """Images of any size, of values in 0..255 -> float32 (N, image_size, image_size, 3), normalized."""
+        if images_NHWC.shape[1:3] != (self.image_size, self.image_size):
+            images_NHWC = resize(images_NHWC, size=self.image_size, method=self.resize_method)
+        return normalize(images_NHWC, mean=self.mean, std=self.std)
+
+
+def channel_statistics(images: ImageSet) -> tuple[list[float], list[float]]:
+    """Mean and standard deviation of each channel, of pixel values scaled to 0..1."""
+    # In parts that fit the cache, since bincount makes 8 bytes of each: 0.3 s for CIFAR, and 1.2 s all at once.
+    parts = np.array_split(images.images_NHWC, math.ceil(len(images) / 256))
+    counts = sum(np.stack([np.bincount(part[..., c].ravel(), minlength=256) for c in range(3)]) for part in parts)
+    values = np.arange(256) / 255
+    total = counts.sum(axis=1)
+    mean = counts @ values / total
+    std = np.sqrt(counts @ values**2 / total - mean**2)
+    return mean.tolist(), np.maximum(std, 1e-3).tolist()  # a set of one flat color still trains
+
+
+def normalize(images_NHWC: jax.Array, *, mean: tuple[float, ...], std: tuple[float, ...]) -> jax.Array:
+    """(x / 255 - mean) / std, channel by channel, in float32."""
+    scale = 1 / (255 * np.asarray(std, np.float32))
+    shift = np.asarray(mean, np.float32) / np.asarray(std, np.float32)
+    return images_NHWC.astype(jnp.float32) * scale - shift

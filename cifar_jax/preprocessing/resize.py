@@ -1,0 +1,96 @@
+"""Resampling of images inside the compiled step: the pixels of Pillow's float path, as two small matrix products."""
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+
+def resize(images_NHWC: jax.Array, *, size: int, method: str = "bicubic", antialias: bool = True) -> jax.Array:
+    """Images of any size -> float32 (N, size, size, C), on the scale of the input.
+
+    What Pillow makes of each channel in mode 'F', to 1e-3 of 255; its uint8 path rounds besides, and cuts off what
+    bicubic overshoots (a few levels beyond 0..255 at sharp edges), which is left in here.
+
+    Args:
+        images_NHWC: any dtype.
+        size: pixels, of both sides.
+        method: 'bicubic' (Keys, Cubic Convolution Interpolation for Digital Image Processing, 1981, a = -0.5; PyTorch's
+            tensors have -0.75) or 'bilinear'.
+        antialias: widen the filter where the image shrinks, as Pillow does and `torch.nn.functional.interpolate`
+            by itself does not.
+    """
+    _, height, width, _ = images_NHWC.shape
+    outputs_O = jnp.arange(size)
+    rows_OH = resampling_weights(outputs_O, out_size=size, in_size=height, method=method, antialias=antialias)
+    columns_PW = resampling_weights(outputs_O, out_size=size, in_size=width, method=method, antialias=antialias)
+    return _resample(images_NHWC, rows_OH, columns_PW)
+
+
+def resize_and_center_crop(
+    images_NHWC: jax.Array, *, size: int, crop_fraction: float, method: str = "bicubic", antialias: bool = True
+) -> jax.Array:
+    """The middle `size` x `size` pixels of images whose short side is resized to round(size / crop_fraction).
+
+    As torchvision's Resize and CenterCrop (224 and 0.875: 256, then 224), but only what is kept is computed.
+
+    Returns:
+        float32 (N, size, size, C), as `resize`.
+    """
+    _, height, width, _ = images_NHWC.shape
+    short = round(size / crop_fraction)
+
+    def weights(in_size):
+        out_size = int(short * in_size / min(height, width))
+        outputs_O = round((out_size - size) / 2) + jnp.arange(size)
+        return resampling_weights(outputs_O, out_size=out_size, in_size=in_size, method=method, antialias=antialias)
+
+    return _resample(images_NHWC, weights(height), weights(width))
+
+
+def resampling_weights(
+    outputs_O: jax.Array, *, out_size: int, in_size: int, method: str, antialias: bool = True, start=0, length=None
+) -> jax.Array:
+    """How much each of `in_size` pixels counts in the pixels `outputs_O` of a line resized to `out_size`.
+
+    Args:
+        outputs_O: int32, which of the `out_size` pixels are wanted.
+        start: first pixel of the part of the line that is resized; nothing outside it is seen. May be traced.
+        length: pixels of that part; None = the whole line. May be traced.
+
+    Returns:
+        float32 (O, in_size), each row of sum 1.
+    """
+    length = in_size if length is None else length
+    pixels_I = jnp.arange(in_size)
+    # From the center of the output pixel to that of the input pixel, in input pixels: a difference of whole numbers, so
+    # that float32 rounds once.
+    offsets_OI = ((2 * (pixels_I - start) + 1) * out_size - (2 * outputs_O[:, None] + 1) * length) / (2 * out_size)
+    stretch = jnp.maximum(length / out_size, 1) if antialias else 1
+    kernel = {"bilinear": _triangle, "bicubic": _cubic}[method]
+    inside_I = (pixels_I >= start) & (pixels_I < start + length)
+    weights_OI = jnp.where(inside_I, kernel(jnp.abs(offsets_OI / stretch)), 0)
+    return weights_OI / weights_OI.sum(axis=1, keepdims=True)
+
+
+def _triangle(distance):
+    return jnp.maximum(1 - distance, 0)
+
+
+def _cubic(distance):
+    near = (1.5 * distance - 2.5) * distance**2 + 1
+    far = ((-0.5 * distance + 2.5) * distance - 4) * distance + 2
+    return jnp.where(distance < 1, near, jnp.where(distance < 2, far, 0))
+
+
+def _resample(images_NHWC: jax.Array, rows_OH: jax.Array, columns_PW: jax.Array) -> jax.Array:
+    """Columns first, while there are few rows."""
+    samples, height, width, channels = images_NHWC.shape
+    # A pixel's channels stay side by side (the columns' weights repeated for each), and each image is a product of
+    # its own (the rows' weights repeated for each): nothing is transposed. 32 -> 224 pixels on two cores: 0.20 ms a
+    # image, and 0.43 by `jax.image.resize`.
+    mixing_WP = jnp.kron(columns_PW.T, jnp.eye(channels))
+    rows_NOH = jnp.broadcast_to(rows_OH, (samples, *rows_OH.shape))
+    lines_NHW = images_NHWC.astype(jnp.float32).reshape(samples, height, width * channels)
+    lines_NHP = jnp.matmul(lines_NHW, mixing_WP, precision=lax.Precision.HIGHEST)
+    images_NOP = jnp.matmul(rows_NOH, lines_NHP, precision=lax.Precision.HIGHEST)
+    return images_NOP.reshape(samples, len(rows_OH), len(columns_PW), channels)

@@ -1,0 +1,1 @@
+"""Linear probes: logistic regression on the features of a frozen backbone."""

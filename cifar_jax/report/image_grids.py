@@ -1,0 +1,142 @@
+"""Figures made of images: samples of each class, augmentation, and what the network gets wrong or barely right.
+
+Every function takes plain arrays, a title that the caller composes (data set, split, n, run) and the path to write.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import FigureBase
+
+from cifar_jax.report import style
+
+SAMPLE_ROWS, SAMPLE_COLUMNS = 12, 10
+JUDGED_ROWS, JUDGED_COLUMNS = 3, 4
+SMALL = 64  # pixels: images up to this size show their pixels
+
+
+def samples(
+    images_NHWC: np.ndarray,
+    labels_N: np.ndarray,
+    class_names: Sequence[str],
+    *,
+    title: str,
+    path: Path,
+) -> None:
+    """A row of images a class, the first of each; of many classes 12, evenly spaced, as the title says.
+
+    Args:
+        images_NHWC: uint8 RGB, 0 to 255.
+        labels_N: integers, 0 to C - 1.
+        class_names: C names.
+    """
+    num_classes = len(class_names)
+    shown = np.linspace(0, num_classes - 1, min(num_classes, SAMPLE_ROWS)).round().astype(int)
+    if len(shown) < num_classes:
+        title += f"\n{len(shown)} of {num_classes} classes, evenly spaced"
+    rows = [images_NHWC[np.flatnonzero(labels_N == label)[:SAMPLE_COLUMNS]] for label in shown]
+    names = [style.short(class_names[label]) for label in shown]
+    _rows_of_images([rows], [names], columns=SAMPLE_COLUMNS, title=title, path=path)
+
+
+def augmentation(before_NHWC: np.ndarray, after_ENHWC: np.ndarray, *, title: str, path: Path) -> None:
+    """The same images in columns: as they are stored, and below as the network sees them in E epochs.
+
+    Args:
+        before_NHWC: uint8 RGB, 0 to 255; about 8 images.
+        after_ENHWC: likewise, perhaps of another size.
+    """
+    epochs = [f"epoch {number}" for number in range(1, len(after_ENHWC) + 1)]
+    columns = len(before_NHWC)
+    _rows_of_images([[before_NHWC], after_ENHWC], [["stored"], epochs], columns=columns, title=title, path=path)
+
+
+def _rows_of_images(
+    blocks: Sequence[Sequence[np.ndarray]], names: Sequence[list[str]], *, columns: int, title: str, path: Path
+) -> None:
+    """Blocks of rows of images of one size, with a name beside each row."""
+    sheets = [_sheet(block, columns=columns) for block in blocks]
+    heights = [sheet.shape[0] / sheet.shape[1] for sheet in sheets]
+    width = style.WIDTH - 0.2 - style.width([name for rows in names for name in rows])
+    with style.figure(path, title=title, height=width * sum(heights) + 0.15 * len(sheets)) as figure:
+        figure.set_layout_engine("compressed")  # keeps the names beside a image that may not be stretched
+        panels = figure.subplots(len(sheets), height_ratios=heights, squeeze=False)[:, 0]
+        for axes, sheet, block, rows in zip(panels, sheets, blocks, names, strict=True):
+            _show(axes, sheet, image_side=block[0].shape[2])
+            axes.set_yticks((np.arange(len(rows)) + 0.5) * sheet.shape[0] / len(rows) - 0.5, rows)
+
+
+def _sheet(rows: Sequence[np.ndarray], *, columns: int) -> np.ndarray:
+    """Rows of images (N, H, W, C) of one size on white, with gaps of a sixteenth of a image."""
+    height, width, channels = rows[0].shape[1:]
+    gap = max(1, width // 16)
+    step_y, step_x = height + gap, width + gap
+    sheet = np.full((len(rows) * step_y - gap, columns * step_x - gap, channels), 255, np.uint8)
+    for row, images_NHWC in enumerate(rows):
+        for column, image_HWC in enumerate(images_NHWC):
+            sheet[row * step_y :, column * step_x :][:height, :width] = image_HWC
+    return sheet
+
+
+def _show(axes: Axes, image_HWC: np.ndarray, *, image_side: int) -> None:
+    # large images are reduced, where taking the nearest pixel would flicker
+    axes.imshow(image_HWC, interpolation="nearest" if image_side <= SMALL else "antialiased")
+    axes.set_xticks([])
+    axes.set_yticks([])
+    axes.tick_params(length=0)
+    axes.spines[:].set_visible(False)
+
+
+def mistakes(
+    images_NHWC: np.ndarray,
+    labels_N: np.ndarray,
+    probabilities_NK: np.ndarray,
+    class_names: Sequence[str],
+    *,
+    title: str,
+    path: Path,
+) -> None:
+    """The twelve mistakes of the highest confidence, and the twelve right answers of the lowest.
+
+    Args:
+        images_NHWC: uint8 RGB, 0 to 255.
+        labels_N: integers, 0 to C - 1.
+        probabilities_NK: 0 to 1.
+        class_names: C names, at least two.
+    """
+    names = [style.short(name, 13) for name in class_names]
+    first_N, second_N = np.argsort(-probabilities_NK, axis=1, kind="stable")[:, :2].T
+    confidence_N = probabilities_NK.max(axis=1)
+    rising = np.argsort(confidence_N, kind="stable")
+    is_wrong_N = first_N != labels_N
+    wrong, right = rising[is_wrong_N[rising]][::-1], rising[~is_wrong_N[rising]]
+
+    shown = JUDGED_ROWS * JUDGED_COLUMNS
+    wrong_captions = [f"{names[labels_N[i]]}\n→ {names[first_N[i]]} {confidence_N[i]:.0%}" for i in wrong[:shown]]
+    right_captions = [
+        f"{names[first_N[i]]} {confidence_N[i]:.0%}\nor {names[second_N[i]]} {probabilities_NK[i, second_N[i]]:.0%}"
+        for i in right[:shown]
+    ]
+    parts = [
+        (f"most confident of {len(wrong):,} mistakes: true class, and what it was taken for", wrong, wrong_captions),
+        (f"least certain of {len(right):,} hits: true class, and the nearest rival", right, right_captions),
+    ]
+    rows = [max(1, -(-len(captions) // JUDGED_COLUMNS)) for _, _, captions in parts]
+    aspect = images_NHWC.shape[1] / images_NHWC.shape[2]
+    heights = [row * (aspect * style.WIDTH / JUDGED_COLUMNS + 0.4) + 0.3 for row in rows]
+    with style.figure(path, title=title, height=sum(heights)) as figure:
+        halves = figure.subfigures(2, height_ratios=heights)
+        for half, row_count, (heading, indices, captions) in zip(halves, rows, parts, strict=True):
+            half.suptitle(heading, x=0.01, ha="left", size=10, weight="normal")
+            _captioned(half, images_NHWC[indices[:shown]], captions, rows=row_count)
+
+
+def _captioned(figure: FigureBase, images_NHWC: np.ndarray, captions: Sequence[str], *, rows: int) -> None:
+    cells = figure.subplots(rows, JUDGED_COLUMNS, squeeze=False).ravel()
+    for axes in cells:
+        axes.set_axis_off()
+    for axes, image_HWC, caption in zip(cells, images_NHWC, captions, strict=False):
+        _show(axes, image_HWC, image_side=image_HWC.shape[1])
+        axes.set_title(caption, fontsize=9, loc="left")

@@ -1,0 +1,59 @@
+"""Digests by which a checkpoint is verified."""
+
+import hashlib
+import json
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from cifar_jax.errors import DataError
+
+
+def leaf_checksums(state: Any) -> dict[str, dict]:
+    """Shape, dtype and sha256 of the bytes of every leaf, by its path such as 'params/conv1/kernel'."""
+    local = jax.tree.map(lambda x: x.addressable_data(0) if x.is_fully_replicated else x, state)
+    leaves = jax.tree.leaves_with_path(jax.device_get(local))
+    return {
+        _name(path): {
+            "shape": list(leaf.shape),
+            "dtype": str(leaf.dtype),
+            "sha256": hashlib.sha256(np.ascontiguousarray(leaf).reshape(-1).view(np.uint8)).hexdigest(),
+        }
+        for path, leaf in leaves
+    }
+
+
+def _name(path) -> str:
+    return jax.tree_util.keystr(path, simple=True, separator="/")
+
+
+def json_checksum(value: Mapping) -> str:
+    """sha256 of a JSON value, whatever the order of its keys."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True, allow_nan=False).encode()).hexdigest()
+
+
+def require_same_leaves(saved: Mapping[str, Mapping], abstract_state: Any, where: pathlib.Path) -> None:
+    """Compares the leaves of a checkpoint with those that a model needs.
+
+    Raises:
+        DataError: naming the missing, the left over, and those of another shape or dtype, all at once.
+    """
+    wanted = {_name(path): leaf for path, leaf in jax.tree.leaves_with_path(abstract_state)}
+    problems = [f"{name} is missing" for name in wanted if name not in saved]
+    problems += [f"{name} is left over" for name in saved if name not in wanted]
+    for name in wanted.keys() & saved.keys():
+        has = (saved[name]["dtype"], tuple(saved[name]["shape"]))
+        wants = (str(wanted[name].dtype), wanted[name].shape)
+        if has != wants:
+            problems.append(f"{name} is {has[0]}{list(has[1])}, not {wants[0]}{list(wants[1])}")
+    if problems:
+        raise DataError(f"checkpoint {where} is of another model or optimizer: {listed(sorted(problems))}")
+
+
+def listed(names: Sequence[str]) -> str:
+    """The first eight, and how many more there are."""
+    more = f" and {len(names) - 8} more" if len(names) > 8 else ""
+    return ", ".join(names[:8]) + more

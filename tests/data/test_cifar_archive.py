@@ -1,0 +1,114 @@
+import re
+
+import numpy as np
+import pytest
+
+from cifar_jax.data import cifar_archive
+from cifar_jax.errors import DataError
+
+EACH = pytest.mark.parametrize("version", cifar_archive.VERSIONS, ids=lambda version: version.folder)
+
+
+def _made(cifar, version):
+    return cifar(10 if version.title == "CIFAR-10" else 100)
+
+
+@EACH
+def test_all_four_versions_packed_and_unpacked(tmp_path, cifar, version):
+    made = _made(cifar, version)
+    for path in (made.pack(version, tmp_path / "renamed.tgz"), made.unpack(version, tmp_path)):
+        found = cifar_archive.find(path, name="folder")
+        assert found == (path, version)
+        dataset = cifar_archive.read(*found)
+        made.assert_equals(dataset)
+        assert dataset.name == version.title
+
+
+@EACH
+def test_coarse_labels_are_kept_for_tfds(tmp_path, cifar, version):
+    made = _made(cifar, version)
+    contents = cifar_archive.read_contents(made.unpack(version, tmp_path), version)
+    np.testing.assert_array_equal(contents.train[1], made.labels[:, :50])
+    assert contents.names == tuple(tuple(names) for names in made.names)
+
+
+def test_directory_with_several_is_searched_for_the_one_asked_for(tmp_path, cifar):
+    ten = cifar(10).unpack(cifar_archive.CIFAR10_PYTHON, tmp_path)
+    hundred = cifar(100).pack(cifar_archive.CIFAR100_BINARY, tmp_path / cifar_archive.CIFAR100_BINARY.archive)
+    assert cifar_archive.find(tmp_path, name="cifar10") == (ten, cifar_archive.CIFAR10_PYTHON)
+    assert cifar_archive.find(tmp_path, name="cifar100") == (hundred, cifar_archive.CIFAR100_BINARY)
+
+
+def test_other_directories_are_not_claimed(tmp_path, write_images):
+    write_images(tmp_path, {"train/cat": 1, "test/cat": 1})
+    assert cifar_archive.find(tmp_path, name="cifar10") is None
+
+
+@EACH
+def test_published_name_with_another_hash_is_refused(tmp_path, cifar, version):
+    path = _made(cifar, version).pack(version, tmp_path / version.archive)
+    with pytest.raises(DataError, match=f"{path}: md5 is [0-9a-f]{{32}}, expected {version.md5}"):
+        cifar_archive.read(*cifar_archive.find(path, name="cifar10"))
+
+
+def test_md5_of_a_known_file_is_accepted(tmp_path):
+    (tmp_path / "x").write_bytes(b"abc")
+    cifar_archive.verify_md5(tmp_path / "x", "900150983cd24fb0d6963f7d28e17f72")  # RFC 1321, appendix A.5
+
+
+@EACH
+def test_truncated_archive_is_named(tmp_path, cifar, version):
+    path = _made(cifar, version).pack(version, tmp_path / "x.tgz")
+    whole = path.read_bytes()
+    for cut in (len(whole) // 2, len(whole) - 9):
+        path.write_bytes(whole[:cut])
+        with pytest.raises(DataError, match=f"{path}: truncated"):
+            cifar_archive.read(path, version)
+
+
+@EACH
+def test_short_missing_and_damaged_files_are_named(tmp_path, cifar, version):
+    folder = _made(cifar, version).unpack(version, tmp_path)
+    test = folder / version.test
+    whole = test.read_bytes()
+    test.write_bytes(whole[:-100])
+    with pytest.raises(DataError, match=re.escape(str(test))):
+        cifar_archive.read(folder, version)
+    test.unlink()
+    with pytest.raises(DataError, match=f"lacks {version.test}"):
+        cifar_archive.read(folder, version)
+
+
+def test_binary_file_cut_between_two_records_is_noticed(tmp_path, cifar):
+    folder = cifar(10).unpack(cifar_archive.CIFAR10_BINARY, tmp_path)
+    batch = folder / "data_batch_3.bin"
+    batch.write_bytes(batch.read_bytes()[:-3073])
+    with pytest.raises(DataError, match="49 training and 10 test images, expected five to one"):
+        cifar_archive.read(folder, cifar_archive.CIFAR10_BINARY)
+
+
+def test_label_without_a_name_is_refused(tmp_path, cifar):
+    folder = cifar(10).unpack(cifar_archive.CIFAR10_BINARY, tmp_path)
+    batch = folder / "data_batch_3.bin"
+    batch.write_bytes(b"\x0a" + batch.read_bytes()[1:])
+    with pytest.raises(DataError, match=r"data_batch_3\.bin: a label outside 0 to 9"):
+        cifar_archive.read(folder, cifar_archive.CIFAR10_BINARY)
+
+
+@pytest.mark.parametrize(
+    "batch",
+    [
+        {"data": [1, 2], "labels": [0]},
+        {"labels": [0] * 10},
+        {"data": np.zeros((10, 3072), np.uint8)},
+        {"data": np.zeros((10, 3071), np.uint8), "labels": [0] * 10},
+        {"data": np.zeros((10, 3072), np.uint8), "labels": [0] * 9},
+        {"data": np.zeros((10, 3072), np.uint8), "labels": ["a"] * 10},
+    ],
+)
+def test_pickle_of_something_else_is_refused(tmp_path, cifar, python2_pickle, batch):
+    folder = cifar(10).unpack(cifar_archive.CIFAR10_PYTHON, tmp_path)
+    (folder / "data_batch_2").write_bytes(python2_pickle(batch))
+    with pytest.raises(DataError, match="data_batch_2: ") as caught:
+        cifar_archive.read(folder, cifar_archive.CIFAR10_PYTHON)
+    assert "\n" not in str(caught.value)

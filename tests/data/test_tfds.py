@@ -1,0 +1,204 @@
+import io
+import json
+import shutil
+import subprocess
+import sys
+import urllib.error
+from email.message import Message
+
+import numpy as np
+import pytest
+import tensorflow_datasets
+
+from cifar_jax.data import cifar_archive, tfds
+from cifar_jax.errors import DataError, UsageError
+
+
+@pytest.fixture
+def prepared(tmp_path, cifar):
+    """(made, data directory, version directory) of a synthetic CIFAR-10."""
+    made = cifar(10)
+    archive = made.pack(cifar_archive.CIFAR10_PYTHON, tmp_path / "x.tgz")
+    return (
+        made,
+        tmp_path / "data",
+        tfds.prepare("cifar10", archive=archive, data_dir=tmp_path / "data"),
+    )
+
+
+def _assert_same_records(records, images, labels, names):
+    """TFDS shuffles on writing; the id says which image a record is."""
+    order = [int(record["id"].decode().split("_")[1]) for record in records]
+    assert sorted(order) == list(range(len(images)))
+    np.testing.assert_array_equal([record["image"] for record in records], images[order])
+    for name, row in zip(names, labels, strict=True):
+        np.testing.assert_array_equal([record[name] for record in records], row[order])
+
+
+@pytest.mark.parametrize(
+    ("name", "version", "labels"),
+    [
+        ("cifar10", cifar_archive.CIFAR10_PYTHON, ["label"]),
+        ("cifar10", cifar_archive.CIFAR10_BINARY, ["label"]),
+        ("cifar100", cifar_archive.CIFAR100_PYTHON, ["coarse_label", "label"]),
+    ],
+)
+def test_stock_tfds_reads_what_was_prepared(tmp_path, cifar, name, version, labels):
+    made = cifar(10 if name == "cifar10" else 100)
+    archive = made.pack(version, tmp_path / "x.tgz")
+    directory = tfds.prepare(name, archive=archive, data_dir=tmp_path / "data")
+    assert directory == tmp_path / "data" / name / "3.0.2"
+
+    stock = tensorflow_datasets.data_source(name, data_dir=tmp_path / "data", download=False)
+    _assert_same_records(list(stock["train"]), made.images[:50], made.labels[:, :50], labels)
+    _assert_same_records(list(stock["test"]), made.images[50:], made.labels[:, 50:], labels)
+    info = tensorflow_datasets.builder(name, data_dir=tmp_path / "data").info
+    assert [info.features[label].names for label in labels] == made.names
+
+
+def test_prepared_data_read_back_have_the_same_images(prepared):
+    made, _, directory = prepared
+    dataset = tfds.read(directory, image_size=0)
+    assert (dataset.name, dataset.validation) == ("cifar10", None)
+    assert dataset.class_names == tuple(made.names[0])
+    for images, start, stop in ((dataset.train, 0, 50), (dataset.test, 50, 60)):
+        read = sorted((i.tobytes(), n) for i, n in zip(images.images_NHWC, images.labels_N, strict=True))
+        wanted = zip(made.images[start:stop], made.labels[0, start:stop], strict=True)
+        assert read == sorted((image.tobytes(), label) for image, label in wanted)
+
+
+def test_no_tensorflow_is_imported(tmp_path, cifar):
+    archive = cifar(10).pack(cifar_archive.CIFAR10_PYTHON, tmp_path / "x.tgz")
+    program = """
+import sys, pathlib
+from cifar_jax.data import tfds
+assert not {"tensorflow_datasets", "matplotlib", "jax"} & set(sys.modules), "importing is not light"
+archive, data_dir = map(pathlib.Path, sys.argv[1:])
+path = tfds.prepare("cifar10", archive=archive, data_dir=data_dir)
+assert len(tfds.read(path, image_size=0).train) == 50
+assert "tensorflow" not in sys.modules
+"""
+    subprocess.run([sys.executable, "-c", program, archive, tmp_path / "data"], check=True)
+
+
+def test_find_takes_data_directory_data_set_and_version(prepared, tmp_path):
+    _, data, directory = prepared
+    for path in (data, data / "cifar10", directory):
+        assert tfds.find(path, name="cifar10") == directory
+    assert tfds.find(data, name="cifar100") is None
+    assert tfds.find(tmp_path / "nothing", name="cifar10") is None
+    for version in ("3.0.10", "3.0.9", "incomplete.4.0.0"):
+        shutil.copytree(directory, data / "cifar10" / version)
+    assert tfds.find(data, name="cifar10").name == "3.0.10"
+
+
+def test_empty_directory_in_the_place_is_filled(tmp_path, cifar):
+    (tmp_path / "data" / "cifar10" / "3.0.2").mkdir(parents=True)
+    archive = cifar(10).unpack(cifar_archive.CIFAR10_PYTHON, tmp_path)
+    directory = tfds.prepare("cifar10", archive=archive, data_dir=tmp_path / "data")
+    assert len(tfds.read(directory, image_size=0).test) == 10
+
+
+def test_images_are_resized(prepared):
+    assert tfds.read(prepared[2], image_size=8).train.images_NHWC.shape == (50, 8, 8, 3)
+
+
+def test_validation_is_the_test_split_where_there_is_no_other(prepared):
+    _, _, directory = prepared
+    text = (directory / "dataset_info.json").read_text()
+    (directory / "dataset_info.json").write_text(text.replace('"name": "test"', '"name": "validation"'))
+    for file in directory.glob("*-test.*"):
+        file.rename(directory / file.name.replace("-test.", "-validation."))
+    dataset = tfds.read(directory, image_size=0)
+    assert dataset.validation is None and len(dataset.test) == 10
+
+
+def test_tfrecord_cannot_be_read_and_the_error_says_how_to_convert(prepared):
+    _, _, directory = prepared
+    for file in directory.glob("*array_record*"):
+        file.rename(directory / file.name.replace("array_record", "tfrecord"))
+    with pytest.raises(DataError, match=r"TFRecord.*tfds convert_format.*array_record") as caught:
+        tfds.read(directory, image_size=0)
+    assert str(directory) in str(caught.value)
+
+
+def test_damaged_directories_are_errors_that_name_them(prepared, tmp_path):
+    _, _, directory = prepared
+
+    def damaged(name, change):
+        copy = tmp_path / name / "3.0.2"
+        shutil.copytree(directory, copy)
+        change(copy)
+        with pytest.raises(DataError, match=str(copy)) as caught:
+            tfds.read(copy, image_size=0)
+        assert "\n" not in str(caught.value)
+
+    def truncate(copy):
+        (file,) = copy.glob("*train*")
+        file.write_bytes(file.read_bytes()[:70_000])
+
+    def without_label(copy):
+        features = json.loads((copy / "features.json").read_text())
+        del features["featuresDict"]["features"]["label"]
+        (copy / "features.json").write_text(json.dumps(features))
+
+    damaged("truncated", truncate)
+    damaged("no-json", lambda copy: (copy / "dataset_info.json").write_text("{"))
+    damaged("no-label", without_label)
+    damaged("no-file", lambda copy: next(copy.glob("*test*")).unlink())
+
+
+def test_images_of_several_sizes_need_an_image_size(prepared, monkeypatch):
+    sizes = iter(range(1, 10**6))
+    monkeypatch.setattr(tfds.decode, "decode", lambda *_, **__: np.zeros((next(sizes), 2, 3), np.uint8))
+    with pytest.raises(UsageError, match="image_size=N"):
+        tfds.read(prepared[2], image_size=0)
+
+
+class Response(io.BytesIO):
+    headers = Message()
+
+
+def _serve(monkeypatch, answer):
+    asked = []
+
+    def urlopen(url, timeout):
+        asked.append((url, timeout))
+        if isinstance(answer, Exception):
+            raise answer
+        return Response(answer)
+
+    monkeypatch.setattr(tfds.urllib.request, "urlopen", urlopen)
+    return asked
+
+
+def test_download_and_prepare(tmp_path, cifar, monkeypatch):
+    archive = cifar(10).pack(cifar_archive.CIFAR10_PYTHON, tmp_path / "x.tgz")
+    asked = _serve(monkeypatch, archive.read_bytes())
+    monkeypatch.setattr(cifar_archive, "verify_md5", lambda path, md5: None)
+    directory = tfds.download_and_prepare("cifar10")
+    assert directory == tmp_path / "tensorflow_datasets" / "cifar10" / "3.0.2"
+    assert asked == [("https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz", 10.0)]
+    assert len(tfds.read(directory, image_size=0).train) == 50
+    assert tfds.find(tfds.default_data_dir(), name="cifar10") == directory
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        urllib.error.URLError("no route"),
+        urllib.error.HTTPError("url", 503, "busy", Message(), None),
+        TimeoutError("timed out"),
+        ConnectionResetError("reset"),
+        tfds.http.client.IncompleteRead(b""),
+        b"<html>please log in to this network</html>",
+    ],
+    ids=lambda answer: type(answer).__name__,
+)
+def test_every_failure_of_the_network_means_unavailable(tmp_path, monkeypatch, answer):
+    _serve(monkeypatch, answer)
+    with pytest.raises(tfds.Unavailable) as caught:
+        tfds.download_and_prepare("cifar10")
+    assert str(caught.value) and "\n" not in str(caught.value)
+    assert not list(tmp_path.rglob("*unfinished*"))
+    assert not list(tmp_path.rglob("cifar-10-python.tar.gz"))

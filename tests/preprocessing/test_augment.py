@@ -1,0 +1,195 @@
+"""Augmentation and normalization against numpy, and their independence of the number of devices."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from PIL import Image
+
+from cifar_jax.devices import REPLICATED, SHARDED, make_mesh, split_over_devices
+from cifar_jax.preprocessing import augment
+
+IMAGES_BHWC = np.random.default_rng(0).integers(0, 256, (16, 8, 9, 3), np.uint8)
+INDICES_B = np.random.default_rng(1).permutation(100)[:16].astype(np.int32)
+
+
+def augmented(devices=1, **settings):
+    settings = {"epoch": 0, "key": jax.random.key(0), "seed": 0, "flip": "alternating", "crop_padding": 2} | settings
+    change = functools.partial(augment.augment, **settings)
+    on_mesh = split_over_devices(
+        lambda images_BHWC, indices_B: change(images_BHWC, indices_B=indices_B),
+        make_mesh(devices),
+        in_specs=(SHARDED, REPLICATED),
+        out_specs=SHARDED,
+    )
+    return np.array(jax.jit(on_mesh)(IMAGES_BHWC, INDICES_B))
+
+
+def test_shift_and_flip_is_reflect_padding_cropping_and_flipping():
+    random = np.random.default_rng(2)
+    shifts_B2 = random.integers(-3, 4, (16, 2)).astype(np.int32)
+    shifts_B2[:2] = (7, 8), (-7, -8)  # as far as it goes
+    flips_B = random.integers(0, 2, 16).astype(bool)
+    padded = np.pad(IMAGES_BHWC, ((0, 0), (7, 7), (8, 8), (0, 0)), mode="reflect")
+    expected = [
+        image[7 + row : 15 + row, 8 + column : 17 + column][:, :: -1 if flip else 1]
+        for image, (row, column), flip in zip(padded, shifts_B2, flips_B, strict=True)
+    ]
+    found = jax.jit(augment.shift_and_flip)(IMAGES_BHWC, shifts_B2=shifts_B2, flips_B=flips_B)
+    assert found.dtype == np.uint8
+    np.testing.assert_array_equal(found, np.stack(expected))
+
+
+@pytest.mark.parametrize("flip", ["none", "random", "alternating"])
+def test_a_image_is_changed_alike_on_one_device_and_on_eight(flip):
+    one, eight = augmented(1, flip=flip), augmented(8, flip=flip)
+    np.testing.assert_array_equal(one, eight)
+    assert not np.array_equal(one, IMAGES_BHWC)
+
+
+def test_alternating_flips_mirror_every_image_in_the_next_epoch():
+    epochs = [augmented(crop_padding=0, epoch=epoch, key=jax.random.key(epoch)) for epoch in range(3)]
+    np.testing.assert_array_equal(epochs[1], epochs[0][:, :, ::-1])
+    np.testing.assert_array_equal(epochs[2], epochs[0])
+    mirrored_B = (epochs[0] != IMAGES_BHWC).any(axis=(1, 2, 3))
+    assert 0 < mirrored_B.sum() < 16
+
+
+def test_first_flips_are_fair_and_belong_to_the_image():
+    flips_N = np.array(augment.first_flips(jnp.arange(4000), seed=0))
+    assert abs(flips_N.mean() - 0.5) < 0.04  # five standard deviations
+    some = np.array([7, 1234, 3])
+    np.testing.assert_array_equal(augment.first_flips(some, seed=0), flips_N[some])
+    assert (augment.first_flips(jnp.arange(4000), seed=1) != flips_N).any()
+
+
+def test_random_flips_follow_the_key():
+    first, second = (augmented(crop_padding=0, flip="random", key=jax.random.key(k)) for k in (0, 1))
+    assert not np.array_equal(first, second)
+    for image, original in zip(first, IMAGES_BHWC, strict=True):
+        assert np.array_equal(image, original) or np.array_equal(image, original[:, ::-1])
+
+
+def test_shifts_reach_as_far_as_the_padding_and_no_farther():
+    """A image whose pixels tell their place: where its middle comes from is the shift."""
+    places_HW2 = np.stack(np.meshgrid(np.arange(9), np.arange(9), indexing="ij"), axis=-1)
+    images_BHWC = np.broadcast_to(places_HW2, (200, 9, 9, 2)).astype(np.uint8)
+    move = functools.partial(augment.augment, epoch=0, seed=0, flip="none", crop_padding=2, key=jax.random.key(0))
+    on_mesh = split_over_devices(
+        lambda images: move(images, indices_B=jnp.arange(200)), make_mesh(1), in_specs=SHARDED, out_specs=SHARDED
+    )
+    shifts_B2 = np.array(jax.jit(on_mesh)(images_BHWC))[:, 4, 4].astype(int) - 4
+    assert {tuple(shift) for shift in shifts_B2} == {(i, j) for i in range(-2, 3) for j in range(-2, 3)}
+
+
+@pytest.mark.parametrize("side", [1, 3, 8])
+def test_cutout_blanks_one_whole_square(side):
+    cut = {}
+    for devices in (1, 8):
+        on_mesh = split_over_devices(
+            functools.partial(augment.cutout, key=jax.random.key(0), batch_size=16, side=side),
+            make_mesh(devices),
+            in_specs=SHARDED,
+            out_specs=SHARDED,
+        )
+        cut[devices] = np.array(jax.jit(on_mesh)(IMAGES_BHWC + np.float32(1)))
+    np.testing.assert_array_equal(cut[1], cut[8])
+    blank_BHW = (cut[1] == 0).all(axis=-1)
+    assert (blank_BHW.sum(axis=(1, 2)) == side * side).all()
+    assert set(blank_BHW.any(axis=2).sum(axis=1)) == set(blank_BHW.any(axis=1).sum(axis=1)) == {side}
+    np.testing.assert_array_equal(cut[1][~blank_BHW], (IMAGES_BHWC + np.float32(1))[~blank_BHW])
+
+
+@pytest.mark.parametrize("method", ["bicubic", "bilinear"])
+@pytest.mark.parametrize("size", [5, 24])
+def test_crop_and_resize_is_pillows_crop_and_resize(method, size):
+    boxes_B4 = np.array([(0, 0, 8, 9), (0, 0, 1, 1), (7, 8, 1, 1), (2, 3, 5, 4), (3, 0, 4, 9), (0, 6, 8, 3)], np.int32)
+    images_BHWC = IMAGES_BHWC[: len(boxes_B4)]
+    crop = functools.partial(augment.crop_and_resize, size=size, method=method)
+    found = jax.jit(crop)(images_BHWC, boxes_B4)
+    assert found.dtype == jnp.float32
+    for image, image_HWC, (top, left, height, width) in zip(found, images_BHWC, boxes_B4.tolist(), strict=True):
+        for c in range(3):
+            part = Image.fromarray(image_HWC[..., c].astype(np.float32)).crop((left, top, left + width, top + height))
+            expected = part.resize((size, size), Image.Resampling[method.upper()])
+            np.testing.assert_allclose(image[..., c], np.array(expected), atol=1e-3)
+
+
+def boxes(shape=(32, 32), number=20_000, scale=(0.08, 1.0), ratio=(3 / 4, 4 / 3), key=0):
+    draw = functools.partial(augment.random_boxes, scale=scale, ratio=ratio)
+    return np.array(jax.jit(draw, static_argnums=(1, 2))(jax.random.key(key), number, shape))
+
+
+@pytest.mark.parametrize("shape", [(224, 224), (32, 32), (60, 200)])
+def test_boxes_lie_within_the_image_and_reach_all_its_edges(shape):
+    boxes_B4 = boxes(shape)
+    assert boxes_B4.dtype == np.int32
+    ends_B2 = boxes_B4[:, :2] + boxes_B4[:, 2:]
+    assert (boxes_B4[:, :2] >= 0).all() and (boxes_B4[:, 2:] >= 1).all() and (ends_B2 <= shape).all()
+    assert boxes_B4[:, :2].min() == 0
+    np.testing.assert_array_equal(ends_B2.max(axis=0), shape)
+
+
+def test_area_and_ratio_of_boxes_are_those_that_torchvision_draws():
+    """Its loop, in numpy: draw until the box fits."""
+    random = np.random.default_rng(0)
+    kept = []
+    while len(kept) < 20_000:
+        area, ratio = random.uniform(0.08, 1) * 224**2, np.exp(random.uniform(np.log(3 / 4), np.log(4 / 3)))
+        height, width = round(np.sqrt(area / ratio)), round(np.sqrt(area * ratio))
+        if height <= 224 and width <= 224:
+            kept.append((height, width))
+    expected, found = np.array(kept), boxes((224, 224))[:, 2:]
+    levels = np.linspace(0.02, 0.98, 25)
+    for statistic in (lambda sides: sides.prod(axis=1) / 224**2, lambda sides: np.log(sides[:, 1] / sides[:, 0])):
+        np.testing.assert_allclose(
+            np.quantile(statistic(found), levels), np.quantile(statistic(expected), levels), atol=0.025
+        )
+    assert (found.prod(axis=1) / 224**2).min() < 0.085
+
+
+def test_places_of_boxes_are_uniform():
+    boxes_B4 = boxes(scale=(0.25, 0.25), ratio=(1, 1))
+    np.testing.assert_array_equal(boxes_B4[:, 2:], 16)
+    for side in range(2):
+        counts = np.bincount(boxes_B4[:, side], minlength=17)
+        assert len(counts) == 17 and abs(counts / counts.mean() - 1).max() < 0.15  # five standard deviations
+
+
+def test_a_box_that_never_fits_is_cut_to_the_image():
+    np.testing.assert_array_equal(boxes((4, 4), 5, scale=(1.0, 1.0), ratio=(4.0, 4.0))[:, 2:], [[2, 4]] * 5)
+    np.testing.assert_array_equal(boxes((4, 4), 5, scale=(0.001, 0.001))[:, 2:], 1)  # nor less than a pixel
+
+
+def test_random_resized_crop_is_alike_on_one_device_and_on_eight():
+    cropped = {}
+    for devices in (1, 8):
+        on_mesh = split_over_devices(
+            functools.partial(augment.random_resized_crop, size=12, key=jax.random.key(0), batch_size=16),
+            make_mesh(devices),
+            in_specs=SHARDED,
+            out_specs=SHARDED,
+        )
+        cropped[devices] = np.array(jax.jit(on_mesh)(IMAGES_BHWC))
+    assert cropped[1].shape == (16, 12, 12, 3)
+    np.testing.assert_allclose(cropped[1], cropped[8], atol=1e-4)
+    boxes_B4 = augment.random_boxes(jax.random.key(0), 16, (8, 9), scale=(0.08, 1.0), ratio=(3 / 4, 4 / 3))
+    expected = augment.crop_and_resize(IMAGES_BHWC, boxes_B4, size=12, method="bicubic")
+    np.testing.assert_allclose(cropped[1], expected, atol=1e-4)
+
+
+def test_mixup_blends_neighbors_with_one_weight():
+    random = np.random.default_rng(3)
+    images_BHWC = random.normal(size=(16, 4, 4, 3)).astype(np.float32)
+    targets_BK = np.eye(10, dtype=np.float32)[np.arange(16) % 10]
+    mixed_BHWC, mixed_BK = jax.jit(functools.partial(augment.mixup, key=jax.random.key(4), alpha=0.8))(
+        images_BHWC, targets_BK
+    )
+    weight = float(mixed_BK[0, 0])  # of the first image, the only one of its pair in class 0
+    assert 0 < weight < 1
+    for before, after in ((images_BHWC, mixed_BHWC), (targets_BK, mixed_BK)):
+        after = np.array(after)
+        np.testing.assert_allclose(after[::2] + after[1::2], before[::2] + before[1::2], atol=1e-6)
+        np.testing.assert_allclose(after[::2], weight * before[::2] + (1 - weight) * before[1::2], atol=1e-6)

@@ -1,0 +1,85 @@
+"""Resizing against Pillow's float path, channel by channel."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from PIL import Image
+
+from cifar_jax.preprocessing.resize import resampling_weights, resize, resize_and_center_crop
+
+RESAMPLING = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
+TOLERANCE = 1e-3  # of pixel values 0..255
+
+
+def images(height, width, channels=3):
+    return np.random.default_rng(0).integers(0, 256, (4, height, width, channels), np.uint8)
+
+
+def by_pillow(images_NHWC, height, width, method):
+    def channel(image_HW):
+        image = Image.fromarray(image_HW.astype(np.float32))
+        return np.array(image.resize((width, height), RESAMPLING[method]))
+
+    return np.stack([np.stack([channel(c) for c in np.moveaxis(i, -1, 0)], axis=-1) for i in images_NHWC])
+
+
+@pytest.mark.parametrize("method", RESAMPLING)
+@pytest.mark.parametrize(
+    ("before", "after"), [(32, 224), (32, 128), (64, 48), (33, 47), (47, 33), (97, 5), (32, 32), (1, 3), (3, 1)]
+)
+def test_the_pixels_are_those_of_pillow(before, after, method):
+    images_NHWC = images(before, before)
+    found = jax.jit(functools.partial(resize, size=after, method=method))(images_NHWC)
+    assert found.dtype == jnp.float32
+    np.testing.assert_allclose(found, by_pillow(images_NHWC, after, after, method), atol=TOLERANCE)
+
+
+@pytest.mark.parametrize("channels", [1, 4])
+def test_images_that_are_not_square_and_other_channels(channels):
+    images_NHWC = images(20, 45, channels)
+    np.testing.assert_allclose(resize(images_NHWC, size=32), by_pillow(images_NHWC, 32, 32, "bicubic"), atol=TOLERANCE)
+
+
+def test_the_size_as_it_is_changes_nothing():
+    images_NHWC = images(32, 32)
+    np.testing.assert_array_equal(resize(images_NHWC, size=32), images_NHWC)
+
+
+def test_without_antialiasing_a_pixel_sees_two_neighbors():
+    found = np.array(resize(images(64, 64), size=16, method="bilinear", antialias=False))
+    whole = images(64, 64).astype(np.float64)  # the center of output pixel i lies between 4 i + 1 and 4 i + 2
+    rows = (whole[:, 1::4] + whole[:, 2::4]) / 2
+    np.testing.assert_allclose(found, (rows[:, :, 1::4] + rows[:, :, 2::4]) / 2, atol=TOLERANCE)
+
+
+@pytest.mark.parametrize("method", RESAMPLING)
+@pytest.mark.parametrize(
+    ("size", "fraction", "shape"), [(224, 0.875, (32, 32)), (48, 0.95, (64, 64)), (21, 0.8, (30, 50))]
+)
+def test_the_center_crop_is_cut_from_the_whole_resized_image(size, fraction, shape, method):
+    images_NHWC = images(*shape)
+    short = round(size / fraction)
+    height, width = (int(short * side / min(shape)) for side in shape)
+    top, left = round((height - size) / 2), round((width - size) / 2)
+    whole = by_pillow(images_NHWC, height, width, method)
+    crop = functools.partial(resize_and_center_crop, size=size, crop_fraction=fraction, method=method)
+    found = jax.jit(crop)(images_NHWC)
+    np.testing.assert_allclose(found, whole[:, top : top + size, left : left + size], atol=TOLERANCE)
+
+
+def test_a_crop_of_everything_is_a_resize():
+    images_NHWC = images(32, 32)
+    found = resize_and_center_crop(images_NHWC, size=64, crop_fraction=1.0)
+    np.testing.assert_array_equal(found, resize(images_NHWC, size=64))
+
+
+@pytest.mark.parametrize("method", RESAMPLING)
+def test_weights_see_nothing_outside_their_part(method):
+    weights_OI = np.array(resampling_weights(jnp.arange(12), out_size=12, in_size=10, method=method, start=3, length=5))
+    assert not weights_OI[:, [0, 1, 2, 8, 9]].any()
+    whole = resampling_weights(jnp.arange(12), out_size=12, in_size=5, method=method)
+    np.testing.assert_array_equal(weights_OI[:, 3:8], whole)
+    np.testing.assert_allclose(weights_OI.sum(axis=1), 1, atol=1e-6)

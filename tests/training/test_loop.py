@@ -1,0 +1,216 @@
+"""Whole runs in this process: what they leave behind, and that an interrupted one ends as if it had not been."""
+
+import signal
+import warnings
+
+import jax
+import numpy as np
+import pytest
+
+from cifar_jax.data import tfds
+from cifar_jax.errors import UsageError
+from cifar_jax.runs.checkpoints import Checkpoints
+from cifar_jax.runs.run_folder import History, RunFolder, read_json
+from cifar_jax.training.loop import NotFiniteError, _Run, train
+from cifar_jax.training.restore import restore_run
+from cifar_jax.training.seeds import train_seeds
+from cifar_jax.training.signals import Interrupted, StopSignal
+from configs import default
+
+STEPS_PER_EPOCH = 9  # 400 images, 40 of them for validation, 40 a batch
+CLOCKS = {"images_per_second", "seconds"}
+
+
+def small(**changes):
+    """A recipe of two epochs in a second; keys are written with __ for the dots."""
+    config = default.get_config()
+    config.data.update(name="shapes", limit=400)
+    config.model.widths = (8, 8)
+    config.train.update(epochs=2, batch_size=40)
+    config.checkpoint.every_steps = 3
+    config.mesh.devices = 1
+    config.update_from_flattened_dict({key.replace("__", "."): value for key, value in changes.items()})
+    return config
+
+
+def stop_after(monkeypatch, steps: int) -> None:
+    """SIGTERM as if received during step `steps` of this call."""
+    calls = []
+
+    def number(self, *, agree):
+        calls.append(agree)
+        return signal.SIGTERM if len(calls) == steps else 0
+
+    monkeypatch.setattr(StopSignal, "number", number)
+
+
+def latest(workdir):
+    return restore_run(workdir, checkpoint="latest")[1]
+
+
+def without_clocks(workdir) -> dict:
+    columns = read_json(RunFolder(workdir).history_json)
+    return {name: values for name, values in columns.items() if name not in CLOCKS}
+
+
+def assert_same_bits(a, b):
+    assert jax.tree.structure(a) == jax.tree.structure(b)
+    for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
+        assert x.dtype == y.dtype and np.asarray(x).tobytes() == np.asarray(y).tobytes()
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """An uninterrupted run: its folder and what `train` returned."""
+    workdir = tmp_path_factory.mktemp("runs") / "finished"
+    return RunFolder(workdir), train(small(), workdir, command="python main.py")
+
+
+def test_a_run_leaves_all_its_files(finished):
+    folder, returned = finished
+    assert read_json(folder.config_json)["command"] == "python main.py"
+    assert read_json(folder.architecture_json)["parameters"] == returned["parameters"]
+    history = read_json(folder.history_json)
+    assert list(history) == list(History.COLUMNS) and history["epoch"] == [1, 2]
+    assert {len(values) for values in history.values()} == {2}
+    assert 2 * STEPS_PER_EPOCH in Checkpoints(folder.checkpoints_dir, keep=2).steps()
+    for name in ("samples", "label_distribution", "curves", "confusion_matrix"):
+        assert (folder.figures_dir / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_results_hold_every_split_and_where_it_comes_from(finished):
+    folder, returned = finished
+    results = read_json(folder.results_json)
+    assert results == returned
+    for split, n in (("train", 360), ("validation", 40), ("test", 400)):
+        low, high = results[split]["accuracy_interval"]
+        assert results[split]["n"] == results["data"]["splits"][split]["n"] == n
+        assert low <= results[split]["accuracy"] <= high
+        assert results[split]["loss"] > 0 and 0 <= results[split]["ece"] <= 1
+        assert results["data"]["splits"][split]["fingerprint"]
+    assert results["seconds"]["compile"] > 0 and results["seconds"]["run"] > 0
+    assert results["images_per_second"] > 0 and results["environment"]["versions"]["jax"] == jax.__version__
+
+
+def test_predictions_give_the_metrics(finished):
+    folder, results = finished
+    metrics = read_json(folder.evaluation_dir("test") / "metrics.json")
+    with np.load(folder.evaluation_dir("test") / "predictions.npz") as saved:
+        labels_N, predictions_N, logits_NC = saved["labels"], saved["predictions"], saved["logits"]
+    np.testing.assert_array_equal(predictions_N, logits_NC.argmax(-1))
+    assert np.mean(labels_N == predictions_N) == pytest.approx(metrics["accuracy"], abs=1e-12)
+    assert metrics["accuracy"] == results["test"]["accuracy"]
+    assert np.trace(metrics["confusion_matrix"]) == (labels_N == predictions_N).sum()
+
+
+def test_tensorboard_reads_the_events(finished):
+    with warnings.catch_warnings(action="ignore"):
+        from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+        events = EventAccumulator(str(finished[0].tensorboard_dir))
+        events.Reload()
+    losses = events.Scalars("val_loss")
+    assert [event.step for event in losses] == [STEPS_PER_EPOCH, 2 * STEPS_PER_EPOCH]
+    assert [event.value for event in losses] == pytest.approx(without_clocks(finished[0].path)["val_loss"])
+
+
+def test_a_finished_run_is_not_trained_again(finished, caplog):
+    folder, returned = finished
+    before = {path: path.stat().st_mtime_ns for path in folder.checkpoints_dir.rglob("*")}
+    with caplog.at_level("INFO"):
+        assert train(small(), folder.path) == returned
+    assert "already finished" in caplog.text
+    assert {path: path.stat().st_mtime_ns for path in folder.checkpoints_dir.rglob("*")} == before
+
+
+def test_a_folder_of_another_configuration_is_refused_before_the_data(finished, monkeypatch):
+    folder, _ = finished
+    before = folder.config_json.read_bytes()
+    monkeypatch.setattr("cifar_jax.experiment.load", lambda *args, **kwargs: pytest.fail("data were read"))
+    with pytest.raises(UsageError, match=r"data\.limit: 400 -> 300; train\.seed: 0 -> 1"):
+        train(small(data__limit=300, train__seed=1), folder.path)
+    assert folder.config_json.read_bytes() == before
+
+
+@pytest.mark.parametrize("changes", [{"augment__crop_padding": 32}, {"augment__cutout": 16, "model__image_size": 16}])
+def test_augmentation_larger_than_the_images_is_refused(changes, tmp_path):
+    with pytest.raises(UsageError, match=r"must be below the (32|16) pixels of a image's side"):
+        train(small(**changes), tmp_path / "run")
+
+
+@pytest.mark.parametrize("steps", [STEPS_PER_EPOCH + 5, 2])
+def test_a_run_stopped_in_mid_epoch_goes_on_bit_for_bit(finished, tmp_path, monkeypatch, steps):
+    with monkeypatch.context() as patch:
+        stop_after(patch, steps)
+        with pytest.raises(Interrupted, match=f"SIGTERM after step {steps} of 18.*go on with: the same") as caught:
+            train(small(), tmp_path)
+    assert caught.value.exit_code == 143
+    assert latest(tmp_path).step == steps and not RunFolder(tmp_path).results_json.exists()
+    train(small(), tmp_path)
+    assert_same_bits(latest(tmp_path).state, latest(finished[0].path).state)
+    assert without_clocks(tmp_path) == without_clocks(finished[0].path)
+
+
+def test_the_first_step_does_not_wait_for_the_figures_and_a_resumed_run_draws_those_that_are_missing(
+    tmp_path, monkeypatch
+):
+    order, program = [], _Run._program
+
+    def killed(experiment, folder):
+        order.append("figures")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(_Run, "_program", lambda *args, **kwargs: order.append("step") or program(*args, **kwargs))
+    with monkeypatch.context() as patch:
+        patch.setattr("cifar_jax.training.results.describe_start", killed)
+        with pytest.raises(KeyboardInterrupt):
+            train(small(train__epochs=1), tmp_path)
+    assert order == ["step", "figures"]
+    train(small(train__epochs=1), tmp_path)
+    assert {"samples.png", "label_distribution.png", "augmentation.png"} <= {
+        path.name for path in RunFolder(tmp_path).figures_dir.iterdir()
+    }
+
+
+def test_a_run_goes_on_with_other_devices(finished, tmp_path, monkeypatch, devices):
+    with monkeypatch.context() as patch:
+        stop_after(patch, STEPS_PER_EPOCH + 5)
+        with pytest.raises(Interrupted):
+            train(small(), tmp_path)
+    train(small(mesh__devices=len(devices)), tmp_path)
+    moved, stayed = latest(tmp_path).state.params, latest(finished[0].path).state.params
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-5), moved, stayed)
+
+
+def test_a_loss_that_is_not_finite_ends_the_run_and_is_not_saved(tmp_path):
+    config = small(optimizer__learning_rate=1e30)
+    with pytest.raises(NotFiniteError, match=r"not finite at step \d+: lower --config\.optimizer\.learning_rate") as e:
+        train(config, tmp_path)
+    assert e.value.exit_code == 1 and "\n" not in str(e.value)
+    for step in Checkpoints(RunFolder(tmp_path).checkpoints_dir, keep=2).steps():
+        state = restore_run(tmp_path, checkpoint=str(step))[1].state
+        assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state))
+
+
+def test_where_the_data_cannot_be_had_every_result_names_the_stand_in(tmp_path, monkeypatch, capfd):
+    def unavailable(name):
+        raise tfds.Unavailable("no network")
+
+    monkeypatch.delenv("CIFAR_JAX_DATA", raising=False)
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "tfds"))
+    monkeypatch.setattr(tfds, "download_and_prepare", unavailable)
+    config = small(data__name="cifar10", train__epochs=1)
+    results = train(config, tmp_path / "run")
+    assert "WARNING: cifar10 IS NOT HERE" in capfd.readouterr().err
+    assert results["data"]["name"] == results["test"]["data"] == "shapes (stand-in for cifar10)"
+    assert train(config, tmp_path / "run") == results
+
+
+def test_seeds_leave_mean_and_interval(tmp_path):
+    found = train_seeds(small(train__seeds=2, train__epochs=1), tmp_path)
+    assert read_json(tmp_path / "results.json") == found and found["seeds"] == [0, 1]
+    runs = [read_json(tmp_path / f"seed_{seed}" / "results.json") for seed in (0, 1)]
+    accuracies = [run["test"]["accuracy"] for run in runs]
+    low, high = found["test"]["accuracy_interval"]
+    assert found["test"]["accuracies"] == accuracies
+    assert found["test"]["accuracy"] == pytest.approx(np.mean(accuracies)) and low <= np.mean(accuracies) <= high
