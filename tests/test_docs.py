@@ -1,0 +1,132 @@
+"""The figures of the documentation are those of the files in benchmarks/results, and its links and commands work."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def text_of(name: str) -> str:
+    return " ".join((ROOT / name).read_text().split())
+
+
+def load_results(name: str) -> dict:
+    return json.loads((ROOT / "benchmarks" / "results" / f"{name}.json").read_text())
+
+
+def percent(value: float, decimals: int = 1) -> str:
+    return f"{100 * value:.{decimals}f} %"
+
+
+def interval(bounds: list[float], decimals: int = 1, sign: str = "") -> str:
+    low, high = (100 * bound for bound in bounds)
+    return f"[{low:{sign}.{decimals}f}, {high:{sign}.{decimals}f}]"
+
+
+def accuracy(metrics: dict) -> str:
+    """'89.7 % [89.0, 90.2]'"""
+    return f"{percent(metrics['accuracy'])} {interval(metrics['accuracy_interval'])}"
+
+
+@pytest.mark.parametrize(("machine", "name"), [("EPYC", "cnn_scratch"), ("Xeon", "xeon/cnn_scratch")])
+def test_accuracy_of_the_cnn(machine, name):
+    results = load_results(name)
+    test, minutes = results["test"], results["seconds"]["run"] / 60
+    assert (
+        f"| {machine} | 1 | {test['n']:,} | {accuracy(test)} | {accuracy(test['without_tta'])} | "
+        f"{minutes:.1f} min, {results['images_per_second']:.0f} images/s |"
+    ) in text_of("docs/results.md")
+
+
+def test_calibration_of_the_cnn():
+    results, page = load_results("cnn_scratch"), text_of("docs/results.md")
+    test, scaled = results["test"], results["test"]["temperature_scaled"]
+    assert f"{results['parameters']:,} parameters" in page
+    assert f"(ECE) of {test['ece']:.3f} on the test split. With a temperature of {results['temperature']:.2f}" in page
+    assert f"the ECE is {scaled['ece']:.3f} and the loss falls from {test['loss']:.3f} to {scaled['loss']:.3f}" in page
+
+
+@pytest.mark.parametrize("machine", ["EPYC", "Xeon"])
+@pytest.mark.parametrize(
+    ("row", "name"),
+    [
+        ("with BatchNorm", "training_speed_batch"),
+        ("without BatchNorm", "training_speed_none"),
+        ("with BatchNorm, our malloc settings for all three", "training_speed_batch_same_malloc"),
+    ],
+)
+def test_training_speed(machine, row, name):
+    results = load_results(f"xeon/{name}" if machine == "Xeon" else name)
+    ratios = results["ours_divided_by"]
+    assert (
+        f"| {row} | {machine} | {results['variants']['ours']['median']:.0f} | {ratios['keras']['median']:.1f} | "
+        f"{ratios['torch']['median']:.2f} |"
+    ) in text_of("docs/results.md")
+
+
+@pytest.mark.parametrize("case", ["forward_32", "forward_64", "forward_224", "train_32", "train_64"])
+def test_speed_of_resnet50(case):
+    epyc, xeon = (load_results(name)["cases"][case] for name in ("resnet_speed", "xeon/resnet_speed"))
+    work, size = case.replace("train", "training").split("_")
+    ratios = [ratio for results in (epyc, xeon) for ratio in results["ours_divided_by"].values()]
+    assert (
+        f"| {work}, {size} pixels | {epyc['median']['ours']:,.0f} | {ratios[0]:.1f} | {ratios[1]:.2f} | "
+        f"{ratios[2]:.1f} | {ratios[3]:.2f} |"
+    ) in text_of("docs/results.md")
+
+
+def test_speed_of_frozen_backbones_and_probes():
+    page, probe = text_of("docs/results.md"), load_results("probe_speed")
+    small, large = (load_results(f"frozen_speed_{size}")["keras_divided_by_ours"] for size in (32, 224))
+    assert f"at 32 pixels, 2,048 images | {small:.0f} times as fast as Keras 3" in page
+    assert f"at 224 pixels, 256 images | {large:.1f} times as fast as Keras 3" in page
+    seconds = probe["path_of_45"]["seconds"]
+    assert f"{seconds['ours']:.0f} s, {seconds['ratio']:.1f} times as fast as scikit-learn" in page
+    pairs = zip(probe["ours"], probe["scikit_learn"], strict=True)
+    assert all(ours["objective"] <= baseline["objective"] for ours, baseline in pairs)
+
+
+def test_speed_of_prediction_and_start_up():
+    page, ratios = text_of("docs/results.md"), load_results("predict_speed")["ours_divided_by"]
+    assert (
+        f"{ratios['keras']:.1f} times Keras 3's loader, {ratios['keras_threads']:.1f} times the same loader in threads"
+    ) in page
+    for row, name in (("CNN, command to the start", "cnn_scratch"), ("ResNet-50 from a file", "resnet50")):
+        results = load_results(f"start_up_{name}")
+        warm, cold = results["median_warm"]["to_its_start"], results["cold"]["to_its_start"]
+        assert re.search(rf"\| {row}[^|]*\| {warm:.1f} s warm, {cold:.1f} s cold \|", page)
+
+
+def test_transfer_with_a_small_backbone():
+    page, runs = text_of("docs/results.md"), load_results("transfer_small_backbone")["runs"]
+    pretrained = runs.pop("pretrained")
+    assert f"it reached {accuracy(pretrained)} on {pretrained['n']:,} test images" in page
+    for run in runs.values():
+        assert f"| {run['epochs']} | 1 | {run['n']:,} | {accuracy(run)} |" in page
+
+
+@pytest.mark.parametrize("name", ["ablation_cnn", "ablation_frozen_small_backbone"])
+def test_ablations(name):
+    page, steps = text_of("docs/ablation.md"), load_results(name)["steps"]
+    for number, step in enumerate(steps):
+        row = f"{percent(step['accuracy'], 2)} {interval(step['interval'], 2)} |"
+        if number:
+            row += f" {100 * step['gain']:+.2f} {interval(step['gain_interval'], 2, '+')} |"
+        assert re.search(rf"\| {'[+] ' if number else ''}{re.escape(step['name'])}[^|]*\| {re.escape(row)}", page)
+    first, last = (100 * step["accuracy"] for step in (steps[0], steps[-1]))
+    assert f"from {first:.1f} to {last:.1f} %" in text_of("docs/results.md")
+
+
+def links_of(page: Path) -> list[str]:
+    """Targets of the links and images of a page that lead to files of the project."""
+    targets = re.findall(r"\]\(([^)\s]+)\)", page.read_text()) + re.findall(r'(?:src|href)="([^"]+)"', page.read_text())
+    return [target.split("#")[0] for target in targets if not re.match(r"https?:|#", target)]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_to_files(page):
+    assert not [target for target in links_of(page) if not (page.parent / target).exists()]
