@@ -8,7 +8,6 @@ import contextlib
 import logging
 import math
 import os
-from pathlib import Path
 
 import jax
 import numpy as np
@@ -16,6 +15,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from cifar_jax import memory
 from cifar_jax.errors import UsageError
+from cifar_jax.files.cache import cache_root
 
 DATA_AXIS = "data"
 SHARDED = PartitionSpec(DATA_AXIS)
@@ -68,8 +68,7 @@ def _cores_that_divide(batch_size: int) -> int:
 def _keep_compiled_programs() -> None:
     """The second start of a run takes its programs from the disk: 0.5 s instead of 6 for the training step."""
     if not jax.config.jax_compilation_cache_dir:  # else the user has chosen one
-        cache = Path(os.environ.get("CIFAR_JAX_CACHE") or Path.home() / ".cache" / "cifar_jax")
-        jax.config.update("jax_compilation_cache_dir", str(cache / "compiled"))
+        jax.config.update("jax_compilation_cache_dir", str(cache_root() / "compiled"))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 

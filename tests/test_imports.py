@@ -13,7 +13,8 @@ PACKAGE = ROOT / "cifar_jax"
 # What each part of the package may import of the others.
 LAYERS = (  # bottom up: each part imports only from those above it in this list
     ("errors", "memory"),
-    ("files", "config", "devices", "metrics"),
+    ("files",),
+    ("config", "devices", "metrics"),
     ("data",),
     ("preprocessing", "models", "runs"),
     ("pretrained", "report"),

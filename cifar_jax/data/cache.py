@@ -1,6 +1,6 @@
 """Decoded data sets kept on disk, so that the second run starts in a second.
 
-One uncompressed `.npz` for each source and image size, under $CIFAR_JAX_CACHE or ~/.cache/cifar_jax/data.
+One uncompressed `.npz` for each source and image size, in the folder `data` of the cache.
 Its name holds a hash of where the source is and one of its state (sizes and modification times): a changed
 source is read anew. The checksums of the zip format catch damage.
 """
@@ -9,13 +9,14 @@ import hashlib
 import json
 import logging
 import os
-import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 
 from cifar_jax.data.dataset import Dataset, ImageSet
+from cifar_jax.files.atomic import atomic_path
+from cifar_jax.files.cache import cache_root
 
 FORMAT = 1  # raise it when decoding or the layout of an entry changes: old entries are then read anew
 SPLITS = ("train", "test", "validation")
@@ -38,7 +39,7 @@ def cached(path: Path, *, image_size: int, read: Callable[[], Dataset]) -> Datas
 
 
 def cache_dir() -> Path:
-    return Path(os.environ.get("CIFAR_JAX_CACHE") or "~/.cache/cifar_jax/data").expanduser()
+    return cache_root() / "data"
 
 
 def _entry(path: Path, *, image_size: int) -> Path:
@@ -87,11 +88,8 @@ def _store(entry: Path, dataset: Dataset) -> None:
         if images is not None:
             arrays |= {f"{split}_images": images.images_NHWC, f"{split}_labels": images.labels_N}
     try:
-        entry.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=entry.parent, prefix="unfinished-") as folder:
-            with open(Path(folder, entry.name), "wb") as file:
-                np.savez(file, **arrays)
-            os.replace(Path(folder, entry.name), entry)
+        with atomic_path(entry) as temporary:
+            np.savez(temporary, **arrays)
         place = entry.name.split("-")[0]
         for old in entry.parent.glob(f"{place}-*.npz"):
             if old != entry:

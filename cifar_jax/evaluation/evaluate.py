@@ -1,7 +1,6 @@
 """Evaluation of one split: metrics, predictions and figures in the run folder."""
 
 import functools
-import os
 
 import numpy as np
 from ml_collections import ConfigDict
@@ -11,6 +10,7 @@ from cifar_jax.devices import is_first_process
 from cifar_jax.evaluation.features import classify, place_features
 from cifar_jax.evaluation.logits import compile_predict, predict_split
 from cifar_jax.experiment import Experiment
+from cifar_jax.files.atomic import atomic_path
 from cifar_jax.metrics import calibration, classification
 from cifar_jax.report import figures
 from cifar_jax.runs.run_folder import RunFolder, read_json, write_json
@@ -110,11 +110,9 @@ def _write(folder: RunFolder, found: dict, logits: dict[str, np.ndarray], images
     directory = folder.evaluation_dir(found["split"])
     write_json(directory / "metrics.json", found)
     headline_NC = logits["tta" if found["tta"] else "plain"]
-    temporary = directory / f".predictions.{os.getpid()}.npz"
-    np.savez(
-        temporary, labels=images.labels_N, predictions=headline_NC.argmax(-1).astype(np.int32), **_named_logits(logits)
-    )
-    os.replace(temporary, directory / "predictions.npz")
+    predictions_N = headline_NC.argmax(-1).astype(np.int32)
+    with atomic_path(directory / "predictions.npz") as temporary:
+        np.savez(temporary, labels=images.labels_N, predictions=predictions_N, **_named_logits(logits))
 
 
 def _draw(folder: RunFolder, found: dict, logits: dict[str, np.ndarray], images: ImageSet) -> None:

@@ -6,11 +6,9 @@ import itertools
 import json
 import logging
 import math
-import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import IO
 
 import jax
 import numpy as np
@@ -22,6 +20,7 @@ from cifar_jax.devices import replicate
 from cifar_jax.errors import DataError, UsageError
 from cifar_jax.evaluation.evaluate import fitted_temperature, with_tta
 from cifar_jax.evaluation.logits import compile_predict
+from cifar_jax.files.atomic import atomic_path
 from cifar_jax.metrics.calibration import softmax
 from cifar_jax.runs.run_folder import RunFolder
 from cifar_jax.training.restore import restore_network, start_devices
@@ -192,18 +191,10 @@ def json_lines(path: str) -> Iterator[Callable[[dict], None]]:
     target = Path(path)
     if target.is_dir():
         raise UsageError(f"--output={path} is a folder: name a file in it")
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    file = _opened(temporary, path)
-    try:
-        with file:
-            yield lambda value: file.write(json.dumps(value) + "\n")
-        os.replace(temporary, target)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def _opened(temporary: Path, path: str) -> IO[str]:
-    try:
-        return open(temporary, "w", encoding="utf-8")
-    except OSError as error:
-        raise UsageError(f"--output={path} cannot be written: {error.strerror}; choose another path") from error
+    with contextlib.ExitStack() as stack:
+        try:
+            temporary = stack.enter_context(atomic_path(target))
+            file = stack.enter_context(open(temporary, "w", encoding="utf-8"))
+        except OSError as error:
+            raise UsageError(f"--output={path} cannot be written: {error.strerror}; choose another path") from error
+        yield lambda value: file.write(json.dumps(value) + "\n")

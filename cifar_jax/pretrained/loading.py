@@ -4,8 +4,6 @@ import dataclasses
 import difflib
 import json
 import logging
-import os
-import tempfile
 from pathlib import Path
 from typing import Literal
 
@@ -15,6 +13,8 @@ from safetensors.numpy import save_file
 
 from cifar_jax.errors import DataError, UsageError
 from cifar_jax.files import download
+from cifar_jax.files.atomic import atomic_path
+from cifar_jax.files.cache import cache_root
 from cifar_jax.files.sha256 import digest, record, recorded
 from cifar_jax.pretrained import convert, keras_files, weight_files
 from cifar_jax.pretrained.backbone import ABOUT, Backbone, Preprocessing
@@ -25,8 +25,8 @@ FORMAT = 1  # raise it when conversion changes: what the cache holds is then con
 
 
 def default_cache_dir() -> Path:
-    """$CIFAR_JAX_CACHE/pretrained, else ~/.cache/cifar_jax/pretrained."""
-    return Path(os.environ.get("CIFAR_JAX_CACHE") or "~/.cache/cifar_jax").expanduser() / "pretrained"
+    """The folder `pretrained` of the cache."""
+    return cache_root() / "pretrained"
 
 
 def load(name_or_path: str | Path, *, cache_dir: Path | None = None) -> Backbone:
@@ -74,16 +74,13 @@ def write(backbone: Backbone, path: str | Path, *, naming: Literal["torchvision"
         raise UsageError(f"{naming}'s names are for the variant {family.variant}, and this is {backbone.variant}")
     tensors = convert.foreign(backbone.params, backbone.batch_stats, family)
     about = json.dumps(dataclasses.asdict(backbone.preprocessing))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix="unfinished-") as folder:
-        unfinished = Path(folder, path.name)
+    with atomic_path(path) as temporary:
         if naming == "torchvision":
-            save_file(tensors, unfinished, {ABOUT: about})
+            save_file(tensors, temporary, {ABOUT: about})
         else:
             order = keras_files.layer_order(backbone.stage_sizes, preactivation=False)
             order += ["predictions"] if "head" in backbone.params else []
-            keras_files.write_legacy(unfinished, tensors, order, about=about)
-        os.replace(unfinished, path)
+            keras_files.write_legacy(temporary, tensors, order, about=about)
 
 
 def _existing(source: str) -> Path:
@@ -135,12 +132,9 @@ def _to_cache(converted: Path, backbone: Backbone) -> None:
     about = json.dumps(fields | {"preprocessing": dataclasses.asdict(backbone.preprocessing)})
     tensors = flatten_dict({"params": backbone.params, "batch_stats": backbone.batch_stats}, sep="/")
     try:
-        converted.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=converted.parent, prefix="unfinished-") as folder:
-            unfinished = Path(folder, converted.name)
-            save_file(tensors, unfinished, {ABOUT: about})
-            record(converted, digest(unfinished))
-            os.replace(unfinished, converted)
+        with atomic_path(converted) as temporary:
+            save_file(tensors, temporary, {ABOUT: about})
+            record(converted, digest(temporary))
     except OSError as error:
         logging.warning("converted weights could not be cached, the next run converts again: %s", error)
 

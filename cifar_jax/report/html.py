@@ -2,12 +2,13 @@
 
 import base64
 import io
-import os
 from pathlib import Path
 
 import jinja2
 from markupsafe import Markup
 from PIL import Image
+
+from cifar_jax.files.atomic import atomic_path
 
 LARGE = 400_000  # bytes of a PNG: above, it is inlined with 256 colors; ten such figures stay below 5 MB
 
@@ -26,12 +27,9 @@ def write_page(path: Path, template: str, **values) -> None:
         lstrip_blocks=True,
     )
     environment.filters |= {"percent": percent, "interval": interval, "number": number, "p_value": p_value}
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_text(environment.get_template(template).render(**values), encoding="utf-8")
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    text = environment.get_template(template).render(**values)
+    with atomic_path(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
 
 
 def percent(share: float) -> str:

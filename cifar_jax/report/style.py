@@ -4,7 +4,6 @@ Figures are built without pyplot, so that drawing them leaves no state behind an
 """
 
 import contextlib
-import os
 import pathlib
 import textwrap
 from collections.abc import Iterator
@@ -13,6 +12,8 @@ import matplotlib.style
 from matplotlib import font_manager
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+
+from cifar_jax.files.atomic import atomic_path
 
 WIDTH = 6.5  # inches: the text width of a page, and a phone's screen with 9 pt still readable
 DPI = 200
@@ -58,20 +59,15 @@ def figure(path: pathlib.Path, *, title: str, height: float) -> Iterator[Figure]
     Raises:
         OSError: the file cannot be written.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     together = title.replace(" = ", "\u00a0=\u00a0")  # an n stays with its number
     lines = [part for line in together.splitlines() for part in textwrap.wrap(printable(line), 66)]
     with matplotlib.style.context(["default", STYLE]):  # whatever the user's own matplotlibrc says
         canvas = FigureCanvasAgg(Figure((WIDTH, height + 0.2 * len(lines)), DPI, layout="constrained"))
         canvas.figure.suptitle("\n".join(lines), x=0.01, horizontalalignment="left")
         yield canvas.figure
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
+        with atomic_path(path) as temporary:
             # no version of the library inside: the same figure gives the same bytes
             canvas.figure.savefig(temporary, format="png", metadata={"Software": None})
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
 
 
 def printable(text: str) -> str:

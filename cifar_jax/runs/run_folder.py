@@ -12,6 +12,7 @@ from typing import IO
 
 from cifar_jax.config import validate as run_config
 from cifar_jax.errors import DataError, UsageError
+from cifar_jax.files.atomic import atomic_path
 
 try:
     import fcntl
@@ -184,17 +185,12 @@ def write_json(path: pathlib.Path, value: object) -> None:
         DataError: if the file cannot be written, such as on a full disk.
     """
     text = json.dumps(value, allow_nan=False, indent=1)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with open(temporary, "w", encoding="utf-8") as file:
+        with atomic_path(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
             file.write(text + "\n")
             file.flush()
             os.fsync(file.fileno())
-        os.replace(temporary, path)
     except OSError as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
         raise DataError(
             f"{path} could not be written: {error.strerror}; earlier checkpoints stay usable, "
             "the same command continues from the newest"

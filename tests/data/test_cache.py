@@ -46,7 +46,7 @@ def test_changed_source_is_read_anew_and_its_old_entry_removed(source, tmp_path)
     cached(source, image_size=0, read=Reader(_dataset(1)))
     os.utime(source, ns=(1, 1))
     assert cached(source, image_size=0, read=Reader(_dataset(2))).train.images_NHWC[0, 0, 0, 0] == 2
-    assert len(list((tmp_path / "cache").iterdir())) == 1
+    assert len(list((tmp_path / "cache" / "data").iterdir())) == 1
 
 
 def test_sizes_and_sources_have_entries_of_their_own(source, tmp_path):
@@ -82,7 +82,7 @@ def test_a_change_anywhere_in_a_directory_is_noticed(tmp_path, change):
 
 def test_every_damaged_entry_is_discarded_and_rebuilt(source, tmp_path, caplog):
     cached(source, image_size=0, read=Reader(_dataset(1)))
-    (entry,) = (tmp_path / "cache").iterdir()
+    (entry,) = (tmp_path / "cache" / "data").iterdir()
     whole = entry.read_bytes()
     damaged = [whole[:cut] for cut in range(0, len(whole), 97)]
     start = whole.index(bytes([1] * 60))  # the pixels
@@ -98,7 +98,7 @@ def test_every_damaged_entry_is_discarded_and_rebuilt(source, tmp_path, caplog):
 
 def test_no_single_flipped_bit_gives_other_pixels_or_labels(source, tmp_path):
     cached(source, image_size=0, read=Reader(_dataset(1)))
-    (entry,) = (tmp_path / "cache").iterdir()
+    (entry,) = (tmp_path / "cache" / "data").iterdir()
     whole = bytearray(entry.read_bytes())
     expected = _dataset(1).train.fingerprint
     for i in range(0, len(whole), 11):
@@ -118,9 +118,9 @@ def test_cache_that_cannot_be_written_is_a_warning(source, tmp_path, monkeypatch
 
 def test_nothing_unfinished_stays_where_the_disk_fills(source, tmp_path, monkeypatch):
     def full(file, **arrays):
-        file.write(b"half")
+        file.write_bytes(b"half")
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(np, "savez", full)
     cached(source, image_size=0, read=Reader(_dataset(5)))
-    assert list((tmp_path / "cache").iterdir()) == []
+    assert list((tmp_path / "cache" / "data").iterdir()) == []

@@ -1,0 +1,69 @@
+import stat
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from cifar_jax.errors import UsageError
+from cifar_jax.files.atomic import atomic_path
+from cifar_jax.files.cache import cache_root
+
+
+def names(folder):
+    return sorted(path.name for path in folder.rglob("*") if path.is_file())
+
+
+def test_the_file_appears_when_the_block_ends(tmp_path):
+    target = tmp_path / "new" / "folder" / "file.txt"
+    with atomic_path(target) as temporary:
+        temporary.write_text("content")
+        assert not target.exists()
+        assert temporary.parent == target.parent and temporary.name.startswith(".")
+    assert target.read_text() == "content"
+    assert names(tmp_path) == ["file.txt"]
+
+
+def test_an_error_leaves_the_old_file_and_no_temporary_one(tmp_path):
+    target = tmp_path / "file.txt"
+    target.write_text("old")
+    with pytest.raises(ZeroDivisionError), atomic_path(target) as temporary:
+        temporary.write_text("half")
+        raise ZeroDivisionError
+    assert target.read_text() == "old"
+    assert names(tmp_path) == ["file.txt"]
+
+
+def test_writers_that_look_at_the_suffix_keep_their_name(tmp_path):
+    with atomic_path(tmp_path / "arrays.npz") as temporary:
+        np.savez(temporary, a=np.arange(3))
+    np.testing.assert_array_equal(np.load(tmp_path / "arrays.npz")["a"], [0, 1, 2])
+
+
+def test_the_mode_is_that_of_any_new_file(tmp_path):
+    (tmp_path / "plain").touch()
+    with atomic_path(tmp_path / "weights.safetensors") as temporary:
+        save_file({"a": np.zeros(3)}, temporary)
+        temporary.chmod(0o600)
+    modes = {stat.S_IMODE((tmp_path / name).stat().st_mode) for name in ("plain", "weights.safetensors")}
+    assert len(modes) == 1
+
+
+def test_a_file_in_place_of_the_folder_is_an_error_before_any_work(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(OSError), atomic_path(tmp_path / "file" / "below"):
+        pytest.fail("the block must not run")
+
+
+def test_cache_root(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("CIFAR_JAX_CACHE", raising=False)
+    assert cache_root() == tmp_path / ".cache" / "cifar_jax"
+    monkeypatch.setenv("CIFAR_JAX_CACHE", "~/elsewhere")
+    assert cache_root() == tmp_path / "elsewhere"
+
+
+def test_without_a_home_directory_the_cache_must_be_named(monkeypatch):
+    monkeypatch.delenv("CIFAR_JAX_CACHE", raising=False)
+    monkeypatch.setattr("pathlib.Path.expanduser", lambda path: (_ for _ in ()).throw(RuntimeError("no home")))
+    with pytest.raises(UsageError, match="set CIFAR_JAX_CACHE"):
+        cache_root()
