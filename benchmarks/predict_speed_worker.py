@@ -34,7 +34,7 @@ class Ours:
         self.description = {"versions": {"jax": jax.__version__, "pillow": PIL.__version__}}
 
     def predict(self) -> np.ndarray:
-        return np.stack([prediction.probabilities_K for prediction in self.predictor(self.files)])
+        return np.stack([list(prediction.probabilities.values()) for prediction in self.predictor(self.files)])
 
 
 class Keras:

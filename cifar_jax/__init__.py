@@ -1,3 +1,44 @@
-"""cifar_jax: train, fine-tune and evaluate CIFAR-sized image classifiers in JAX."""
+"""Train, fine-tune and evaluate CIFAR-sized image classifiers in JAX.
+
+    import cifar_jax
+
+    config = cifar_jax.load_config("cnn_scratch", **{"train.epochs": 2})
+    results = cifar_jax.train(config, "runs/cnn")
+    predictions = cifar_jax.predict("runs/cnn", ["cat.jpg", "truck.png"])
+    run = cifar_jax.load_run("runs/cnn")
+
+Importing the package imports no JAX; the first call does.
+"""
+
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from cifar_jax.config import load_config
+    from cifar_jax.modes.evaluate import evaluate
+    from cifar_jax.modes.predict import Prediction, predict
+    from cifar_jax.modes.train import train
+    from cifar_jax.run import Run, load_run
 
 __version__ = "0.1.0"
+__all__ = ["Prediction", "Run", "evaluate", "load_config", "load_run", "predict", "train"]
+
+_MODULES = {
+    "Prediction": "cifar_jax.modes.predict",
+    "Run": "cifar_jax.run",
+    "evaluate": "cifar_jax.modes.evaluate",
+    "load_config": "cifar_jax.config",
+    "load_run": "cifar_jax.run",
+    "predict": "cifar_jax.modes.predict",
+    "train": "cifar_jax.modes.train",
+}
+
+
+def __getattr__(name: str):
+    if name not in _MODULES:
+        raise AttributeError(f"module 'cifar_jax' has no attribute {name!r}")
+    return getattr(importlib.import_module(_MODULES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_MODULES])

@@ -100,7 +100,9 @@ def _predict(workdir: str) -> None:
     from cifar_jax.modes import predict
 
     files = decode.find(IMAGES.value)
-    table, unreadable = predict.predict(workdir, files, checkpoint=CHECKPOINT.value, tta=TTA.value, output=OUTPUT.value)
+    table, unreadable = predict.predict_table(
+        workdir, files, checkpoint=CHECKPOINT.value, tta=TTA.value, output=OUTPUT.value
+    )
     Console(width=None if sys.stdout.isatty() else 1000).print(table)  # a pipe has no width: nothing is folded
     if unreadable:
         raise DataError(f"{unreadable} of {len(files)} files could not be read, see above; the others are done")

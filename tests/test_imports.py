@@ -22,7 +22,7 @@ LAYERS = (  # bottom up: each part imports only from those above it in this list
     ("evaluation",),
     ("probe",),
     ("training",),
-    ("modes",),
+    ("modes", "run"),
     ("cli",),
     ("__main__",),
 )

@@ -85,9 +85,14 @@ def decode(data: bytes, *, where: str, size: int = 0) -> np.ndarray:
             rgb = _to_rgb(ImageOps.exif_transpose(image))
     except Exception as error:  # Pillow's decoders raise whatever the damage makes them raise
         raise DataError(f"{where}: not a readable image ({error}); replace or remove the file") from error
-    if size and rgb.size != (size, size):
-        rgb = ImageOps.fit(rgb, (size, size), method=Image.Resampling.BICUBIC)
-    return np.asarray(rgb)
+    return fit_to_square(np.asarray(rgb), size) if size else np.asarray(rgb)
+
+
+def fit_to_square(image_HWC: np.ndarray, size: int) -> np.ndarray:
+    """uint8 (size, size, 3): shorter side resized to `size` pixels (bicubic, antialiased), center square kept."""
+    if image_HWC.shape[:2] == (size, size):
+        return image_HWC
+    return np.asarray(ImageOps.fit(Image.fromarray(image_HWC), (size, size), method=Image.Resampling.BICUBIC))
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

@@ -7,7 +7,9 @@ from cifar_jax.runs.run_folder import RunFolder
 from cifar_jax.training.restore import restore_run, start_devices
 
 
-def evaluate(workdir: str | Path, *, split: str = "test", checkpoint: str = "best", tta: bool | None = None) -> dict:
+def evaluate(
+    workdir: str | Path, *, split: str = "test", checkpoint: str = "best", tta: bool | None = None, data: str = ""
+) -> dict:
     """Evaluates a run from its folder alone.
 
     Args:
@@ -15,6 +17,7 @@ def evaluate(workdir: str | Path, *, split: str = "test", checkpoint: str = "bes
         split: 'test', 'validation' or 'train'.
         checkpoint: 'best', 'latest' or the number of a step.
         tta: test-time augmentation; None = as the run's configuration says.
+        data: where the data set is now, if it moved; its fingerprint must be that of the run. '' = as recorded.
 
     Returns:
         The content of evaluation/SPLIT/metrics.json.
@@ -24,7 +27,7 @@ def evaluate(workdir: str | Path, *, split: str = "test", checkpoint: str = "bes
         DataError: the data are not those of the run, or every checkpoint is damaged.
     """
     start_devices(workdir)
-    experiment, restored = restore_run(workdir, checkpoint=checkpoint)
+    experiment, restored = restore_run(workdir, checkpoint=checkpoint, data=data)
     if tta is None:
         tta = with_tta(experiment.config, split)
     folder = RunFolder(Path(workdir))

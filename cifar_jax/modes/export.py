@@ -49,7 +49,7 @@ def export(workdir: str | Path, *, output: str, format: str, checkpoint: str) ->
     experiment, restored = restore_network(workdir, checkpoint=checkpoint)
     variables = jax.tree.map(np.asarray, restored.state.variables)
     path.parent.mkdir(parents=True, exist_ok=True)
-    image_size = restored.metadata.get("image_size", experiment.preprocessing.image_size)
+    image_size = restored.metadata["stored_size"]
     if format == "stablehlo":
         same = _write_program(experiment, variables, path, image_size)
     elif format == "onnx":

@@ -1,4 +1,4 @@
-"""`--mode predict`: class and probabilities of image files, from a run folder alone."""
+"""`--mode predict`: class and probabilities of images, from a run folder alone."""
 
 import contextlib
 import dataclasses
@@ -25,121 +25,167 @@ from cifar_jax.metrics.calibration import softmax
 from cifar_jax.runs.run_folder import RunFolder
 from cifar_jax.training.restore import restore_network, start_devices
 
-LARGEST_BATCH = 128  # small, so that one batch is decoded while the devices work on the one before
+LARGEST_BATCH = 128  # small, so that one batch is decoded while the devices compute the previous one
+
+Images = Sequence[Path] | np.ndarray
 
 
 @dataclasses.dataclass(frozen=True)
 class Prediction:
-    """What a network says about one image.
+    """The prediction for one image.
 
     Attributes:
-        file: the image.
-        probabilities_K: float64, of each class; they sum to 1.
-        calibrated_K: the same after temperature scaling; None where no temperature was fitted on this checkpoint.
+        image: the file, or the row number where the images are an array.
+        class_name: of the most probable class.
+        probability: of that class, 0 to 1.
+        probabilities: float64 of each class by name; they sum to 1.
+        calibrated_probabilities: after temperature scaling; None where no temperature was fitted on this checkpoint.
     """
 
-    file: Path
-    probabilities_K: np.ndarray
-    calibrated_K: np.ndarray | None
+    image: Path | int
+    class_name: str
+    probability: float
+    probabilities: dict[str, float]
+    calibrated_probabilities: dict[str, float] | None
+
+
+def predict(
+    workdir: str | Path,
+    images: str | Path | Sequence[str | Path] | np.ndarray,
+    *,
+    checkpoint: str = "best",
+    tta: bool | None = None,
+) -> list[Prediction]:
+    """Predicts the classes of images with the network of a run.
+
+    Args:
+        workdir: the run folder.
+        images: files, folders and globs, or an array: uint8 (N, H, W, 3), RGB, any height and width.
+        checkpoint: 'best', 'latest' or the number of a step.
+        tta: test-time augmentation; None = as the run's configuration says.
+
+    Returns:
+        One prediction per image, in order.
+
+    Raises:
+        UsageError: no such image, checkpoint or run; an array of another shape or dtype.
+        DataError: an image that cannot be read, or no checkpoint that is whole.
+    """
+    if not isinstance(images, np.ndarray):
+        images = decode.find([str(images)] if isinstance(images, str | Path) else list(map(str, images)))
+    elif images.dtype != np.uint8 or images.ndim != 4 or images.shape[-1] != 3:
+        raise UsageError(f"images: {images.dtype} {images.shape}; expected uint8 (N, H, W, 3), RGB")
+    start_devices(workdir)
+    predictor = Predictor(workdir, checkpoint=checkpoint, tta=tta)
+    predictions = list(predictor(images))
+    if len(predictions) < len(images):
+        raise DataError(
+            f"{len(images) - len(predictions)} of {len(images)} images cannot be read: {predictor.errors[0]}"
+        )
+    return predictions
 
 
 class Predictor:
-    """The network of a run with its preprocessing; neither data nor training are needed.
+    """The network of a run with its preprocessing; the data set is not needed.
 
-    Images become what the run was trained on: the shorter side is resized to the side of the training images
-    (bicubic, antialiased), the center square is kept, and from there on all is done as in evaluation. So of a image
-    that is not square the ends are not seen, and a image of the training size gets the very probabilities that
-    evaluation gives it.
+    The shorter side of an image is resized to the side of the stored training images (bicubic, antialiased) and the
+    center square is kept; the rest is as in evaluation. An image of the stored size gets the same probabilities as in
+    evaluation.
 
     Attributes:
         class_names: K names.
         step: of the checkpoint.
         tta: whether test-time augmentation is on.
+        errors: one line for each image that could not be read.
     """
 
     def __init__(self, workdir: str | Path, *, checkpoint: str = "best", tta: bool | None = None):
-        """Restores a checkpoint.
-
-        Args:
-            workdir: the run folder.
-            checkpoint: 'best', 'latest' or the number of a step.
-            tta: test-time augmentation; None = as the run's configuration says.
-
-        Raises:
-            UsageError: no such checkpoint, or not a run folder.
-            DataError: no checkpoint is whole.
-        """
+        """Restores a checkpoint; arguments and errors as of `predict`."""
         experiment, restored = restore_network(workdir, checkpoint=checkpoint)
         self.class_names, self.step = experiment.dataset.class_names, restored.step
         self.tta = with_tta(experiment.config, "test") if tta is None else tta
+        self.errors: list[str] = []
         self._temperature = fitted_temperature(RunFolder(Path(workdir)), step=restored.step, tta=self.tta)
         self._mesh, self._variables = experiment.mesh, restored.state.variables
         self._largest_batch = min(experiment.config.evaluation.batch_size, LARGEST_BATCH)
-        # Where a checkpoint does not say, the training images were as the network takes them.
-        self._image_size = restored.metadata.get("image_size", experiment.preprocessing.image_size)
+        self._stored_size = restored.metadata["stored_size"]
         self._predict = compile_predict(experiment.mesh, forward=experiment.logits, tta=self.tta)
 
-    def __call__(self, files: Sequence[Path]) -> Iterator[Prediction]:
-        """Predictions of all files that can be read, in order; the others are named in the log, and left out."""
-        # Each batch is dispatched before the logits of the one before are waited for.
-        for (read, logits), _ in itertools.pairwise(itertools.chain(self._dispatched(files), [None])):
-            yield from self._predictions(read, jax.device_get(logits)[: len(read)])
+    def __call__(self, images: Images) -> Iterator[Prediction]:
+        """Predictions of all images that can be read, in order; the others are logged, and listed in `errors`."""
+        # Each batch is dispatched before the host waits for the logits of the previous one.
+        for (names, logits), _ in itertools.pairwise(itertools.chain(self._dispatched(images), [None])):
+            yield from self._predictions(names, jax.device_get(logits)[: len(names)])
 
-    def _dispatched(self, files: Sequence[Path]) -> Iterator[tuple[list[Path], jax.Array]]:
-        """The files of each batch that could be read, and their logits (with rows too many) on the devices."""
-        # Few different sizes, each a compiled program that the next call finds in the cache.
-        at_most = min(self._largest_batch, 1 << (len(files) - 1).bit_length())
+    def _dispatched(self, images: Images) -> Iterator[tuple[list[Path | int], jax.Array]]:
+        """The readable images of each batch, and their logits (padded to the batch size) on the devices."""
+        # Few different batch sizes: each is a compiled program that the next call finds in the cache.
+        at_most = min(self._largest_batch, 1 << (len(images) - 1).bit_length())
         batch_size = math.ceil(at_most / self._mesh.size) * self._mesh.size
         indices_B = replicate(np.arange(batch_size, dtype=np.int32), self._mesh)
+        names = range(len(images)) if isinstance(images, np.ndarray) else images
         with ThreadPoolExecutor() as threads:
-            for start in range(0, len(files), batch_size):
-                some = files[start : start + batch_size]
-                decoded = zip(some, threads.map(self._read, some), strict=True)
-                read = {file: image_HWC for file, image_HWC in decoded if image_HWC is not None}
-                if read:
-                    logits = self._predict(self._variables, self._placed(list(read.values()), batch_size), indices_B)
-                    yield list(read), logits["tta" if self.tta else "plain"]
+            for start in range(0, len(images), batch_size):
+                rows = slice(start, start + batch_size)
+                decoded = zip(names[rows], threads.map(self._read, images[rows]), strict=True)
+                readable = {name: image_HWC for name, image_HWC in decoded if image_HWC is not None}
+                if readable:
+                    placed = self._placed(list(readable.values()), batch_size)
+                    logits = self._predict(self._variables, placed, indices_B)
+                    yield list(readable), logits["tta" if self.tta else "plain"]
 
-    def _read(self, file: Path) -> np.ndarray | None:
+    def _read(self, image: Path | np.ndarray) -> np.ndarray | None:
+        if isinstance(image, np.ndarray):
+            return decode.fit_to_square(image, self._stored_size)
         try:
-            return decode.read(file, size=self._image_size)
+            return decode.read(image, size=self._stored_size)
         except DataError as error:
             logging.warning("%s", error)
+            self.errors.append(str(error))
             return None
 
     def _placed(self, images: list[np.ndarray], batch_size: int) -> batches.DeviceSplit:
-        """A batch on the devices, filled up with black images without meaning, as are all labels."""
+        """A batch on the devices, padded with black images; the labels are not used."""
         images_NHWC = np.zeros((batch_size, *images[0].shape), np.uint8)
         images_NHWC[: len(images)] = images
         return batches.place(ImageSet(images_NHWC, np.zeros(batch_size, np.int32), self.class_names), self._mesh)
 
-    def _predictions(self, files: list[Path], logits_NK: np.ndarray) -> Iterator[Prediction]:
+    def _predictions(self, names: list[Path | int], logits_NK: np.ndarray) -> Iterator[Prediction]:
         probabilities_NK = softmax(logits_NK)
-        calibrated_NK = softmax(logits_NK / self._temperature) if self._temperature else [None] * len(files)
-        return map(Prediction, files, probabilities_NK, calibrated_NK)
+        calibrated_NK = softmax(logits_NK / self._temperature) if self._temperature else [None] * len(names)
+        for name, probabilities_K, calibrated_K in zip(names, probabilities_NK, calibrated_NK, strict=True):
+            best = int(probabilities_K.argmax())
+            yield Prediction(
+                image=name,
+                class_name=self.class_names[best],
+                probability=float(probabilities_K[best]),
+                probabilities=self._by_class(probabilities_K),
+                calibrated_probabilities=None if calibrated_K is None else self._by_class(calibrated_K),
+            )
+
+    def _by_class(self, values_K: np.ndarray) -> dict[str, float]:
+        return dict(zip(self.class_names, values_K.tolist(), strict=True))
 
 
-def predict(
+def predict_table(
     workdir: str | Path, files: Sequence[Path], *, checkpoint: str, tta: bool | None, output: str
 ) -> tuple[Table, int]:
-    """Predicts image files, and writes a line of JSON for each.
+    """Predicts image files for the command line: a table, and one line of JSON per image.
 
     Args:
-        workdir, checkpoint, tta: see `Predictor`.
+        workdir, checkpoint, tta: see `predict`.
         files: at least one.
-        output: a file of JSON lines: `file`, `class`, its `probability`, `probabilities` by class, and
-            `calibrated_probabilities`, null where none are known. It is there when all is done. '' = none.
+        output: a file of JSON lines, see `as_json`; it appears only when all are done. '' = none.
 
     Returns:
-        The table for people, and how many files could not be read.
+        The table, and the number of files that could not be read.
 
     Raises:
-        UsageError, DataError: see `Predictor`; or `output` cannot be written.
+        UsageError, DataError: see `predict`; or `output` cannot be written.
     """
     start_devices(workdir)
     with json_lines(output) if output else contextlib.nullcontext() as write:
         predictor = Predictor(workdir, checkpoint=checkpoint, tta=tta)
-        names = predictor.class_names
         views = ", with test-time augmentation" if predictor.tta else ""
         table = Table(title=f"{Path(workdir).absolute().name}, step {predictor.step}{views}")
         table.add_column("file", overflow="fold")
@@ -147,43 +193,42 @@ def predict(
         table.add_column("probability", justify="right", no_wrap=True)
         table.add_column("second class", overflow="fold")
         for prediction in predictor(files):
-            table.add_row(*_row(prediction, names))
+            table.add_row(*_row(prediction))
             if write:
-                write(as_json(prediction, names))
-    return table, len(files) - table.row_count
+                write(as_json(prediction))
+    return table, len(predictor.errors)
 
 
-def _row(prediction: Prediction, class_names: Sequence[str]) -> tuple[Text, ...]:
-    best, second = np.argsort(-prediction.probabilities_K, kind="stable")[:2]
+def _row(prediction: Prediction) -> tuple[Text, ...]:
+    second = sorted(prediction.probabilities, key=prediction.probabilities.get, reverse=True)[1]
     texts = (
-        str(prediction.file),
-        class_names[best],
-        f"{prediction.probabilities_K[best]:.2%}",
-        f"{class_names[second]} {prediction.probabilities_K[second]:.2%}",
+        str(prediction.image),
+        prediction.class_name,
+        f"{prediction.probability:.2%}",
+        f"{second} {prediction.probabilities[second]:.2%}",
     )
-    return tuple(map(Text, texts))  # as they are: brackets in a name are no markup
+    return tuple(map(Text, texts))  # `Text`: brackets in a name are not markup
 
 
-def as_json(prediction: Prediction, class_names: Sequence[str]) -> dict:
-    """A line of the output, with seven significant digits, which is what float32 has."""
+def as_json(prediction: Prediction) -> dict:
+    """A line of the output: file, class and probabilities with seven significant digits, the precision of float32."""
 
-    def by_class(values_K):
-        return {name: float(f"{value:.7g}") for name, value in zip(class_names, values_K, strict=True)}
+    def rounded(probabilities: dict[str, float] | None) -> dict[str, float] | None:
+        return probabilities and {name: float(f"{value:.7g}") for name, value in probabilities.items()}
 
-    best = class_names[prediction.probabilities_K.argmax()]
-    probabilities = by_class(prediction.probabilities_K)
+    probabilities = rounded(prediction.probabilities)
     return {
-        "file": str(prediction.file),
-        "class": best,
-        "probability": probabilities[best],
+        "file": str(prediction.image),
+        "class": prediction.class_name,
+        "probability": probabilities[prediction.class_name],
         "probabilities": probabilities,
-        "calibrated_probabilities": None if prediction.calibrated_K is None else by_class(prediction.calibrated_K),
+        "calibrated_probabilities": rounded(prediction.calibrated_probabilities),
     }
 
 
 @contextlib.contextmanager
 def json_lines(path: str) -> Iterator[Callable[[dict], None]]:
-    """`write(value)` adds a line to a file that has its name only when the block has ended without an error.
+    """`write(value)` adds a line to a file, which gets its name only when the block ends without an error.
 
     Raises:
         UsageError: at once, if it cannot be written.

@@ -281,7 +281,7 @@ class _Run:
         metadata = {
             "epoch": int(state.step) / self.steps_per_epoch,
             "preprocessing": dataclasses.asdict(self.experiment.preprocessing),
-            "image_size": self.experiment.splits["train"].images_NHWC.shape[1],
+            "stored_size": self.experiment.splits["train"].images_NHWC.shape[1],
             "data": self.experiment.data_description,
         }
         self.checkpoints.save(int(state.step), state, metadata, val_accuracy=val_accuracy)

@@ -24,19 +24,23 @@ def start_devices(workdir: str | Path) -> None:
         devices.start(ConfigDict(read_json(folder.config_json)["config"]))
 
 
-def restore_run(workdir: str | Path, *, checkpoint: str) -> tuple[Experiment, Restored]:
+def restore_run(workdir: str | Path, *, checkpoint: str, data: str = "") -> tuple[Experiment, Restored]:
     """A finished or interrupted run: its configuration, data and the state of one checkpoint.
 
     Args:
         workdir: the run folder; all else is found there.
         checkpoint: 'best', 'latest' or the number of a step.
+        data: replaces the recorded data.dir.
 
     Raises:
         UsageError: no such checkpoint, or not a run folder.
         DataError: the data are not those of the run, or no checkpoint is whole.
     """
     folder = RunFolder(Path(workdir))
-    experiment = rebuild(_recorded(folder))
+    recorded = _recorded(folder)
+    if data:
+        recorded["config"]["data"]["dir"] = str(data)
+    experiment = rebuild(recorded)
     return experiment, _restore(experiment, folder, checkpoint)
 
 

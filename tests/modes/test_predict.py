@@ -12,9 +12,9 @@ import pytest
 from PIL import Image
 from scipy import special
 
-from cifar_jax.errors import UsageError
+from cifar_jax.errors import DataError, UsageError
 from cifar_jax.modes.evaluate import evaluate
-from cifar_jax.modes.predict import Predictor, as_json, predict
+from cifar_jax.modes.predict import Predictor, as_json, predict, predict_table
 from cifar_jax.runs.run_folder import RunFolder, read_json, write_json
 from cifar_jax.training.loop import train
 from cifar_jax.training.restore import restore_run
@@ -63,6 +63,31 @@ def without_data(monkeypatch):
     monkeypatch.setattr("cifar_jax.training.restore.load", load)
 
 
+def probabilities(prediction) -> np.ndarray:
+    return np.array(list(prediction.probabilities.values()))
+
+
+def test_an_array_gets_the_probabilities_of_the_same_files(run, files, test_images, without_data):
+    of_files = predict(run.path, files[:5], tta=False)
+    of_array = predict(run.path, test_images[:5], tta=False)
+    assert [prediction.image for prediction in of_array] == [0, 1, 2, 3, 4]
+    for first, second in zip(of_files, of_array, strict=True):
+        np.testing.assert_allclose(probabilities(first), probabilities(second), rtol=0, atol=TOLERANCE)
+        assert first.class_name == second.class_name and first.probability == probabilities(first).max()
+
+
+def test_an_array_that_is_no_batch_of_images_is_refused(run, test_images):
+    for array in (test_images[0], test_images / 255, test_images[..., :1]):
+        with pytest.raises(UsageError, match="expected uint8"):
+            predict(run.path, array)
+
+
+def test_an_image_that_cannot_be_read_is_an_error_in_python(run, files, tmp_path):
+    (tmp_path / "bad.png").write_bytes(b"no image")
+    with pytest.raises(DataError, match=r"1 of 2 images cannot be read: .*bad\.png"):
+        predict(run.path, [files[0], tmp_path / "bad.png"])
+
+
 def logits(run: RunFolder, name: str) -> np.ndarray:
     with np.load(run.evaluation_dir("test") / "predictions.npz") as saved:
         return saved[name].astype(np.float64)
@@ -70,7 +95,7 @@ def logits(run: RunFolder, name: str) -> np.ndarray:
 
 @pytest.mark.parametrize(("tta", "name"), [(None, "logits_tta"), (False, "logits")])
 def test_images_of_the_training_size_get_the_probabilities_of_evaluation(run, files, without_data, tta, name):
-    found_NK = np.stack([prediction.probabilities_K for prediction in Predictor(run.path, tta=tta)(files)])
+    found_NK = np.stack([probabilities(prediction) for prediction in Predictor(run.path, tta=tta)(files)])
     expected_NK = special.softmax(logits(run, name), axis=1)
     assert np.ptp(expected_NK, axis=0).min() > 0.01, "images that cannot be told apart prove nothing"
     np.testing.assert_allclose(found_NK, expected_NK, rtol=0, atol=TOLERANCE)
@@ -80,12 +105,13 @@ def test_calibrated_probabilities_are_those_of_the_validation_temperature(run, f
     results = read_json(run.results_json)
     temperature = results["temperature"]
     assert abs(temperature - 1) > 0.01
-    found_NK = np.stack([prediction.calibrated_K for prediction in Predictor(run.path)(files[:20])])
+    predictions = Predictor(run.path)(files[:20])
+    found_NK = np.stack([list(prediction.calibrated_probabilities.values()) for prediction in predictions])
     expected_NK = special.softmax(logits(run, "logits_tta")[:20] / temperature, axis=1)
     np.testing.assert_allclose(found_NK, expected_NK, rtol=0, atol=TOLERANCE)
     other_step = {6, 12} - {results["best_step"]}
     for other in ({"tta": False}, {"checkpoint": str(*other_step)}):  # for which no temperature was fitted
-        assert next(Predictor(run.path, **other)(files[:1])).calibrated_K is None
+        assert next(Predictor(run.path, **other)(files[:1])).calibrated_probabilities is None
 
 
 def test_train_and_evaluate_report_loss_and_ece_before_and_after(run, tmp_path):
@@ -109,15 +135,15 @@ def test_any_number_of_images_of_any_shape_in_batches(run, files, without_data, 
     predictor = Predictor(run.path, tta=False)
     several = [*files[:20], *files[100:287]]  # more than a batch, and no multiple of the devices
     predictions = list(predictor(several))
-    assert [prediction.file for prediction in predictions] == several
+    assert [prediction.image for prediction in predictions] == several
     alone = next(predictor(several[-1:]))
-    np.testing.assert_allclose(alone.probabilities_K, predictions[-1].probabilities_K, rtol=0, atol=TOLERANCE)
+    np.testing.assert_allclose(probabilities(alone), probabilities(predictions[-1]), rtol=0, atol=TOLERANCE)
     wide = Image.new("RGB", (96, 32), "white")
     wide.paste(Image.open(files[0]), (32, 0))
     wide.save(tmp_path / "wide.png")
     np.testing.assert_allclose(
-        next(predictor([tmp_path / "wide.png"])).probabilities_K,
-        predictions[0].probabilities_K,
+        probabilities(next(predictor([tmp_path / "wide.png"]))),
+        probabilities(predictions[0]),
         rtol=0,
         atol=TOLERANCE,
     )
@@ -127,7 +153,7 @@ def test_a_run_that_is_not_finished_predicts_uncalibrated(run, files, tmp_path):
     shutil.copytree(run.path, tmp_path / "copy")
     (tmp_path / "copy" / "results.json").unlink()
     prediction = next(Predictor(tmp_path / "copy")(files[:1]))
-    line = as_json(prediction, Predictor(tmp_path / "copy").class_names)
+    line = as_json(prediction)
     assert line["calibrated_probabilities"] is None
     assert line["probability"] == max(line["probabilities"].values()) == line["probabilities"][line["class"]]
 
@@ -136,9 +162,9 @@ def test_an_output_that_cannot_be_written_is_said_before_anything_is_done(run, f
     (tmp_path / "file").touch()
     for output in (tmp_path, tmp_path / "file" / "out.jsonl"):
         with pytest.raises(UsageError, match=f"^--output={output} "):
-            predict(tmp_path / "no run", files, checkpoint="best", tta=None, output=str(output))
+            predict_table(tmp_path / "no run", files, checkpoint="best", tta=None, output=str(output))
     with pytest.raises(UsageError, match=r"has no config\.json"):
-        predict(tmp_path / "no run", files, checkpoint="best", tta=None, output=str(tmp_path / "out.jsonl"))
+        predict_table(tmp_path / "no run", files, checkpoint="best", tta=None, output=str(tmp_path / "out.jsonl"))
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 

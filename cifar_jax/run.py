@@ -1,0 +1,78 @@
+"""A finished or interrupted run, read from its folder."""
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+from ml_collections import ConfigDict
+
+from cifar_jax.errors import UsageError
+from cifar_jax.preprocessing.preprocess import Preprocessing
+from cifar_jax.runs.run_folder import RunFolder, read_json
+from cifar_jax.training.restore import restore_network, start_devices
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """The files of a run as Python values; each property reads its file when it is used.
+
+    Attributes:
+        path: the run folder.
+    """
+
+    path: Path
+
+    @property
+    def config(self) -> ConfigDict:
+        """The resolved configuration."""
+        return ConfigDict(read_json(RunFolder(self.path).config_json)["config"])
+
+    @property
+    def history(self) -> dict[str, list]:
+        """The content of history.json: one list per column, one element per finished epoch."""
+        return read_json(RunFolder(self.path).history_json)
+
+    @property
+    def results(self) -> dict:
+        """The content of results.json; only a finished run has it."""
+        return read_json(RunFolder(self.path).results_json)
+
+    @property
+    def figures(self) -> dict[str, Path]:
+        """The PNG files in figures/, by name: 'curves', 'confusion_matrix', ..."""
+        return {file.stem: file for file in sorted(RunFolder(self.path).figures_dir.glob("*.png"))}
+
+    def model(self, checkpoint: str = "best") -> tuple[Callable, dict, Preprocessing]:
+        """The trained network.
+
+            apply, variables, preprocessing = run.model()
+            logits_NK = apply(variables, preprocessing(images_NHWC))
+
+        Args:
+            checkpoint: 'best', 'latest' or the number of a step.
+
+        Returns:
+            `apply(variables, inputs_NHWC)`, compiled, with float32 logits (N, K); `variables`, with params and
+            batch_stats; and `preprocessing`, which makes the network's input of uint8 images (N, H, W, 3).
+        """
+        start_devices(self.path)
+        experiment, restored = restore_network(self.path, checkpoint=checkpoint)
+
+        @jax.jit
+        def apply(variables: dict, inputs_NHWC: jax.Array) -> jax.Array:
+            return experiment.model.apply(variables, inputs_NHWC, train=False)
+
+        return apply, restored.state.variables, experiment.preprocessing
+
+
+def load_run(workdir: str | Path) -> Run:
+    """Opens a run folder.
+
+    Raises:
+        UsageError: the folder holds no run.
+    """
+    path = Path(workdir).expanduser()
+    if not RunFolder(path).config_json.exists():
+        raise UsageError(f"{path} has no config.json: name the folder of a run")
+    return Run(path)
