@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from cifar_jax.pretrained.catalogue import CATALOGUE as CATALOG
+
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
@@ -119,6 +121,41 @@ def test_ablations(name):
         assert re.search(rf"\| {'[+] ' if number else ''}{re.escape(step['name'])}[^|]*\| {re.escape(row)}", page)
     first, last = (100 * step["accuracy"] for step in (steps[0], steps[-1]))
     assert f"from {first:.1f} to {last:.1f} %" in text_of("docs/results.md")
+
+
+def test_figures_of_the_readme():
+    page, cnn, speed = text_of("README.md"), load_results("cnn_scratch"), load_results("training_speed_batch")
+    test, ratios = cnn["test"], speed["ours_divided_by"]
+    assert f"**{percent(test['accuracy'])}** {interval(test['accuracy_interval'])} test accuracy" in page
+    assert f"n = {test['n']:,}, one seed, {cnn['seconds']['run'] / 60:.1f} minutes of training" in page
+    assert f"{ratios['keras']['median']:.1f} times Keras 3 (JAX backend), {ratios['torch']['median']:.2f} times" in page
+    assert f"{load_results('frozen_speed_224')['keras_divided_by_ours']:.1f} times as fast as Keras 3" in page
+    ratios = load_results("resnet_speed")["cases"]["train_32"]["ours_divided_by"]
+    assert (
+        f"{ratios['keras']:.1f} times as fast as in Keras 3 at 32 pixels ({ratios['torch']:.2f} times PyTorch)" in page
+    )
+    start = load_results("start_up_cnn_scratch")["median_warm"]["to_its_start"]
+    assert f"the first training step starts {start:.1f} s after the command" in page
+    first, *_, last = (100 * step["accuracy"] for step in load_results("ablation_cnn")["steps"])
+    assert f"from {first:.1f} to {last:.1f} %" in page
+
+
+def test_the_readme_is_short_and_opens_with_a_command_and_an_image():
+    lines = (ROOT / "README.md").read_text().splitlines()
+    first_command = next(number for number, line in enumerate(lines, start=1) if "python main.py" in line)
+    first_image = next(number for number, line in enumerate(lines, start=1) if line.startswith("!["))
+    assert len(lines) <= 130
+    assert first_command <= 15
+    assert first_image <= 30
+
+
+def test_published_weights_are_listed_with_their_accuracy():
+    page = (ROOT / "docs" / "weights.md").read_text()
+    for name, entry in CATALOG.items():
+        (row,) = (line for line in page.splitlines() if f"`{name}`" in line and line.startswith("|"))
+        assert f"| {entry.variant} |" in row
+        assert f"{entry.imagenet_top1} %" in row if entry.imagenet_top1 else "not stated" in row
+    assert f"{len(CATALOG)} names" in text_of("README.md")
 
 
 def links_of(page: Path) -> list[str]:
