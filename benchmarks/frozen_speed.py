@@ -1,10 +1,10 @@
-"""Ten epochs of a frozen ResNet-50: features computed once, beside Keras 3 (JAX), which runs the backbone each epoch.
+"""Ten epochs of a frozen ResNet-50 on cached features, compared with Keras 3 (JAX), which runs the backbone each epoch.
 
     python benchmarks/frozen_speed.py --size 32|224 --images N [--peer-python PATH]
 
-Ours takes the time of one pass of the images through the backbone and of ten epochs of SGD on the cached features;
-Keras the time of one epoch of `model.fit` with the backbone not trainable, times ten: its epochs are all alike. Neither
-counts compilation: both do all of it once before. Turns alternate.
+Ours is timed for one pass of the images through the backbone plus ten epochs of SGD on the cached features. Keras is
+timed for one epoch of `model.fit` with a non-trainable backbone, times ten, because its epochs are identical. Both
+compile and warm up before the timing. Rounds alternate.
 """
 
 import argparse
@@ -97,17 +97,17 @@ class Keras:
 
 
 def work(name: str, settings: SimpleNamespace) -> None:
-    """One variant in its own process: a description, then the seconds of ten epochs for every line that it reads."""
-    answers = os.fdopen(os.dup(1), "w", buffering=1)
+    """Serves one variant: writes its description, then the seconds of ten epochs for every line on stdin."""
+    output = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)
     variant = {"ours": Ours, "keras": Keras}[name](settings)
     variant.train()
-    print(json.dumps(variant.description), file=answers)
+    print(json.dumps(variant.description), file=output)
     for _ in sys.stdin:
         started = time.perf_counter()
         loss = variant.train()
         seconds = variant.factor * (time.perf_counter() - started)
-        print(json.dumps({"seconds_of_ten_epochs": seconds, "loss": loss}), file=answers)
+        print(json.dumps({"seconds_of_ten_epochs": seconds, "loss": loss}), file=output)
 
 
 def main() -> None:

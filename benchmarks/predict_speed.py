@@ -1,9 +1,9 @@
-"""Speed of `--mode predict` on image files of mixed formats and sizes, on the CPU, beside Keras 3 (JAX backend).
+"""Speed of `--mode predict` on image files of mixed formats and sizes on the CPU, compared with Keras 3 (JAX backend).
 
     python benchmarks/predict_speed.py [--peer-python PATH] [--images 1000] [--rounds 5]
 
-From files on the disk (in the system's cache) to probabilities; starting, restoring and compiling are not counted.
-Every variant lives in a process of its own and is called in turn (A B C, C B A, ...), so that only one works at a time.
+Timed from files on disk (in the page cache) to probabilities, without start-up, restoring and compilation. Each
+variant has its own process. The processes take turns (A B C, C B A, ...), so that only one runs at a time.
 """
 
 import argparse
@@ -21,7 +21,7 @@ from PIL import Image
 from training_speed import HERE, positive, surroundings
 
 VARIANTS = {"ours": "cifar_jax", "keras": "Keras 3", "keras_threads": "Keras 3, load_img in threads"}
-# Suffix, mode, size and options: in equal numbers. Photographs of a camera and of the web, drawings, CIFAR's own size.
+# (suffix, mode, size, options of `save`), in equal numbers: camera photos, web photos, drawings, CIFAR's image size.
 KINDS = (
     (".jpg", "RGB", (1600, 1200), {"quality": 90}),
     (".jpg", "RGB", (500, 375), {"quality": 90}),
@@ -35,7 +35,7 @@ KINDS = (
 
 
 def draw(folder: Path, number: int) -> None:
-    """Writes `number` images of smooth noise, as compressible as photographs, of all KINDS in turn."""
+    """Writes `number` images of smooth noise, about as compressible as photos, cycling through KINDS."""
     generator = np.random.default_rng(0)
     for i in range(number):
         suffix, mode, size, options = KINDS[i % len(KINDS)]
@@ -49,7 +49,7 @@ def draw(folder: Path, number: int) -> None:
 
 
 def train_a_run(workdir: Path) -> list[int]:
-    """A run of one short epoch of the network of configs/cnn_scratch.py; returns its widths."""
+    """Trains the network of configs/cnn_scratch.py for one short epoch; returns its widths."""
     from cifar_jax.training.loop import train
     from configs import cnn_scratch
 
@@ -61,7 +61,7 @@ def train_a_run(workdir: Path) -> list[int]:
 
 
 class Worker:
-    """A process that classifies all images whenever it is asked to."""
+    """A process that classifies all images once per call of `round`."""
 
     def __init__(self, name: str, python: str, settings: dict):
         path = os.pathsep.join(filter(None, [str(HERE.parent), os.environ.get("PYTHONPATH")]))
@@ -83,7 +83,7 @@ class Worker:
     def _answer(self) -> dict:
         line = self.process.stdout.readline()
         if not line:
-            sys.exit(f"error: the process of {self.name} has ended; its message is above")
+            sys.exit(f"error: the process of {self.name} exited; see its message above")
         return json.loads(line)
 
     def result(self) -> dict:
@@ -115,7 +115,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, dict]:
 
 
 def table(variants: dict[str, dict]) -> str:
-    rows = [f"{'':30}{'median':>10}{'ours / it':>12}   images/s; ratio of medians"]
+    rows = [f"{'':30}{'median':>10}{'ratio':>12}   images/s; ratio = ours / variant, of medians"]
     for name, result in variants.items():
         if "absent" in result:
             rows.append(f"{VARIANTS[name]:30}{'absent':>10}   {result['absent']}")
@@ -128,7 +128,7 @@ def table(variants: dict[str, dict]) -> str:
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--images", type=positive, default=1000)
-    parser.add_argument("--rounds", type=positive, default=5, help="turns of every variant")
+    parser.add_argument("--rounds", type=positive, default=5, help="timed rounds of each variant")
     parser.add_argument("--peer-python", default=sys.executable, help="the interpreter that has Keras")
     parser.add_argument("--output", type=Path, default=HERE / "results" / "predict_speed.json")
     arguments = parser.parse_args()

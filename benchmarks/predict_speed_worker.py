@@ -1,9 +1,9 @@
-"""One variant of the comparison of `--mode predict`, in a process of its own, driven by `predict_speed.py`.
+"""One variant of the `--mode predict` comparison, in its own process, started by `predict_speed.py`.
 
     python benchmarks/predict_speed_worker.py {ours,keras,keras_threads} SETTINGS_JSON
 
-It answers on stdout, one JSON object a line: first what it is, or {"absent": why}; then, for every line that it reads,
-how many images a second it classified. Settings: run (a run folder), images (a folder), widths.
+Protocol: one JSON object per line on stdout. First the description of the variant, or {"absent": reason}; then, for
+every line on stdin, the speed in images/s. Settings: run (a run folder), images (a folder), widths.
 """
 
 import json
@@ -20,7 +20,7 @@ SIZE, BATCH = 32, 128
 
 
 class Ours:
-    """`Predictor`, which is what `main.py --mode predict` calls."""
+    """`Predictor`, as `main.py --mode predict` uses it."""
 
     def __init__(self, settings):
         import jax
@@ -38,7 +38,7 @@ class Ours:
 
 
 class Keras:
-    """`keras.utils.load_img` for each file, one by one as in Keras' guides, and `model.predict`."""
+    """`keras.utils.load_img` for each file in turn, as in Keras' guides, then `model.predict`."""
 
     threads = 1
 
@@ -78,28 +78,28 @@ class Keras:
 
 
 class KerasThreads(Keras):
-    """The same with as many threads as there are cores, as a careful user would write it."""
+    """The same with one loading thread per core."""
 
     threads = os.cpu_count()
 
 
 def main(name: str, settings: SimpleNamespace) -> None:
-    answers = os.fdopen(os.dup(1), "w", buffering=1)
-    os.dup2(2, 1)  # whatever a library prints goes to stderr
+    output = os.fdopen(os.dup(1), "w", buffering=1)
+    os.dup2(2, 1)  # output of libraries goes to stderr
     try:
         variant = {"ours": Ours, "keras": Keras, "keras_threads": KerasThreads}[name](settings)
     except ModuleNotFoundError as error:
-        print(json.dumps({"absent": str(error)}), file=answers)
+        print(json.dumps({"absent": str(error)}), file=output)
         return
-    variant.predict()  # compiles, and fills the system's cache of files
-    print(json.dumps(variant.description), file=answers)
+    variant.predict()  # compiles and fills the page cache
+    print(json.dumps(variant.description), file=output)
     for _ in sys.stdin:
         started = time.perf_counter()
         probabilities_NK = variant.predict()
         speed = len(probabilities_NK) / (time.perf_counter() - started)
         if len(probabilities_NK) != len(variant.files) or not np.isfinite(probabilities_NK).all():
             sys.exit(f"error: {name} did not classify every image")
-        print(json.dumps({"images_per_second": speed}), file=answers)
+        print(json.dumps({"images_per_second": speed}), file=output)
 
 
 if __name__ == "__main__":

@@ -1,13 +1,14 @@
-"""Speed of the linear probe on the CPU beside scikit-learn's LogisticRegression(solver="lbfgs").
+"""Speed of the linear probe on the CPU, compared with scikit-learn's LogisticRegression(solver="lbfgs").
 
     python benchmarks/probe_speed.py [--examples 50000] [--features 2048] [--classes 10] [--l2 100 1 0.01]
 
-Features are synthetic: a low-rank signal and noise behind a ReLU, each with a scale of its own, so that they are
-non-negative and correlated as those of a ResNet are. Ours solves each problem from zero, the turning of the axes
-included; the peer may start each from the solution of the one before. Then ours goes the whole path of 45 strengths,
-with compilation, validation and refit; the time of the peer for a path is its mean over a few strengths, times 45,
-without any of these: meant for the default, five strengths from the middles of five equal parts of the path.
-Objectives are computed in float64 for both: the peer stops at `--peer-tolerance`, and may not have come as far down.
+Features are synthetic: a low-rank signal plus noise behind a ReLU, each feature with a random scale, so that they are
+non-negative and correlated like those of a ResNet. Ours solves each problem from zero, including the rotation of the
+axes; scikit-learn starts from the previous solution. Ours is also timed on the whole path of 45 L2 strengths, with
+compilation, validation and refit. The time of scikit-learn for the path is estimated as 45 times its mean over
+`--l2`, without validation and refit; the default has five strengths, from the middles of five equal parts of the
+path. Objectives are computed in float64 for both, because scikit-learn stops at `--peer-tolerance` and may be less
+converged.
 """
 
 import argparse
@@ -46,7 +47,7 @@ def synthetic(arguments: argparse.Namespace) -> tuple[np.ndarray, np.ndarray]:
 
 
 def objective(features_NC, labels_N, kernel_CK, bias_K, l2: float) -> float:
-    """Mean cross-entropy + l2 / 2 * (sum of the kernel's squares) in float64, ten thousand rows at a time."""
+    """Mean cross-entropy + l2 / 2 * ||kernel||^2 in float64, in chunks of 10,000 rows."""
     kernel_CK, bias_K = np.asarray(kernel_CK, np.float64), np.asarray(bias_K, np.float64)
     loss_sum = 0.0
     for start in range(0, len(labels_N), 10_000):
@@ -57,7 +58,7 @@ def objective(features_NC, labels_N, kernel_CK, bias_K, l2: float) -> float:
 
 
 def timed(call: Callable) -> tuple[object, dict]:
-    """What `call` returns, and its seconds; those of the CPU, of all threads, tell the same on a busy machine."""
+    """The result of `call`, with wall-clock seconds and CPU seconds of all threads (robust to other load)."""
     start, cpu_start = time.perf_counter(), time.process_time()
     result = call()
     return result, {"seconds": time.perf_counter() - start, "cpu_seconds": time.process_time() - cpu_start}
@@ -65,8 +66,8 @@ def timed(call: Callable) -> tuple[object, dict]:
 
 def ours(features_NC, labels_N, arguments: argparse.Namespace) -> list[dict]:
     def solve(l2):
-        found = logistic_regression.fit(features_NC, labels_N, l2=l2, num_classes=arguments.classes)
-        return np.asarray(found.kernel_CK), np.asarray(found.bias_K)
+        head = logistic_regression.fit(features_NC, labels_N, l2=l2, num_classes=arguments.classes)
+        return np.asarray(head.kernel_CK), np.asarray(head.bias_K)
 
     solve(arguments.l2[0])  # compiles
     measured = []
@@ -90,36 +91,36 @@ def scikit_learn(features_NC, labels_N, arguments: argparse.Namespace) -> list[d
 
 
 def whole_path(features_NC, labels_N, arguments: argparse.Namespace) -> dict:
-    """The published protocol: a tenth held out for choosing, then a fit on all."""
+    """Fits all L2 strengths, chooses one on a held-out tenth, then refits on all examples."""
     held_out = len(labels_N) // 10
     train, validation = (features_NC[held_out:], labels_N[held_out:]), (features_NC[:held_out], labels_N[:held_out])
 
     def solve():
-        found = logistic_regression.fit_path(*train, *validation, num_classes=arguments.classes)
-        jax.block_until_ready(found.kernel_CK)
-        return found
+        head = logistic_regression.fit_path(*train, *validation, num_classes=arguments.classes)
+        jax.block_until_ready(head.kernel_CK)
+        return head
 
-    found, seconds = timed(solve)
-    iterations = sum(entry["iterations"] for entry in found.path)
-    return {**seconds, "iterations": iterations, "chosen_l2": found.l2, "path": found.path}
+    head, seconds = timed(solve)
+    iterations = sum(entry["iterations"] for entry in head.path)
+    return {**seconds, "iterations": iterations, "chosen_l2": head.l2, "path": head.path}
 
 
-def of_path(measured: dict, unit: str) -> dict:
-    """Seconds of all 45 strengths: ours as measured, the peer's estimated from its few."""
-    peer = len(logistic_regression.L2_VALUES) * statistics.fmean(found[unit] for found in measured["scikit_learn"])
+def path_times(measured: dict, unit: str) -> dict:
+    """Seconds for all 45 strengths: measured for ours, estimated for scikit-learn."""
+    peer = len(logistic_regression.L2_VALUES) * statistics.fmean(fit[unit] for fit in measured["scikit_learn"])
     mine = measured["whole_path"][unit]
     return {"ours": mine, "scikit_learn_estimated": peer, "ratio": peer / mine}
 
 
 def table(measured: dict) -> str:
-    rows = [f"{'l2':>8}{'ours':>9}{'sklearn':>9}{'ratio':>8}{'of CPU':>8}   seconds; objective of the peer less ours"]
+    rows = [f"{'l2':>8}{'ours':>9}{'sklearn':>9}{'ratio':>8}{'CPU':>8}   seconds; objective of scikit-learn - ours"]
     for mine, peer in zip(measured["ours"], measured["scikit_learn"], strict=True):
         ratios = [peer[unit] / mine[unit] for unit in ("seconds", "cpu_seconds")]
         times = f"{mine['l2']:8.2g}{mine['seconds']:9.2f}{peer['seconds']:9.2f}{ratios[0]:8.1f}{ratios[1]:8.1f}"
         rows.append(f"{times}   {peer['objective'] - mine['objective']:+.1e} nats")
     for unit, path in measured["path_of_45"].items():
-        times = f"ours {path['ours']:.0f}, the peer about {path['scikit_learn_estimated']:.0f}"
-        rows.append(f"45 strengths, {unit}: {times}, {path['ratio']:.1f} times as much")
+        times = f"ours {path['ours']:.0f}, scikit-learn about {path['scikit_learn_estimated']:.0f}"
+        rows.append(f"45 strengths, {unit}: {times}, ratio {path['ratio']:.1f}")
     return "\n".join(rows)
 
 
@@ -128,11 +129,13 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--examples", type=positive, default=50_000)
     parser.add_argument("--features", type=positive, default=2048)
     parser.add_argument("--classes", type=positive, default=10)
-    parser.add_argument("--separation", type=float, default=0.4, help="distance of the classes: how hard it is")
+    parser.add_argument("--separation", type=float, default=0.4, help="distance between class means")
     parser.add_argument(
         "--l2", type=float, nargs="+", default=logistic_regression.L2_VALUES[4::9][::-1], help="strongest first"
     )
-    parser.add_argument("--peer-tolerance", type=float, default=1e-4, help="largest entry of the gradient")
+    parser.add_argument(
+        "--peer-tolerance", type=float, default=1e-4, help="largest entry of the gradient at which scikit-learn stops"
+    )
     parser.add_argument("--peer-max-iterations", type=positive, default=20_000)
     parser.add_argument("--output", type=Path, default=HERE / "results" / "probe_speed.json")
     return parser.parse_args()
@@ -144,9 +147,9 @@ def main() -> None:
     features_NC, labels_N = synthetic(arguments)
     measured = {}
     for measure in (ours, whole_path, scikit_learn):
-        print(f"{measure.__name__}: at work", file=sys.stderr)
+        print(f"{measure.__name__}: running", file=sys.stderr)
         measured[measure.__name__] = measure(features_NC, labels_N, arguments)
-    measured["path_of_45"] = {unit: of_path(measured, unit) for unit in ("seconds", "cpu_seconds")}
+    measured["path_of_45"] = {unit: path_times(measured, unit) for unit in ("seconds", "cpu_seconds")}
     report = {
         **before,
         "versions": {"jax": jax.__version__, "scikit-learn": sklearn.__version__},

@@ -1,10 +1,10 @@
-"""Speed of ResNet-50 on the CPU, in images a second, beside Keras 3 (JAX backend) and PyTorch.
+"""Speed of ResNet-50 on the CPU in images/s, compared with Keras 3 (JAX backend) and PyTorch.
 
     python benchmarks/resnet_speed.py [--peer-python PATH] [--rounds 5] [--seconds 1] [--cases train_64 ...]
 
-Forward passes and training steps (SGD with Nesterov momentum) at several image sizes, float32. Every variant lives in
-a process of its own, is compiled and warmed up once, and is then called in turn (A B C, C B A, ...) for each case, so
-that only one works at a time and a slow spell of the machine meets all of them. See benchmarks/README.md.
+Forward passes and training steps (SGD with Nesterov momentum) at several image sizes, float32. Each variant has its
+own process, which compiles and warms up once. For each case the processes then take turns (A B C, C B A, ...): only
+one runs at a time, and slow phases of the machine affect all variants. See benchmarks/README.md.
 """
 
 import argparse
@@ -19,7 +19,7 @@ from pathlib import Path
 
 from training_speed import HERE, VARIANTS, positive, surroundings
 
-CASES = {  # side of the images, batch size
+CASES = {  # (image size, batch size)
     "forward_32": (32, 64),
     "forward_64": (64, 32),
     "forward_224": (224, 16),
@@ -29,11 +29,11 @@ CASES = {  # side of the images, batch size
 
 
 class Worker:
-    """A process that runs any case of one variant whenever it is asked to.
+    """A process that runs one case of one variant per call of `round`.
 
     Attributes:
-        description: what it is, its versions and its size; or {'absent': why}.
-        speeds: images a second of every round, for each case.
+        description: versions and number of parameters, or {'absent': reason}.
+        speeds: case -> images/s of every round.
     """
 
     def __init__(self, name: str, python: str, settings: dict):
@@ -53,18 +53,18 @@ class Worker:
         self.process.stdin.flush()
         answer = self._answer()
         if not math.isfinite(answer["result"]):
-            sys.exit(f"error: {case} of {self.name} gives {answer['result']}: its speed means nothing")
+            sys.exit(f"error: {case} of {self.name} returned {answer['result']}, so its speed is not comparable")
         self.speeds[case].append(answer["images_per_second"])
 
     def _answer(self) -> dict:
         line = self.process.stdout.readline()
         if not line:
-            sys.exit(f"error: the process of {self.name} has ended; its message is above")
+            sys.exit(f"error: the process of {self.name} exited; see its message above")
         return json.loads(line)
 
 
 def measure(arguments: argparse.Namespace) -> list[Worker]:
-    """The workers, after all rounds; those whose library is absent have no speeds."""
+    """Runs all rounds. Workers whose library is not installed have no speeds."""
     settings = {"cases": {case: CASES[case] for case in arguments.cases}, "seconds": arguments.seconds}
     workers: list[Worker] = []
     try:
@@ -87,7 +87,7 @@ def measure(arguments: argparse.Namespace) -> list[Worker]:
 
 
 def summary(workers: list[Worker]) -> dict[str, dict]:
-    """Of each case: the median of every variant, in images a second, and ours divided by it."""
+    """Case -> median images/s of each variant, and ours divided by each."""
     present = [worker for worker in workers if "absent" not in worker.description]
     cases = {}
     for case in present[0].speeds:
@@ -98,7 +98,7 @@ def summary(workers: list[Worker]) -> dict[str, dict]:
 
 
 def table(cases: dict[str, dict]) -> str:
-    rows = [f"{'images/s; ours / it':20}" + "".join(f"{VARIANTS[name]:>22}" for name in VARIANTS)]
+    rows = [f"{'images/s (ratio)':20}" + "".join(f"{VARIANTS[name]:>22}" for name in VARIANTS)]
     for case, values in cases.items():
         cells = [
             f"{median:,.1f}" + (f" ({values['ours_divided_by'][name]:.2f})" if name != "ours" else "")
@@ -111,8 +111,8 @@ def table(cases: dict[str, dict]) -> str:
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--cases", nargs="+", choices=CASES, default=list(CASES))
-    parser.add_argument("--rounds", type=positive, default=5, help="turns of every variant")
-    parser.add_argument("--seconds", type=float, default=1.0, help="least time of a turn")
+    parser.add_argument("--rounds", type=positive, default=5, help="timed rounds of each variant")
+    parser.add_argument("--seconds", type=float, default=1.0, help="minimum seconds of one round")
     parser.add_argument("--peer-python", default=sys.executable, help="the interpreter that has Keras and PyTorch")
     parser.add_argument("--output", type=Path, default=HERE / "results" / "resnet_speed.json")
     arguments = parser.parse_args()

@@ -1,11 +1,11 @@
-"""One variant of the ResNet-50 speed comparison, in a process of its own, driven by `resnet_speed.py`.
+"""One variant of the ResNet-50 speed comparison, in its own process, started by `resnet_speed.py`.
 
     python benchmarks/resnet_speed_worker.py {ours,keras,torch} SETTINGS_JSON
 
-It answers on stdout, one JSON object a line: first what it is, or {"absent": why}; then, for every line that it reads,
-a case, the speed of that case. Settings: cases, {'forward_64': [side of the images, batch size], ...}, and seconds,
-the least time that a turn takes. A forward pass ends with the logits on the host, a training step (SGD with Nesterov
-momentum) with the loss.
+Protocol: one JSON object per line on stdout. First the description of the variant, or {"absent": reason}; then, for
+every line on stdin, which names a case, the speed of that case in images/s. Settings: cases, {'forward_64': [image
+size, batch size], ...}, and seconds, the minimum time of one round. A forward pass ends with the logits on the host,
+a training step (SGD with Nesterov momentum) with the loss on the host.
 """
 
 import functools
@@ -21,15 +21,15 @@ LEARNING_RATE, MOMENTUM, CLASSES = 0.001, 0.9, 10
 EPSILON, BATCHNORM_MOMENTUM = 1.001e-5, 0.9
 
 
-def noise(side: int, batch_size: int) -> tuple[np.ndarray, np.ndarray]:
-    """float32 (batch_size, side, side, 3) and int32 labels: speed does not depend on what is in a image."""
+def noise(image_size: int, batch_size: int) -> tuple[np.ndarray, np.ndarray]:
+    """float32 (batch_size, image_size, image_size, 3) and int32 labels; speed does not depend on their values."""
     generator = np.random.default_rng(0)
-    images_NHWC = generator.standard_normal((batch_size, side, side, 3), np.float32)
+    images_NHWC = generator.standard_normal((batch_size, image_size, image_size, 3), np.float32)
     return images_NHWC, generator.integers(0, CLASSES, batch_size, dtype=np.int32)
 
 
 class Ours:
-    """The program's ResNet-50, with a compiled training step as one device of its mesh sees it."""
+    """The ResNet-50 of cifar_jax with a plain training step on a mesh of one device."""
 
     def __init__(self):
         import flax
@@ -159,31 +159,31 @@ class Torch:
         return loss.item()
 
     def _channels_last(self, images_NHWC):
-        return self.torch.from_numpy(images_NHWC).permute(0, 3, 1, 2)  # a view: NHWC is what channels-last is
+        return self.torch.from_numpy(images_NHWC).permute(0, 3, 1, 2)  # a view: channels-last memory is NHWC
 
 
 def main(name: str, settings: SimpleNamespace) -> None:
-    answers = os.fdopen(os.dup(1), "w", buffering=1)
-    os.dup2(2, 1)  # whatever a library prints goes to stderr
+    output = os.fdopen(os.dup(1), "w", buffering=1)
+    os.dup2(2, 1)  # output of libraries goes to stderr
     try:
         variant = {"ours": Ours, "keras": Keras, "torch": Torch}[name]()
     except ModuleNotFoundError as error:
-        print(json.dumps({"absent": str(error)}), file=answers)
+        print(json.dumps({"absent": str(error)}), file=output)
         return
-    batches = {case: noise(side, batch_size) for case, (side, batch_size) in settings.cases.items()}
+    batches = {case: noise(image_size, batch_size) for case, (image_size, batch_size) in settings.cases.items()}
     run = {case: functools.partial(getattr(variant, case.split("_")[0]), *batches[case]) for case in batches}
     for case in sorted(run) * 2:
-        run[case]()  # compiles, and fills caches
-    print(json.dumps(variant.description), file=answers)
+        run[case]()  # compiles and fills caches
+    print(json.dumps(variant.description), file=output)
     for line in sys.stdin:
         case, calls = line.strip(), 0
-        run[case]()  # not timed: while it was idle, its memory may have gone to the others
+        run[case]()  # not timed: other processes may have displaced its caches
         started = time.perf_counter()
         while time.perf_counter() - started < settings.seconds:
             result = run[case]()
             calls += 1
         speed = calls * len(batches[case][1]) / (time.perf_counter() - started)
-        print(json.dumps({"images_per_second": speed, "result": result}), file=answers)
+        print(json.dumps({"images_per_second": speed, "result": result}), file=output)
 
 
 if __name__ == "__main__":

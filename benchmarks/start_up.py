@@ -1,9 +1,9 @@
-"""Seconds from the command to the start and the end of the first training step, with a cold and with a warm cache.
+"""Seconds from the command to the start and the end of the first training step, with a cold and a warm cache.
 
     python benchmarks/start_up.py [--output NAME.json] -- --config configs/cnn_scratch.py [--config.key=value ...]
 
-Everything after `--` is what `main.py` takes; the data are decoded beforehand, by one run that is not timed. The
-program ends after its first step. A cold start has an empty compilation cache, the warm ones have what it left.
+Arguments after `--` go to `main.py`. One untimed run decodes the data beforehand. Each run ends after its first step.
+The cold start has an empty compilation cache; the warm starts use the cache that it filled.
 """
 
 import argparse
@@ -21,7 +21,7 @@ from training_speed import HERE, surroundings
 
 
 def first_step() -> None:
-    """Runs main.py in this process until the first training step is done; prints when it began and ended."""
+    """Runs main.py in this process up to the end of the first training step; prints when the step began and ended."""
     sys.argv[0] = str(HERE.parent / "main.py")
     sys.path.insert(0, str(HERE.parent))
     from cifar_jax.memory import use_huge_pages
@@ -57,19 +57,19 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3, help="warm starts")
     parser.add_argument("--output", type=Path, default=HERE / "results" / "start_up.json")
     parser.add_argument("arguments", nargs="+", help="of main.py, after --")
-    given = parser.parse_args()
+    options = parser.parse_args()
     before = surroundings()
     with tempfile.TemporaryDirectory() as cache:
-        seconds(given.arguments, cache)  # decodes the data, and reads the libraries from the disk
+        seconds(options.arguments, cache)  # decodes the data and reads the libraries from disk
     with tempfile.TemporaryDirectory() as cache:
-        cold = seconds(given.arguments, cache)
-        warm = [seconds(given.arguments, cache) for _ in range(given.rounds)]
+        cold = seconds(options.arguments, cache)
+        warm = [seconds(options.arguments, cache) for _ in range(options.rounds)]
     medians = {moment: statistics.median(start[moment] for start in warm) for moment in cold}
-    found = {**before, "arguments": given.arguments, "cold": cold, "warm": warm, "median_warm": medians}
-    given.output.write_text(json.dumps(found, indent=2) + "\n")
+    report = {**before, "arguments": options.arguments, "cold": cold, "warm": warm, "median_warm": medians}
+    options.output.write_text(json.dumps(report, indent=2) + "\n")
     for moment in cold:
         print(f"{moment.replace('_', ' ')}: cold {cold[moment]:.1f} s, warm {medians[moment]:.1f} s")
-    print(f"written to {given.output}")
+    print(f"written to {options.output}")
 
 
 if __name__ == "__main__":

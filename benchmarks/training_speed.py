@@ -1,9 +1,9 @@
-"""Training speed on the CPU, in images a second, beside Keras 3 (JAX backend) and PyTorch.
+"""Training speed on the CPU in images/s, compared with Keras 3 (JAX backend) and PyTorch.
 
     python benchmarks/training_speed.py [--peer-python PATH] [--norm batch|none] [--rounds 5] [--steps 4]
 
-Every variant lives in a process of its own, is compiled and warmed up once, and is then called in turn (A B C, C B A,
-...), so that only one works at a time and a slow spell of the machine meets all of them. See benchmarks/README.md.
+Each variant has its own process, which compiles and warms up once. The processes then take turns (A B C, C B A, ...):
+only one runs at a time, and slow phases of the machine affect all variants. See benchmarks/README.md.
 """
 
 import argparse
@@ -23,11 +23,11 @@ VARIANTS = {"ours": "cifar_jax", "keras": "Keras 3 (JAX)", "torch": "PyTorch (ea
 
 
 class Worker:
-    """A process that trains one variant whenever it is asked to.
+    """A process that trains one variant for some steps per call of `round`.
 
     Attributes:
-        description: what it is, its versions and its size; or {'absent': why}.
-        answers: of every round, in the order of the rounds.
+        description: versions and number of parameters, or {'absent': reason}.
+        answers: the result of every round, in order.
     """
 
     def __init__(self, name: str, python: str, settings: dict, script: Path = HERE / "training_speed_worker.py"):
@@ -51,12 +51,12 @@ class Worker:
         self.process.stdin.flush()
         self.answers.append(self._answer())
         if not math.isfinite(self.answers[-1]["loss"]):
-            sys.exit(f"error: the loss of {self.name} is not finite: what it does is no training")
+            sys.exit(f"error: the loss of {self.name} is not finite, so its speed is not comparable")
 
     def _answer(self) -> dict:
         line = self.process.stdout.readline()
         if not line:
-            sys.exit(f"error: the process of {self.name} has ended; its message is above")
+            sys.exit(f"error: the process of {self.name} exited; see its message above")
         return json.loads(line)
 
     def result(self) -> dict:
@@ -73,7 +73,7 @@ class Worker:
 
 
 def start(arguments: argparse.Namespace, workers: dict[str, Worker]) -> None:
-    """Starts the variants one after the other; the peers build the network whose widths ours reports."""
+    """Starts the variants one after the other. The peers build their network from the widths that ours reports."""
     settings = {name: getattr(arguments, name) for name in ("norm", "steps", "batch_size")}
     settings["images"] = max(5000, arguments.steps * arguments.batch_size)
     for name, title in VARIANTS.items():
@@ -85,7 +85,7 @@ def start(arguments: argparse.Namespace, workers: dict[str, Worker]) -> None:
             sys.exit(f"error: cifar_jax cannot be imported ({ours['absent']}): pip install . first")
         settings["widths"] = ours["widths"]
         if not worker.is_absent and worker.description["trained_parameters"] != ours["trained_parameters"]:
-            sys.exit(f"error: {name} trains another network: {worker.description}, ours is {ours}")
+            sys.exit(f"error: {name} trains a different network: {worker.description}, ours: {ours}")
 
 
 def measure(arguments: argparse.Namespace) -> dict[str, dict]:
@@ -105,21 +105,21 @@ def measure(arguments: argparse.Namespace) -> dict[str, dict]:
 
 
 def surroundings() -> dict:
-    """When and on what: to be asked before the measurement, while the load is not yet its own."""
+    """Date, machine and load. Call it before the measurement, which raises the load."""
     return {
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "machine": {
             "cpu": _cpu_model(),
             "cores": os.cpu_count(),
             "system": platform.system(),
-            "load_before": os.getloadavg()[0],  # near 0 on a machine that is free
+            "load_before": os.getloadavg()[0],  # near 0 on an idle machine
         },
         "python": platform.python_version(),
     }
 
 
 def _cpu_model() -> str:
-    """As Linux tells it; elsewhere what Python knows."""
+    """The processor model: from /proc/cpuinfo on Linux, else from `platform`."""
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.exists() else []
     models = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
@@ -127,7 +127,7 @@ def _cpu_model() -> str:
 
 
 def table(variants: dict[str, dict]) -> str:
-    rows = [f"{'':18}{'median':>10}{'best':>10}{'ours / it':>12}   images/s; ratio of medians"]
+    rows = [f"{'':18}{'median':>10}{'best':>10}{'ratio':>12}   images/s; ratio = ours / variant, of medians"]
     for name, result in variants.items():
         if "absent" in result:
             rows.append(f"{VARIANTS[name]:18}{'absent':>10}   {result['absent']}")
@@ -146,8 +146,8 @@ def positive(text: str) -> int:
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--norm", choices=("batch", "none"), default="batch")
-    parser.add_argument("--rounds", type=positive, default=5, help="turns of every variant")
-    parser.add_argument("--steps", type=positive, default=4, help="training steps a turn")
+    parser.add_argument("--rounds", type=positive, default=5, help="timed rounds of each variant")
+    parser.add_argument("--steps", type=positive, default=4, help="training steps per round")
     parser.add_argument("--batch-size", type=positive, default=512)
     parser.add_argument("--peer-python", default=sys.executable, help="the interpreter that has Keras and PyTorch")
     parser.add_argument("--output", type=Path, help="default: benchmarks/results/training_speed_NORM.json")

@@ -1,11 +1,11 @@
-"""One variant of the speed comparison, in a process of its own, driven by `training_speed.py`.
+"""One variant of the training speed comparison, in its own process, started by `training_speed.py`.
 
     python benchmarks/training_speed_worker.py {ours,keras,torch} SETTINGS_JSON
 
-It answers on stdout, one JSON object a line: first what it is, or {"absent": why}; then, for every line that it reads,
-the speed of `steps` training steps, after as many that are not timed. Settings: norm, steps, batch_size, images, and
-for the peers the widths that ours has told. Each class draws its batches, augments, trains and, at the end of a call,
-waits for the result.
+Protocol: one JSON object per line on stdout. First the description of the variant, or {"absent": reason}; then, for
+every line on stdin, the speed in images/s of `steps` training steps, after as many untimed steps. Settings: norm,
+steps, batch_size, images, and for the peers the widths of our network. `train` of each class samples batches,
+augments, trains and waits for the result.
 """
 
 import json
@@ -22,14 +22,14 @@ MEAN, STD = 0.5, 12**-0.5  # of uniform noise in 0..1
 
 
 def noise(images: int) -> tuple[np.ndarray, np.ndarray]:
-    """uint8 (images, 32, 32, 3) and int32 labels of ten classes: speed does not depend on what is in a image."""
+    """uint8 (images, 32, 32, 3) and int32 labels of ten classes: speed does not depend on the content of an image."""
     generator = np.random.default_rng(0)
     images_NHWC = generator.integers(0, 256, (images, 32, 32, 3), dtype=np.uint8)
     return images_NHWC, generator.integers(0, 10, images, dtype=np.int32)
 
 
 class Ours:
-    """The network of configs/cnn_scratch.py in the compiled step of `main.py`, one step a dispatch as on any CPU."""
+    """The network of configs/cnn_scratch.py in the compiled step of `main.py`, one step per dispatch as on any CPU."""
 
     def __init__(self, settings):
         import flax
@@ -102,7 +102,7 @@ class Keras:
         images = keras.Input((32, 32, 3), dtype="uint8")
         x = layers.Rescaling(1 / (255 * STD), offset=-MEAN / STD)(images)
         x = layers.RandomFlip("horizontal")(x)
-        # 'nearest' moves by whole pixels, as the others do, and is less work than the default 'bilinear'
+        # 'nearest' shifts by whole pixels like the other variants, and is cheaper than the default 'bilinear'
         x = layers.RandomTranslation(SHIFT / 32, SHIFT / 32, fill_mode="reflect", interpolation="nearest")(x)
         x = layers.Conv2D(24, 2, padding="same", use_bias=False, trainable=False)(x)
         x = gelu(Bias()(x))
@@ -119,7 +119,7 @@ class Keras:
         )
         size = settings.steps * settings.batch_size
         images_NHWC, labels_N = noise(settings.images)
-        targets_NK = np.eye(10, dtype=np.float32)[labels_N]  # made beforehand: not counted against Keras
+        targets_NK = np.eye(10, dtype=np.float32)[labels_N]  # one-hot targets are not part of Keras' time
         self.call = {"x": images_NHWC[:size], "y": targets_NK[:size], "batch_size": settings.batch_size}
         self.description = {
             "versions": {"keras": keras.__version__, "jax": jax.__version__},
@@ -131,7 +131,7 @@ class Keras:
 
 
 class Torch:
-    """PyTorch in eager mode, channels-last, with the images in memory as uint8 and one gather for each batch."""
+    """PyTorch in eager mode, channels-last, with uint8 images in memory and one gather per batch."""
 
     def __init__(self, settings):
         import torch
@@ -187,7 +187,7 @@ class Torch:
         return loss.item()
 
     def _augmented(self, indices_B):
-        """uint8 (B, 3, 32, 32) in channels-last memory, moved and mirrored as `cifar_jax.data.augment` does it."""
+        """uint8 (B, 3, 32, 32) in channels-last memory, shifted and flipped like `cifar_jax.preprocessing.augment`."""
         torch = self.torch
         shifts_2B1 = torch.randint(-SHIFT, SHIFT + 1, (2, len(indices_B), 1))
         rows_BH, columns_BW = 31 - (31 - (torch.arange(32) + shifts_2B1).abs()).abs()
@@ -198,21 +198,21 @@ class Torch:
 
 
 def main(name: str, settings: SimpleNamespace) -> None:
-    answers = os.fdopen(os.dup(1), "w", buffering=1)
-    os.dup2(2, 1)  # whatever a library prints goes to stderr
+    output = os.fdopen(os.dup(1), "w", buffering=1)
+    os.dup2(2, 1)  # output of libraries goes to stderr
     try:
         variant = {"ours": Ours, "keras": Keras, "torch": Torch}[name](settings)
     except ModuleNotFoundError as error:
-        print(json.dumps({"absent": str(error)}), file=answers)
+        print(json.dumps({"absent": str(error)}), file=output)
         return
-    variant.train()  # compiles, and fills caches
-    print(json.dumps(variant.description), file=answers)
+    variant.train()  # compiles and fills caches
+    print(json.dumps(variant.description), file=output)
     for _ in sys.stdin:
-        variant.train()  # not timed: while it was idle, its memory may have gone to the others
+        variant.train()  # not timed: other processes may have displaced its caches
         started = time.perf_counter()
         loss = variant.train()
         speed = settings.steps * settings.batch_size / (time.perf_counter() - started)
-        print(json.dumps({"images_per_second": speed, "loss": loss}), file=answers)
+        print(json.dumps({"images_per_second": speed, "loss": loss}), file=output)
 
 
 if __name__ == "__main__":
