@@ -143,10 +143,12 @@ def test_figures_of_the_readme():
 def test_the_readme_is_short_and_opens_with_a_command_and_an_image():
     lines = (ROOT / "README.md").read_text().splitlines()
     first_command = next(number for number, line in enumerate(lines, start=1) if "python main.py" in line)
-    first_image = next(number for number, line in enumerate(lines, start=1) if line.startswith("!["))
+    first_image = next(number for number, line in enumerate(lines, start=1) if "<img" in line)
     assert len(lines) <= 130
     assert first_command <= 15
     assert first_image <= 30
+    source = "".join(path.read_text() for path in (ROOT / "cifar_jax").rglob("*.py"))
+    assert source.count("\n") < 10_000
 
 
 def test_published_weights_are_listed_with_their_accuracy():
