@@ -2,8 +2,8 @@
 
 import os
 
-# Devices that wait for each other hold threads of XLA's pool, which has one a core: with fewer threads than devices
-# that wait, a collective never ends (see `cifar_jax/mesh.py`). Read once, when JAX starts its backend.
+# XLA's thread pool has one thread per core. A device that waits in a collective holds a thread, so fewer threads than
+# devices deadlock (see `cifar_jax/devices.py`). The variable is read when JAX starts its backend.
 os.environ.setdefault("PJRT_NPROC", "32")
 
 import jax

@@ -1,4 +1,4 @@
-"""main.py as a user starts it: one run serves most tests, since every start costs seconds of imports."""
+"""main.py as a user runs it. Most tests share one run, because every start takes seconds of imports."""
 
 import os
 import pathlib
@@ -30,12 +30,12 @@ SMALL = (
     "--config.checkpoint.every_steps=4",
 )
 CLOCKS = {"images_per_second", "seconds"}
-LONGEST_S = 600  # of one start, on a busy machine
+TIMEOUT_S = 600  # for one start, on a busy machine
 
 
 @pytest.fixture(scope="module")
 def environment(tmp_path_factory) -> dict:
-    """One CPU device, no data set, no network, and a cache that all starts of this file share."""
+    """One CPU device, no data set, no network, and one cache for all starts in this file."""
     home = tmp_path_factory.mktemp("home")
     names = ("XLA_FLAGS", "PJRT_NPROC", "JAX_NUM_CPU_DEVICES", "CIFAR_JAX_DATA", "no_proxy", "NO_PROXY")
     kept = {name: value for name, value in os.environ.items() if name not in names}
@@ -46,7 +46,7 @@ def environment(tmp_path_factory) -> dict:
 
 @pytest.fixture(scope="module")
 def start(environment):
-    """Starts main.py and leaves it running."""
+    """Starts main.py in the background."""
 
     def start(*arguments, **variables) -> subprocess.Popen:
         command = [sys.executable, "main.py", *map(str, arguments)]
@@ -58,12 +58,12 @@ def start(environment):
 
 @pytest.fixture(scope="module")
 def main(start):
-    """Runs main.py to its end; returns exit code, stdout and stderr."""
+    """Runs main.py; returns exit code, stdout and stderr."""
 
     def main(*arguments) -> tuple[int, str, str]:
         with start(*arguments) as process:
             try:
-                out, err = process.communicate(timeout=LONGEST_S)
+                out, err = process.communicate(timeout=TIMEOUT_S)
             finally:
                 process.kill()
         return process.returncode, out, err
@@ -105,26 +105,28 @@ def without_clocks(folder: RunFolder) -> dict:
 
 
 def wait_for_epoch(process: subprocess.Popen, folder: RunFolder, epoch: int) -> None:
-    end = time.monotonic() + LONGEST_S
+    end = time.monotonic() + TIMEOUT_S
     while not folder.history_json.exists() or len(History(folder.history_json)) < epoch:
         assert process.poll() is None and time.monotonic() < end, process.communicate()[1]
         time.sleep(0.005)
 
 
 def assert_one_error(finished_call: tuple[int, str, str], code: int) -> str:
-    """The one line of stderr, without 'error: '."""
-    found, _, err = finished_call
-    assert found == code, err
+    """Checks that stderr is one line; returns it without 'error: '."""
+    exit_code, _, err = finished_call
+    assert exit_code == code, err
     assert err.startswith("error: ") and err.endswith("\n") and err.count("\n") == 1, err
     return err.removeprefix("error: ").strip()
 
 
-def test_terminated_and_killed_a_run_ends_bit_for_bit_as_undisturbed(finished, start, main, tmp_path):
-    folder = RunFolder(tmp_path / "run of mine")  # the blank must be quoted in the command that goes on
+def test_a_run_that_is_terminated_and_killed_ends_with_the_same_bits_as_an_uninterrupted_run(
+    finished, start, main, tmp_path
+):
+    folder = RunFolder(tmp_path / "run of mine")  # the space must be quoted in the printed command
     with start(*SMALL, "--workdir", folder.path) as process:
         wait_for_epoch(process, folder, 1)
         process.send_signal(signal.SIGTERM)
-        _, err = process.communicate(timeout=LONGEST_S)
+        _, err = process.communicate(timeout=TIMEOUT_S)
     assert process.returncode == 143, err
     last = err.splitlines()[-1]
     assert last.startswith("error: stopped by SIGTERM after step ") and "state saved" in last
@@ -145,11 +147,11 @@ def test_terminated_and_killed_a_run_ends_bit_for_bit_as_undisturbed(finished, s
 
 
 def test_two_processes_share_one_run(start, tmp_path):
-    """Each with one device; both print the result, and the first writes the folder."""
+    """Each process has one device. Both print the result; the first writes the run folder."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    # The processes would ask the proxy of `environment`, which is none, for each other too.
+    # Without no_proxy the processes would connect to each other through the unreachable proxy of `environment`.
     variables = {
         "JAX_COORDINATOR_ADDRESS": f"127.0.0.1:{port}",
         "JAX_NUM_PROCESSES": "2",
@@ -158,7 +160,7 @@ def test_two_processes_share_one_run(start, tmp_path):
     small = (*SMALL, "--config.train.epochs=2", "--config.mesh.cpu_devices=1", "--workdir", tmp_path / "run")
     processes = [start(*small, **variables, JAX_PROCESS_ID=str(number)) for number in range(2)]
     try:
-        (first, first_err), (second, second_err) = [process.communicate(timeout=LONGEST_S) for process in processes]
+        (first, first_err), (second, second_err) = [process.communicate(timeout=TIMEOUT_S) for process in processes]
     finally:
         for process in processes:
             process.kill()
@@ -170,7 +172,7 @@ def test_two_processes_share_one_run(start, tmp_path):
 
 
 @pytest.mark.parametrize("split", ["test", "validation"])
-def test_evaluate_repeats_the_figures_of_training_to_the_last_digit(finished, main, split):
+def test_evaluate_reproduces_the_results_of_training_exactly(finished, main, split):
     code, _, err = main("--mode=evaluate", "--workdir", finished.path, "--split", split)
     assert code == 0, err
     metrics = read_json(finished.evaluation_dir(split) / "metrics.json")
@@ -179,22 +181,22 @@ def test_evaluate_repeats_the_figures_of_training_to_the_last_digit(finished, ma
     assert metrics["checkpoint_step"] == results["best_step"]
 
 
-def test_evaluate_takes_the_latest_checkpoint_with_augmentation(copy, main):
+def test_evaluate_of_the_latest_checkpoint_with_test_time_augmentation(copy, main):
     before = (copy.figures_dir / "confusion_matrix.png").read_bytes()
     code, out, err = main("--mode=evaluate", "--workdir", copy.path, "--checkpoint=latest", "--tta")
     assert code == 0, err
     assert "with test-time augmentation" in out
     metrics = read_json(copy.evaluation_dir("test") / "metrics.json")
     assert metrics["checkpoint_step"] == EPOCHS * 9 and metrics["tta"] and metrics["without_tta"]["n"] == 500
-    # The page goes on to show the figures of the checkpoint that its results are of.
+    # The run's report keeps the figures of the best checkpoint.
     assert (copy.evaluation_dir("test") / "confusion_matrix.png").exists()
     assert (copy.figures_dir / "confusion_matrix.png").read_bytes() == before
-    # Evaluated anew, the best one leaves none of the other's figures beside its metrics.json.
+    # Evaluating the best checkpoint removes the figures of the latest one.
     assert main("--mode=evaluate", "--workdir", copy.path)[0] == 0
     assert not list(copy.evaluation_dir("test").glob("*.png"))
 
 
-def test_a_damaged_checkpoint_is_passed_over_and_without_a_whole_one_it_is_an_error(copy, main):
+def test_a_damaged_checkpoint_is_skipped_and_it_is_an_error_if_all_are_damaged(copy, main):
     evaluate = ("--mode=evaluate", "--workdir", copy.path, "--checkpoint=latest")
     *older, newest = steps(copy)
     damage(copy, newest)
@@ -208,7 +210,7 @@ def test_a_damaged_checkpoint_is_passed_over_and_without_a_whole_one_it_is_an_er
     assert steps(copy) == [*older, newest]
 
 
-def test_a_folder_of_another_configuration_is_refused_as_it_is(copy, main):
+def test_a_run_folder_of_another_configuration_is_refused_and_not_changed(copy, main):
     before = copy.config_json.read_bytes()
     call = main(*SMALL, "--config.data.limit=400", "--config.train.seed=1", "--workdir", copy.path)
     message = assert_one_error(call, 2)
@@ -232,19 +234,19 @@ def test_a_folder_of_another_configuration_is_refused_as_it_is(copy, main):
         (("--mode=evaluate", "--workdir=/nowhere/run"), ["/nowhere/run", "config.json"]),
     ],
 )
-def test_what_is_typed_wrong_is_one_line_and_exit_code_2(main, tmp_path, arguments, words):
+def test_a_wrong_command_line_prints_one_line_and_exits_with_2(main, tmp_path, arguments, words):
     workdir = () if "--mode=evaluate" in arguments else ("--workdir", tmp_path / "run")
     message = assert_one_error(main(*arguments, *workdir), 2)
     assert all(word in message for word in words), message
     assert not (tmp_path / "run").exists()
 
 
-def test_without_network_and_fallback_there_is_an_error(main, tmp_path):
+def test_without_network_and_fallback_data_set_training_is_an_error(main, tmp_path):
     message = assert_one_error(main(*RECIPE, "--config.data.fallback=", "--workdir", tmp_path / "run"), 1)
     assert "cifar10 is not here and cannot be downloaded" in message and "CIFAR_JAX_DATA" in message
 
 
-def test_inspect_prints_the_layers_and_needs_no_data(main):
+def test_inspect_prints_the_layers_without_data(main):
     code, out, err = main(*RECIPE, "--mode=inspect")
     assert code == 0, err
     assert "parameters" in out and "whiten" in out and "frozen" in out and "20 epochs" in out

@@ -1,6 +1,6 @@
-"""What glibc does with the memory of a training step: kept from step to step, and given back where it is not used.
+"""With our malloc settings glibc keeps the memory of a training step for the next step and can release unused memory.
 
-Each in a process of its own, since glibc reads its tunables at the start.
+Each test program runs in a new process, because glibc reads its tunables at the start.
 """
 
 import os
@@ -14,7 +14,7 @@ from cifar_jax import memory
 
 ONLY_ON_GLIBC = pytest.mark.skipif(
     not memory.is_glibc(),
-    reason="measures what glibc's malloc does; for any other, test_with_another_malloc_nothing_is_done runs",
+    reason="measures glibc's malloc; test_other_mallocs_are_left_alone covers the others",
 )
 ROOT = Path(__file__).parents[1]
 BLOCK = 64 * 2**20  # bytes
@@ -42,7 +42,7 @@ def resident():
 
 
 def printed(program: str, tunables: str) -> list[int]:
-    """The integers that `program`, run after the prelude under these tunables, prints."""
+    """Runs PRELUDE + `program` with these tunables; returns the integers that it prints."""
     environment = os.environ | {"GLIBC_TUNABLES": tunables}
     done = subprocess.run(
         [sys.executable, "-c", PRELUDE + program],
@@ -55,8 +55,8 @@ def printed(program: str, tunables: str) -> list[int]:
     return [int(word) for word in done.stdout.split()]
 
 
-def page_faults_of_a_second_time(tunables: str, *, one_arena: bool = True) -> int:
-    """In a thread, as XLA allocates: of taking, filling and freeing a block that was freed before."""
+def page_faults_of_second_use(tunables: str, *, one_arena: bool = True) -> int:
+    """Page faults when a thread (XLA allocates in threads) fills a block of a size that was freed before."""
     program = "memory.use_one_arena()" if one_arena else ""
     program += """
 def twice():
@@ -70,23 +70,23 @@ in_a_thread(twice)
 
 
 @ONLY_ON_GLIBC
-def test_freed_memory_is_taken_again_without_page_faults():
-    assert page_faults_of_a_second_time(memory.TUNABLES) < 10
-    # The controls: as glibc comes, and with the tunables alone.
-    assert page_faults_of_a_second_time("glibc.malloc.hugetlb=0") >= BLOCK // 2**21
-    assert page_faults_of_a_second_time(memory.TUNABLES, one_arena=False) >= BLOCK // 2**21
+def test_freed_memory_is_reused_without_page_faults():
+    assert page_faults_of_second_use(memory.TUNABLES) < 10
+    # Controls: the defaults of glibc, and the tunables without `use_one_arena`.
+    assert page_faults_of_second_use("glibc.malloc.hugetlb=0") >= BLOCK // 2**21
+    assert page_faults_of_second_use(memory.TUNABLES, one_arena=False) >= BLOCK // 2**21
 
 
 @ONLY_ON_GLIBC
-def test_tidy_gives_back_what_is_not_used():
+def test_tidy_releases_unused_memory():
     program = "fill_and_free(3); before = resident(); memory.tidy(); print(before, resident())"
     before, after = printed(program, memory.TUNABLES)
     assert before - after > 2.5 * BLOCK
 
 
 @ONLY_ON_GLIBC
-def test_tidy_leaves_a_gap_for_small_blocks():
-    """What comes after it lies in the gap, and not behind the end of the heap, which it would move."""
+def test_tidy_keeps_space_for_small_blocks():
+    """Small blocks that are allocated afterwards do not grow the heap."""
     program = """
 end = libc.sbrk
 end.restype = ctypes.c_void_p
@@ -99,22 +99,22 @@ print(end(0) - before)
 
 
 @ONLY_ON_GLIBC
-def test_the_program_is_started_anew_once_with_the_tunables():
+def test_the_program_restarts_once_with_the_tunables():
     program = "import sys; from cifar_jax.memory import use_huge_pages; use_huge_pages(); import os; "
     program += "print(os.environ['GLIBC_TUNABLES'])"
     environment = {name: value for name, value in os.environ.items() if name != "GLIBC_TUNABLES"}
-    for given, wanted in ((None, memory.TUNABLES), ("glibc.malloc.hugetlb=0", "glibc.malloc.hugetlb=0")):
+    for given, expected in ((None, memory.TUNABLES), ("glibc.malloc.hugetlb=0", "glibc.malloc.hugetlb=0")):
         chosen = environment | ({"GLIBC_TUNABLES": given} if given else {})
         done = subprocess.run(
             [sys.executable, "-c", program], cwd=ROOT, env=chosen, text=True, check=True, stdout=subprocess.PIPE
         )
-        assert done.stdout.strip() == wanted
+        assert done.stdout.strip() == expected
 
 
-def test_with_another_malloc_nothing_is_done(monkeypatch):
+def test_other_mallocs_are_left_alone(monkeypatch):
     monkeypatch.setattr(memory, "is_glibc", lambda: False)
     monkeypatch.setattr(memory.ctypes, "CDLL", lambda name: pytest.fail("the C library was called"))
-    monkeypatch.setattr(memory.os, "execv", lambda *_: pytest.fail("the program was started anew"))
+    monkeypatch.setattr(memory.os, "execv", lambda *_: pytest.fail("the program was restarted"))
     monkeypatch.setenv("GLIBC_TUNABLES", memory.TUNABLES)
     memory.use_one_arena()
     memory.tidy()
