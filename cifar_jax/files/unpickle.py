@@ -1,50 +1,147 @@
-"""Pickles from untrusted files, read without executing anything."""
+"""Pickles from untrusted files, read without executing anything.
 
+NumPy's own types are never used: their `__setstate__` trusts the file, and can crash the process. The replacements here
+check the dtype, the shape and the number of bytes before they build an array.
+"""
+
+import dataclasses
 import io
+import math
 import pickle
+from collections.abc import Callable
+from typing import ClassVar
 
 import numpy as np
 
 from cifar_jax.errors import DataError
 
+_DTYPE_CODES = ("b1", "i1", "u1", "i2", "u2", "i4", "u4", "i8", "u8", "f2", "f4", "f8")
+_BYTE_ORDERS = ("|", "<", ">", "=")
 
-def unpickle(data: bytes, *, where: str) -> dict:
-    """A dict of plain values and arrays from an untrusted pickle. Nothing in it is executed.
 
-    Raises:
-        DataError: the pickle asks for anything but numpy arrays, is damaged, or is no dict.
-    """
-    try:
-        value = _ArraysOnly(io.BytesIO(data), encoding="latin1").load()
-    except DataError as error:
-        raise DataError(f"{where}: {error}") from error
-    except Exception as error:  # a damaged pickle raises whatever its opcodes run into
-        raise DataError(f"{where}: damaged pickle ({error!r}); fetch it again") from error
-    if not isinstance(value, dict):
-        raise DataError(f"{where}: a pickled {type(value).__name__}; expected a dict of arrays")
-    return value
+class Sealed:
+    """What a pickle may refer to or build, but not change: the opcode BUILD could otherwise set any attribute."""
+
+    def __setstate__(self, state):
+        raise DataError("a pickle changes an object; do not use this file")
+
+
+@dataclasses.dataclass(frozen=True)
+class Function(Sealed):
+    """Replaces a function or class that a pickle calls."""
+
+    call: Callable
+
+    def __call__(self, *arguments):
+        return self.call(*arguments)
+
+
+class _Dtype:
+    """Replaces `numpy.dtype`."""
+
+    def __init__(self, code: str, *_):
+        if code not in _DTYPE_CODES:
+            raise DataError(f"dtype {code!r} in a pickle; expected one of {', '.join(_DTYPE_CODES)}")
+        self.code = code
+        self.dtype = np.dtype(code)
+
+    def __setstate__(self, state):
+        _, byte_order, *details = state
+        if byte_order not in _BYTE_ORDERS or tuple(details) != (None, None, None, -1, -1, 0):
+            raise DataError(f"dtype {self.code!r} with fields or flags in a pickle; do not use this file")
+        self.dtype = np.dtype(byte_order + self.code)
+
+
+class _Array:
+    """Replaces `numpy.ndarray`; `values` is the array."""
+
+    values: np.ndarray | None = None
+
+    def __setstate__(self, state):
+        _, shape, dtype, is_fortran, data = state
+        self.values = _array(data, dtype, shape, "F" if is_fortran else "C")
+
+
+def _array(data, dtype, shape, order: str) -> np.ndarray:
+    if isinstance(data, str):  # the bytes of Python 2
+        data = data.encode("latin1")
+    is_plain = isinstance(data, bytes) and isinstance(dtype, _Dtype) and isinstance(shape, tuple)
+    if not is_plain or any(type(size) is not int or size < 0 for size in shape):
+        raise DataError("an array in a pickle that is not plain numbers; do not use this file")
+    if math.prod(shape) * dtype.dtype.itemsize != len(data):
+        raise DataError(f"an array of shape {shape} and {len(data)} bytes in a pickle; fetch the file again")
+    return np.frombuffer(data, dtype.dtype).reshape(shape, order=order)
+
+
+def _from_buffer(data, dtype, shape, order, axes=None) -> _Array:
+    """How protocol 5 writes an array; order 'K' is C with the axes then permuted."""
+    array = _Array()
+    array.values = _array(data, dtype, shape, "F" if order == "F" else "C")
+    if order == "K":
+        array.values = array.values.transpose(axes)
+    return array
+
+
+def _scalar(dtype, data):
+    return _array(data, dtype, (), "C").item()
 
 
 def _encode(text: str, encoding: str) -> bytes:
-    """Stands in for `_codecs.encode`, with which python 3 writes bytes for python 2, and for that only."""
+    """`_codecs.encode` for the one encoding with which Python 3 writes bytes in protocol 2."""
     if encoding != "latin1":
         raise DataError(f"forbidden encoding {encoding!r} in a pickle; do not use this file")
     return text.encode("latin1")
 
 
-_RECONSTRUCT = np.empty(0).__reduce__()[0]  # numpy keeps it in a private module that has moved before
-_ALLOWED = {
-    ("numpy.core.multiarray", "_reconstruct"): _RECONSTRUCT,
-    ("numpy._core.multiarray", "_reconstruct"): _RECONSTRUCT,
-    ("numpy", "ndarray"): np.ndarray,
-    ("numpy", "dtype"): np.dtype,
-    ("_codecs", "encode"): _encode,
-}
+class Unpickler(pickle._Unpickler):
+    """Plain values, and arrays as `_Array`; every other global is refused.
 
+    Pickle's implementation in Python: the one in C reserves memory for any size or index that a file names.
+    """
 
-class _ArraysOnly(pickle.Unpickler):
+    allowed: ClassVar[dict[tuple[str, str], Sealed]] = {
+        ("_codecs", "encode"): Function(_encode),
+        ("__builtin__", "bytes"): Function(lambda: b""),  # how protocol 2 writes empty bytes
+        ("numpy", "ndarray"): Sealed(),
+        ("numpy", "dtype"): Function(_Dtype),
+        **{
+            (f"numpy.{core}.{module}", name): Function(function)
+            for core in ("core", "_core")
+            for module, name, function in (
+                ("multiarray", "_reconstruct", lambda *_: _Array()),
+                ("multiarray", "scalar", _scalar),
+                ("numeric", "_frombuffer", _from_buffer),
+            )
+        },
+    }
+
+    def __init__(self, file):
+        super().__init__(file, encoding="latin1")
+
     def find_class(self, module: str, name: str):
         try:
-            return _ALLOWED[module, name]
+            return self.allowed[module, name]
         except KeyError:
             raise DataError(f"forbidden global {module}.{name} in a pickle; do not use this file") from None
+
+    def _load_bytearray(self):
+        self.append(self.read(int.from_bytes(self.read(8), "little")))
+
+    dispatch: ClassVar[dict] = pickle._Unpickler.dispatch | {pickle.BYTEARRAY8[0]: _load_bytearray}
+
+
+def unpickle(data: bytes, *, where: str) -> dict:
+    """A dict of plain values and NumPy arrays from an untrusted pickle.
+
+    Raises:
+        DataError: the pickle refers to anything but arrays of numbers, is damaged, or is not a dict.
+    """
+    try:
+        value = Unpickler(io.BytesIO(data)).load()
+    except DataError as error:
+        raise DataError(f"{where}: {error}") from error
+    except Exception as error:  # a damaged pickle can raise anything
+        raise DataError(f"{where}: damaged pickle ({error!r}); fetch it again") from error
+    if not isinstance(value, dict):
+        raise DataError(f"{where}: a pickled {type(value).__name__}; expected a dict of arrays")
+    return {key: item.values if isinstance(item, _Array) else item for key, item in value.items()}

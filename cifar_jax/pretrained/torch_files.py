@@ -6,39 +6,50 @@ Only the tensors of the state dict are read; a training checkpoint's optimizer s
 
 import collections
 import dataclasses
+import io
+import math
 import pickle
 import zipfile
 from collections.abc import Callable
-from typing import BinaryIO
+from typing import BinaryIO, ClassVar
 
 import ml_dtypes
 import numpy as np
 
 from cifar_jax.errors import DataError
+from cifar_jax.files.unpickle import Function, Sealed, Unpickler
 
 _MAGIC = 0x1950A86A20F9469CFC6C
 LEGACY_START = pickle.dumps(_MAGIC, protocol=2)  # how files before the zips begin
+_LARGEST_PICKLE = 16 << 20  # bytes
 _STATE_DICTS = ("model", "state_dict")  # where training checkpoints keep it
 
 
 @dataclasses.dataclass(frozen=True)
-class _Storage:
+class _StorageType(Sealed):
+    dtype: np.dtype
+
+
+@dataclasses.dataclass(frozen=True)
+class _Storage(Sealed):
     key: str
     dtype: np.dtype
 
 
 @dataclasses.dataclass(frozen=True)
-class _Tensor:
+class _Tensor(Sealed):
     storage: _Storage
     offset: int  # of elements, as the strides
     shape: tuple[int, ...]
     strides: tuple[int, ...]
 
     def of(self, elements: np.ndarray) -> np.ndarray:
-        """The tensor in its storage; what lies outside of it is refused, for that would be memory of the process."""
+        """The tensor's elements of its storage, after a check that none is outside of it or used twice."""
         last = self.offset + sum((size - 1) * stride for size, stride in zip(self.shape, self.strides, strict=True))
         if min(self.offset, *self.shape, *self.strides, 0) < 0 or (0 not in self.shape and last >= len(elements)):
             raise DataError("a tensor reaches beyond its storage; fetch the file again")
+        if math.prod(self.shape) > len(elements):  # would take more memory than the file
+            raise DataError("a tensor is larger than its storage; save tensor.contiguous() instead")
         strides = [stride * elements.itemsize for stride in self.strides]
         return np.lib.stride_tricks.as_strided(elements[self.offset :], self.shape, strides, writeable=False)
 
@@ -47,51 +58,33 @@ def _rebuild_tensor(storage, offset, shape, strides, *_) -> _Tensor:
     return _Tensor(storage, offset, tuple(shape), tuple(strides))
 
 
-def _encode(text: str, encoding: str) -> bytes:
-    """Stands in for `_codecs.encode`, with which pickles of protocol 2 hold bytes."""
-    if encoding != "latin1":
-        raise DataError(f"forbidden encoding {encoding!r} in a pickle; do not use this file")
-    return text.encode("latin1")
+class _TorchUnpickler(Unpickler):
+    """Also `_Tensor`s; notes the storages that they refer to."""
 
-
-_SCALAR = np.float64(0).__reduce__()[0]  # numpy keeps it in a private module that has moved before
-_ALLOWED = {
-    ("collections", "OrderedDict"): collections.OrderedDict,
-    ("torch._utils", "_rebuild_tensor_v2"): _rebuild_tensor,
-    ("torch._utils", "_rebuild_parameter"): lambda tensor, *_: tensor,
-    ("numpy.core.multiarray", "scalar"): _SCALAR,  # accuracies beside the weights
-    ("numpy._core.multiarray", "scalar"): _SCALAR,
-    ("numpy", "dtype"): np.dtype,
-    ("_codecs", "encode"): _encode,
-    **{
-        ("torch", f"{name}Storage"): np.dtype(dtype)
-        for name, dtype in {
-            **{"Float": np.float32, "Double": np.float64, "Half": np.float16, "BFloat16": ml_dtypes.bfloat16},
-            **{"Long": np.int64, "Int": np.int32, "Short": np.int16, "Char": np.int8, "Byte": np.uint8},
-            "Bool": np.bool_,
-        }.items()
-    },
-}
-
-
-class _TensorsOnly(pickle.Unpickler):
-    """Plain values and `_Tensor`s; notes the storages that they refer to."""
+    allowed: ClassVar[dict[tuple[str, str], Sealed]] = {
+        **Unpickler.allowed,
+        ("collections", "OrderedDict"): Function(collections.OrderedDict),
+        ("torch._utils", "_rebuild_tensor_v2"): Function(_rebuild_tensor),
+        ("torch._utils", "_rebuild_parameter"): Function(lambda tensor, *_: tensor),
+        **{
+            ("torch", f"{name}Storage"): _StorageType(np.dtype(dtype))
+            for name, dtype in {
+                **{"Float": np.float32, "Double": np.float64, "Half": np.float16, "BFloat16": ml_dtypes.bfloat16},
+                **{"Long": np.int64, "Int": np.int32, "Short": np.int16, "Char": np.int8, "Byte": np.uint8},
+                "Bool": np.bool_,
+            }.items()
+        },
+    }
 
     def __init__(self, file: BinaryIO):
-        super().__init__(file, encoding="latin1")
+        super().__init__(file)
         self.storages: dict[str, _Storage] = {}
 
-    def find_class(self, module: str, name: str):
-        try:
-            return _ALLOWED[module, name]
-        except KeyError:
-            raise DataError(f"forbidden global {module}.{name} in a pickle; do not use this file") from None
-
     def persistent_load(self, reference) -> _Storage:
-        kind, dtype, key, *_ = reference
-        if kind != "storage" or not isinstance(dtype, np.dtype):
-            raise DataError("a pickle refers to something that is no storage; do not use this file")
-        return self.storages.setdefault(key, _Storage(key, dtype))
+        kind, storage_type, key, *_ = reference
+        if kind != "storage" or not isinstance(storage_type, _StorageType):
+            raise DataError("a pickle refers to something that is not a storage; do not use this file")
+        return self.storages.setdefault(key, _Storage(key, storage_type.dtype))
 
 
 def read_zip(archive: zipfile.ZipFile) -> dict[str, np.ndarray]:
@@ -99,20 +92,23 @@ def read_zip(archive: zipfile.ZipFile) -> dict[str, np.ndarray]:
     (pickled,) = [name for name in archive.namelist() if name.endswith("data.pkl")]
     folder = pickled.removesuffix("data.pkl")
     with archive.open(pickled) as file:
-        value = _TensorsOnly(file).load()
+        value = _TorchUnpickler(_start(file)).load()
     return _state_dict(value, lambda storage: np.frombuffer(archive.read(f"{folder}data/{storage.key}"), storage.dtype))
 
 
 def read_legacy(file: BinaryIO) -> dict[str, np.ndarray]:
     """The state dict of a file of PyTorch before 1.6: five pickles, then each storage with its length before it."""
-    if _TensorsOnly(file).load() != _MAGIC:
+    pickles = _start(file)
+    if _TorchUnpickler(pickles).load() != _MAGIC:
         raise DataError("not a file of PyTorch; fetch it again")
     for _ in ("protocol", "sizes of the machine's types"):
-        _TensorsOnly(file).load()
-    unpickler = _TensorsOnly(file)
+        _TorchUnpickler(pickles).load()
+    unpickler = _TorchUnpickler(pickles)
     value = unpickler.load()
+    keys = _TorchUnpickler(pickles).load()
+    file.seek(pickles.tell())
     places = {}
-    for key in _TensorsOnly(file).load():
+    for key in keys:
         length = int.from_bytes(file.read(8), "little")
         places[key] = (file.tell(), length)
         file.seek(length * unpickler.storages[key].dtype.itemsize, 1)
@@ -123,6 +119,11 @@ def read_legacy(file: BinaryIO) -> dict[str, np.ndarray]:
         return np.frombuffer(file.read(length * storage.dtype.itemsize), storage.dtype, count=length)
 
     return _state_dict(value, read)
+
+
+def _start(file: BinaryIO) -> io.BytesIO:
+    """As much of a file as its pickles can take: a state dict has some 100 bytes for each tensor."""
+    return io.BytesIO(file.read(_LARGEST_PICKLE))
 
 
 def _state_dict(value, read: Callable[[_Storage], np.ndarray]) -> dict[str, np.ndarray]:

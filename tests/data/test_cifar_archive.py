@@ -2,6 +2,7 @@ import re
 
 import numpy as np
 import pytest
+from python2 import python2_pickle
 
 from cifar_jax.data import cifar_archive
 from cifar_jax.errors import DataError
@@ -106,7 +107,7 @@ def test_label_without_a_name_is_refused(tmp_path, cifar):
         {"data": np.zeros((10, 3072), np.uint8), "labels": ["a"] * 10},
     ],
 )
-def test_pickle_of_something_else_is_refused(tmp_path, cifar, python2_pickle, batch):
+def test_pickle_of_something_else_is_refused(tmp_path, cifar, batch):
     folder = cifar(10).unpack(cifar_archive.CIFAR10_PYTHON, tmp_path)
     (folder / "data_batch_2").write_bytes(python2_pickle(batch))
     with pytest.raises(DataError, match="data_batch_2: ") as caught:
