@@ -6,6 +6,7 @@ Only the tensors of the state dict are read; a training checkpoint's optimizer s
 
 import collections
 import dataclasses
+import functools
 import io
 import math
 import pickle
@@ -132,7 +133,7 @@ def _state_dict(value, read: Callable[[_Storage], np.ndarray]) -> dict[str, np.n
         if isinstance(value, dict) and isinstance(value.get(key), dict):
             value = value[key]
     tensors = {name: tensor for name, tensor in _items(value) if isinstance(tensor, _Tensor)}
-    # Tensors that share a storage are few and small, if any: each reads its own.
+    read = functools.cache(read)  # many tensors may share one storage
     return {name: tensor.of(read(tensor.storage)) for name, tensor in tensors.items()}
 
 

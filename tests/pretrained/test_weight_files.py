@@ -186,3 +186,10 @@ def test_hdf5_of_something_else(tmp_path):
         file["measurements"] = np.ones(3)
     found, _ = weight_files.read(tmp_path / "x.h5")
     assert list(found) == ["measurements/measurements"]
+
+
+def test_torch_tensor_larger_than_its_storage(tmp_path, torch_names):
+    """A stride of 0 would turn a file of some bytes into any amount of memory."""
+    save(tmp_path / "x.pth", {"a": Tensor(np.zeros(1, np.float32), shape=(1 << 20,), strides=(0,))}, torch_names)
+    with pytest.raises(DataError, match="larger than its storage"):
+        weight_files.read(tmp_path / "x.pth")
