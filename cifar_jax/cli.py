@@ -1,41 +1,36 @@
-"""The command line: reads the flags, calls the mode, prints its result, and prints errors as one line."""
+"""The command line: parses the flags, calls the mode, prints its result, and prints errors as one line."""
 
+import argparse
+import difflib
 import gc
 import logging
+import re
 import shlex
 import sys
 from pathlib import Path
+from typing import NoReturn
 
-from absl import flags
-from ml_collections import config_flags
-
-from cifar_jax.config.command_line import parse
+from cifar_jax.config import load_config, recipes
+from cifar_jax.config.command_line import describe_keys, describe_recipes, split_overrides
 from cifar_jax.errors import CifarJaxError, DataError, UsageError
 from cifar_jax.memory import use_huge_pages
 
-HELP = """Train and evaluate image classifiers on CIFAR-sized images.
-
-    python main.py --config configs/cnn_scratch.py [--workdir DIR] [--config.key=value ...] [--mode MODE]
-"""
-MODES = ("train", "evaluate", "predict", "report", "export", "inspect", "ablation", "ledger")
-
-CONFIG = config_flags.DEFINE_config_file("config", None, "the recipe, e.g. configs/cnn_scratch.py")
-WORKDIR = flags.DEFINE_string("workdir", None, "the run folder; if not given, runs/NAME of the recipe")
-MODE = flags.DEFINE_enum("mode", "train", MODES, "what to do; ledger is an alias of ablation")
-SPLIT = flags.DEFINE_enum("split", "test", ("test", "validation", "train"), "evaluate: these images")
-CHECKPOINT = flags.DEFINE_string("checkpoint", "best", "evaluate, predict: best, latest or the number of a step")
-TTA = flags.DEFINE_bool("tta", None, "evaluate, predict: test-time augmentation; if not given, as the recipe says")
-IMAGES = flags.DEFINE_multi_string("images", [], "predict: image files, folders and globs, any number")
-OUTPUT = flags.DEFINE_string("output", "", "predict: JSON lines, all probabilities of each image; export: the file")
-FORMAT = flags.DEFINE_enum(
-    "format", "safetensors", ("safetensors", "keras", "stablehlo", "onnx"), "export: what to write"
-)
+MODES = {
+    "train": "trains, resumes an interrupted run, evaluates, writes report.html",
+    "evaluate": "accuracy, loss and figures of a checkpoint on one split",
+    "predict": "class and probability of image files",
+    "report": "the page of a run, or a comparison of all runs below a folder",
+    "export": "a run as a file for other programs",
+    "inspect": "layers, FLOPs, learning rates and memory, without data",
+    "ablation": "fixes the mistakes of a recipe one at a time, with several seeds",
+}
+MODES_WITH_CONFIG = ("train", "inspect", "ablation")
 
 
 def main() -> None:
     """Runs `sys.argv` and exits: 0, 1 (data), 2 (usage), 130 or 143 (interrupted)."""
     use_huge_pages()
-    gc.set_threshold(50_000)  # most of what tracing allocates stays: collecting more often costs 0.3 s of a start
+    gc.set_threshold(50_000)  # most of what tracing allocates is kept: collecting more often costs 0.3 s of a start
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     logging.getLogger("matplotlib").setLevel(logging.ERROR)  # its first start logs about fonts
     try:
@@ -52,69 +47,147 @@ def main() -> None:
 
 
 def run(argv: list[str]) -> None:
-    """Parses the flags and runs one mode. JAX is imported only then: it takes two seconds, a typo is answered at once.
+    """Parses the flags and runs one mode. JAX takes two seconds to import: it is imported after all checks.
 
     Raises:
         CifarJaxError: see `cifar_jax.errors`.
     """
-    recipe = parse(argv, help_text=HELP)
-    mode = "ablation" if MODE.value == "ledger" else MODE.value
-    _require_flags(mode, recipe)
-    workdir = WORKDIR.value or str(Path("runs") / Path(recipe).stem)
-    command = shlex.join(["python", *argv])
-    if mode == "train":
+    arguments, overrides = split_overrides(argv[1:])
+    flags = _parse(arguments)
+    workdir = _workdir(flags)
+    if flags.mode in MODES_WITH_CONFIG:
+        config = load_config(flags.config, **overrides)
+    elif overrides:
+        instead = "use --data for data that moved" if flags.mode == "evaluate" else "train another run to change it"
+        raise UsageError(f"--mode {flags.mode} uses the configuration of the run: omit --config.KEY; {instead}")
+    command = shlex.join([*_program(argv[0]), *argv[1:]])
+    if flags.mode == "train":
         from cifar_jax.modes.train import train
         from cifar_jax.training import results
 
-        print(results.describe_results(train(CONFIG.value, workdir, command=command)))
-    elif mode == "ablation":
+        print(results.describe_results(train(config, workdir, command=command)))
+    elif flags.mode == "ablation":
         from cifar_jax.modes.ablation import ablation
 
-        print(*ablation(CONFIG.value, workdir, command=command), sep="\n")
-    elif mode == "evaluate":
+        print(*ablation(config, workdir, command=command), sep="\n")
+    elif flags.mode == "inspect":
+        from cifar_jax.modes.inspect import inspect
+
+        inspect(config)
+    elif flags.mode == "evaluate":
         from cifar_jax.modes.evaluate import evaluate
         from cifar_jax.training import results
 
-        found = evaluate(workdir, split=SPLIT.value, checkpoint=CHECKPOINT.value, tta=TTA.value)
-        print(results.describe_metrics(found))
-    elif mode == "predict":
-        _predict(workdir)
-    elif mode == "export":
+        metrics = evaluate(workdir, split=flags.split, checkpoint=flags.checkpoint, tta=flags.tta, data=flags.data)
+        print(results.describe_metrics(metrics))
+    elif flags.mode == "predict":
+        _predict(workdir, flags)
+    elif flags.mode == "export":
         from cifar_jax.modes.export import export
 
-        print(*export(workdir, output=OUTPUT.value, format=FORMAT.value, checkpoint=CHECKPOINT.value), sep="\n")
-    elif mode == "report":
+        print(*export(workdir, output=flags.output, format=flags.format, checkpoint=flags.checkpoint), sep="\n")
+    else:
         from cifar_jax.modes.report import report
 
         print(*report(workdir), sep="\n")
-    else:
-        from cifar_jax.modes.inspect import inspect
-
-        inspect(CONFIG.value)
 
 
-def _predict(workdir: str) -> None:
+def _predict(workdir: str, flags: argparse.Namespace) -> None:
     from rich.console import Console
 
     from cifar_jax.data import decode
     from cifar_jax.modes import predict
 
+<<<<<<< HEAD
     files = decode.find(IMAGES.value)
     table, unreadable = predict.predict_table(
         workdir, files, checkpoint=CHECKPOINT.value, tta=TTA.value, output=OUTPUT.value
     )
+=======
+    files = decode.find(flags.images)
+    table, unreadable = predict.predict(workdir, files, checkpoint=flags.checkpoint, tta=flags.tta, output=flags.output)
+>>>>>>> 47ba21c (Each configuration key is declared once; recipes import cifar_jax.config only)
     Console(width=None if sys.stdout.isatty() else 1000).print(table)  # a pipe has no width: nothing is folded
     if unreadable:
         raise DataError(f"{unreadable} of {len(files)} files could not be read, see above; the others are done")
 
 
-def _require_flags(mode: str, recipe: str) -> None:
-    if mode in ("train", "inspect", "ablation") and not recipe:
-        raise UsageError(f"--mode {mode} needs --config, e.g. --config configs/cnn_scratch.py")
-    if not recipe and not WORKDIR.value:
-        folder = "the folder of a run, or one that holds several" if mode == "report" else "the folder of a run"
-        raise UsageError(f"--mode {mode} needs --workdir, {folder}")
-    if mode == "predict" and not IMAGES.value:
-        raise UsageError("--mode predict needs --images, image files or folders")
-    if mode == "export" and not OUTPUT.value:
-        raise UsageError("--mode export needs --output, the file to write")
+class _Parser(argparse.ArgumentParser):
+    """Raises errors as UsageError, and lists recipes and keys in --help."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(message)
+
+    def format_help(self) -> str:
+        modes = (f"  {name:10} {summary}" for name, summary in MODES.items())
+        keys = "configuration keys: default, [unit], meaning and range:"
+        lines = ("", "modes:", *modes, "", "recipes:", *describe_recipes(), "", keys, *describe_keys(), "")
+        return super().format_help() + "\n".join(lines)
+
+
+def _parse(arguments: list[str]) -> argparse.Namespace:
+    """The flags other than --config.KEY.
+
+    Raises:
+        UsageError: an unknown flag or mode, a stray argument, or a flag that is missing.
+    """
+    parser = _Parser(
+        prog="cifar-jax",
+        usage="cifar-jax --config RECIPE [--config.KEY=VALUE ...] [--mode MODE] [--workdir DIR]",
+        formatter_class=lambda prog: argparse.HelpFormatter(prog, width=80),
+        add_help=False,
+        allow_abbrev=False,
+    )
+    add = parser.add_argument
+    add("--help", "--helpfull", "-h", action="help", help="this text")
+    add("--config", default="", metavar="RECIPE", help="name of a recipe, or a Python file that defines get_config()")
+    add("--mode", default="train", choices=(*MODES, "ledger"), metavar="MODE", help="see below; default: train")
+    add("--workdir", default="", metavar="DIR", help="the run folder; default: runs/RECIPE")
+    add("--split", default="test", choices=("test", "validation", "train"), help="evaluate; default: test")
+    add("--checkpoint", default="best", help="evaluate, predict, export: best (default), latest or a step")
+    add(
+        "--tta",
+        action="store_true",
+        default=None,
+        help="evaluate, predict: test-time augmentation; default: as trained",
+    )
+    add("--notta", dest="tta", action="store_false", default=None, help="evaluate, predict: none")
+    add("--data", default="", metavar="DIR", help="evaluate: the data of the run, if they were moved")
+    add("--images", default=[], nargs="+", action="extend", metavar="FILE", help="predict: files, folders and globs")
+    add("--output", default="", metavar="FILE", help="predict: a file of JSON lines; export: the file to write")
+    add("--format", default="safetensors", choices=("safetensors", "keras", "stablehlo", "onnx"), help="export")
+    flags, rest = parser.parse_known_args(arguments)
+    for argument in rest:
+        name = argument.removeprefix("--").partition("=")[0]
+        if name == argument:
+            raise UsageError(f"stray argument {argument!r}: flags begin with --")
+        near = difflib.get_close_matches(name, vars(flags), n=1)
+        raise UsageError(f"unknown flag --{name}; {f'the nearest is --{near[0]}' if near else '--help lists them'}")
+    flags.mode = "ablation" if flags.mode == "ledger" else flags.mode
+    if flags.mode in MODES_WITH_CONFIG and not flags.config:
+        raise UsageError(f"--mode {flags.mode} requires --config, such as --config cnn_scratch")
+    if not flags.config and not flags.workdir:
+        raise UsageError(f"--mode {flags.mode} requires --workdir, the folder of a run")
+    for mode, name in (("predict", "images"), ("export", "output")):
+        if flags.mode == mode and not getattr(flags, name):
+            raise UsageError(f"--mode {mode} requires --{name}")
+    return flags
+
+
+def _workdir(flags: argparse.Namespace) -> str:
+    """The run folder, with `~` expanded.
+
+    Raises:
+        UsageError: it is on a remote file system, or named after a recipe that does not exist.
+    """
+    if re.match(r"\w+://", flags.workdir):
+        raise UsageError(f"--workdir={flags.workdir}: must be a folder of a mounted file system")
+    return str(Path(flags.workdir).expanduser() if flags.workdir else Path("runs") / recipes.find(flags.config).stem)
+
+
+def _program(path: str) -> list[str]:
+    """How the program was started, as the user would type it again."""
+    name = Path(path).name
+    if name == "__main__.py":
+        return ["python", "-m", "cifar_jax"]
+    return ["python", path] if name.endswith(".py") else [name]

@@ -1,20 +1,20 @@
-"""Makes a backbone from an image folder: a ResNet from random weights, to be exported and then transferred.
+"""Trains a ResNet-50 from scratch, to export as a backbone.
 
-    python main.py --config configs/resnet50_pretrain.py --config.data.name=folder --config.data.dir=IMAGES
-    python main.py --mode export --workdir runs/resnet50_pretrain --output backbone.safetensors
-    python main.py --config configs/resnet50_frozen.py --config.model.pretrained=backbone.safetensors
+    cifar-jax --config resnet50_pretrain --config.data.name=folder --config.data.dir=IMAGES
+    cifar-jax --mode export --workdir runs/resnet50_pretrain --output backbone.safetensors
+    cifar-jax --config resnet50_frozen --config.model.pretrained=backbone.safetensors
 
-A smaller one, for two CPU cores:  --config.model.stage_sizes=(1,1,1,1) --config.model.width=16
-                                   --config.model.image_size=32
+A smaller one, for two CPU cores: --config.model.stage_sizes=(1,1,1,1) --config.model.width=16
+                                  --config.model.image_size=32
 """
 
 from ml_collections import ConfigDict
 
-from configs import default
+from cifar_jax.config import default_config
 
 
 def get_config() -> ConfigDict:
-    config = default.get_config()
+    config = default_config()
     config.model.name = "resnet"
     config.model.image_size = 64
     config.augment.flip = "random"
@@ -26,5 +26,5 @@ def get_config() -> ConfigDict:
     config.train.epochs = 30
     config.train.batch_size = 256
     config.evaluation.batch_size = 256
-    config.mesh.cpu_devices = 1  # on two cores, training takes 1.25 times as long on two devices
+    config.mesh.cpu_devices = 1  # with two devices on two cores, training takes 1.25 times as long
     return config

@@ -1,1 +1,33 @@
 """Configuration: every key with its default and range, checks, recipes and the command line."""
+
+from ml_collections import ConfigDict
+
+from cifar_jax.config import recipes
+from cifar_jax.config.keys import default_config
+from cifar_jax.config.validate import validate, with_overrides
+
+__all__ = ["default_config", "load_config"]
+
+
+def load_config(name_or_file: str, /, **overrides) -> ConfigDict:
+    """The configuration of a recipe, with other values for some of its keys.
+
+    >>> config = load_config("cnn_scratch", train={"epochs": 2}, **{"model.widths": (8, 16)})
+    >>> config.train.epochs, config.model.widths, config.optimizer.name
+    (2, (8, 16), 'muon')
+
+    Args:
+        name_or_file: a recipe of the package, such as 'cnn_scratch' or 'notebook/notebook_cnn', or a Python file that
+            defines `get_config()`.
+        overrides: values by group, `train={"epochs": 2}`, or by dotted key, `**{"train.epochs": 2}`. `cifar-jax --help`
+            lists all keys.
+
+    Returns:
+        A validated configuration. It takes new values of the same types, and no new keys.
+
+    Raises:
+        UsageError: no such recipe or key (the message names the nearest), or a value of the wrong type or range.
+    """
+    config = with_overrides(recipes.run(name_or_file), overrides)
+    validate(config)
+    return config

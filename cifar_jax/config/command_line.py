@@ -1,92 +1,68 @@
-"""The command line of `main.py`: every mistake in it is one line that names the mend."""
+"""The `--config` flags of the command line, and the lines of `--help` about recipes and keys."""
 
-import difflib
-import importlib.util
-import sys
-from collections.abc import Sequence
-from pathlib import Path
+import ast
+import textwrap
+from collections.abc import Iterator, Sequence
 
-from absl import flags
-
-from cifar_jax.config.validate import check_overrides
+from cifar_jax.config import recipes
+from cifar_jax.config.keys import KEYS
+from cifar_jax.config.validate import require_known
 from cifar_jax.errors import UsageError
 
+_SWITCH = {"true": True, "t": True, "1": True, "false": False, "f": False, "0": False}
+_TYPES = {bool: "true or false", int: "an integer", float: "a number", tuple: "a tuple such as '(1,2)'"}
 
-def parse(argv: Sequence[str], *, help_text: str) -> str:
-    """Parses the flags of the main module, those of `--config` among them.
 
-    `--help` prints `help_text` and the flags, and exits with 0.
+def split_overrides(arguments: Sequence[str]) -> tuple[list[str], dict[str, object]]:
+    """Separates `--config.key=value`, `--config.key value` and `--noconfig.switch` from the other arguments.
 
     Returns:
-        The path of the recipe, '' where none is given.
+        The other arguments, in order, and the values by dotted key; of a key given twice, the last.
 
     Raises:
-        UsageError: an unknown flag, key or mode, a value of the wrong type, a stray argument, or no such recipe.
+        UsageError: an unknown key (the message names the nearest), a value of the wrong type, or no value.
     """
-    if {"--help", "-help", "-h"} & set(argv):
-        print(help_text)
-        for flag in flags.FLAGS.get_key_flags_for_module("cifar_jax.cli"):
-            print(f"  --{flag.name:12} {flag.help}")
-        sys.exit(0)
-    argv = _with_repeated(argv, "--images")
-    recipe = _recipe(argv)
-    if recipe:
-        check_overrides(argv, _load(recipe).get_config())  # absl answers a misspelt key with a traceback
+    others, overrides = [], {}
+    remaining = iter(arguments)
+    for argument in remaining:
+        flag, equals, value = argument.partition("=")
+        prefix, _, key = flag.partition("config.")
+        if prefix not in ("--", "--no") or not key:
+            others.append(argument)
+            continue
+        require_known(key)
+        is_switch = isinstance(KEYS[key].default, bool)
+        if prefix == "--no" and (equals or not is_switch):
+            raise UsageError(f"{argument}: only a switch can be negated, and takes no value then")
+        if is_switch and not equals:
+            value = "false" if prefix == "--no" else "true"
+        elif not equals and (value := next(remaining, None)) is None:
+            raise UsageError(f"--config.{key}: a value must follow")
+        overrides[key] = _parse(key, value)
+    return others, overrides
+
+
+def _parse(key: str, text: str) -> object:
+    kind = type(KEYS[key].default)
     try:
-        stray = flags.FLAGS(list(argv))[1:]
-    except flags.UnrecognizedFlagError as error:
-        names = [name for name in flags.FLAGS if not name.startswith("config.")]
-        near = difflib.get_close_matches(error.flagname, names, n=1)
-        hint = f"; the nearest is --{near[0]}" if near else "; --help lists them"
-        if error.flagname.startswith("config."):
-            hint = "; --config RECIPE must be given with it"
-        raise UsageError(f"unknown flag --{error.flagname}{hint}") from error
-    except flags.Error as error:
-        raise UsageError(" ".join(str(error).split())) from error
-    if stray:
-        raise UsageError(f"stray argument {stray[0]!r}: flags begin with --, and values are joined to them by =")
-    return recipe
+        if kind is bool:
+            return _SWITCH[text.lower()]
+        if kind is tuple:
+            value = ast.literal_eval(text)
+            return tuple(value) if isinstance(value, list | tuple) else (value,)
+        return kind(text)
+    except (KeyError, ValueError, SyntaxError, TypeError, MemoryError, RecursionError) as error:
+        raise UsageError(f"--config.{key}={text}: must be {_TYPES[kind]}") from error
 
 
-def _with_repeated(argv: Sequence[str], flag: str) -> list[str]:
-    """`--images a b` as `--images=a --images=b`: what a shell makes of a glob, and what absl understands."""
-    words, inside = [], False
-    for word in argv:
-        inside = word in (flag, flag[1:]) or (inside and not word.startswith("-"))
-        if not inside:
-            words.append(word)
-        elif not word.startswith("-"):
-            words.append(f"{flag}={word}")
-    return words
+def describe_recipes() -> Iterator[str]:
+    """Each recipe with the first line of its docstring."""
+    return (f"  {name:29} {recipes.summary(name)}" for name in recipes.names())
 
 
-def _recipe(argv: Sequence[str]) -> str:
-    """The value of --config, given as `--config PATH` or `--config=PATH`."""
-    for argument, following in zip(argv, [*argv[1:], ""], strict=True):
-        if argument in ("--config", "-config"):
-            return following
-        if argument.startswith(("--config=", "-config=")):
-            return argument.partition("=")[2]
-    return ""
-
-
-def _load(recipe: str):
-    """The module of a recipe file.
-
-    Raises:
-        UsageError: no such file, or it defines no `get_config`.
-    """
-    path = Path(recipe)
-    if not path.is_file():
-        beside = sorted(str(found) for found in Path("configs").rglob("*.py"))
-        near = difflib.get_close_matches(recipe, beside, n=1)
-        hint = f"the nearest is {near[0]}" if near else f"there are {', '.join(beside)}" if beside else "check the path"
-        raise UsageError(f"--config {recipe}: no such file; {hint}")
-    spec = importlib.util.spec_from_file_location(f"recipe_{path.stem}", path)
-    if spec is None or spec.loader is None:
-        raise UsageError(f"--config {recipe}: not a Python file; recipes are, e.g. configs/cnn_scratch.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    if not hasattr(module, "get_config"):
-        raise UsageError(f"--config {recipe}: defines no get_config(); see configs/cnn_scratch.py")
-    return module
+def describe_keys() -> Iterator[str]:
+    """Each key with its default and [unit], then its help and range."""
+    for name, key in KEYS.items():
+        default = repr(key.default).replace(" ", "") if isinstance(key.default, tuple) else key.default
+        yield f"  --config.{name}={default}" + (f" [{key.unit}]" if key.unit else "")
+        yield textwrap.indent(textwrap.fill(f"{key.help}; {key.range.description}", width=74), " " * 6)

@@ -1,16 +1,95 @@
-"""Checks of a configuration, with one-line errors for what a user typed wrong, and its plain form."""
+"""Checks of a configuration, its plain form, and what differs between two."""
 
 import difflib
 import json
-import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 
-from absl import flags
 from ml_collections import ConfigDict
-from ml_collections.config_flags import tuple_parser
 
-from cifar_jax.config.schema import RANGES
+from cifar_jax.config.keys import KEYS
+from cifar_jax.config.rules import RULES
 from cifar_jax.errors import UsageError
+
+
+def validate(config: ConfigDict) -> None:
+    """Checks every value, then the rules between keys.
+
+    Raises:
+        UsageError: one line for all problems: each key as the user types it, its value, what it must be.
+    """
+    values = flatten(config)
+    problems = [_problem(key, value) for key, value in values.items()]
+    problems += [f"--config.{key}: this key is missing" for key in KEYS if key not in values]
+    problems = [problem for problem in problems if problem] or [
+        message.format(config) for message, holds in RULES if not holds(config)
+    ]
+    if problems:
+        raise UsageError("; ".join(problems))
+
+
+def _problem(key: str, value: object) -> str:
+    if key not in KEYS:
+        return _unknown(key)
+    range = KEYS[key].range
+    if range.allows(value):
+        return ""
+    near = difflib.get_close_matches(str(value).lower(), range.choices, n=1, cutoff=0.5)
+    hint = f"; the nearest is {near[0]!r}" if near else ""
+    return f"--config.{key}={value}: must be {range.description}{hint}"
+
+
+def with_overrides(config: ConfigDict, overrides: Mapping) -> ConfigDict:
+    """A copy of `config` with other values, converted to the types of the keys (1 to 1.0, a list to a tuple).
+
+    Args:
+        overrides: values by dotted key, {"train.epochs": 2}, nested, {"train": {"epochs": 2}}, or both.
+
+    Raises:
+        UsageError: an unknown key, naming the nearest, or a value of another type.
+    """
+    with config.unlocked():  # a copy of a locked configuration cannot be filled
+        config = config.copy_and_resolve_references()
+    config.lock()
+    for key, value in flatten(overrides).items():
+        require_known(key)
+        try:
+            config.update_from_flattened_dict({key: value})
+        except (TypeError, ValueError) as error:
+            raise UsageError(f"--config.{key}={value}: must be {KEYS[key].range.description}") from error
+    return config
+
+
+def require_known(key: str) -> None:
+    """Refuses a dotted key that does not exist.
+
+    Raises:
+        UsageError: naming the nearest.
+    """
+    if key not in KEYS:
+        raise UsageError(_unknown(key))
+
+
+def _unknown(key: str) -> str:
+    members = [name for name in KEYS if name.startswith(f"{key}.")]
+    if members:
+        return f"'{key}' is a group of configuration keys: set one of them, such as {members[0]!r}"
+    return f"no configuration key {key!r}; the nearest is {nearest_key(key)!r}"
+
+
+def nearest_key(key: str, known: Iterable[str] = tuple(KEYS)) -> str:
+    """The existing key that `key` most likely means: 'optimizer.lr' means 'optimizer.learning_rate'."""
+    group, _, name = key.rpartition(".")
+
+    def similarity(candidate: str) -> float:
+        other_group, _, other = candidate.rpartition(".")
+        initials = "".join(word[0] for word in other.split("_"))
+        return _ratio(group, other_group) + 2 * max(_ratio(name, other), _ratio(name, initials))
+
+    return max(known, key=similarity)
+
+
+def _ratio(a: str, b: str) -> float:
+    return difflib.SequenceMatcher(None, a, b).ratio()
 
 
 def flatten(config: Mapping) -> dict[str, object]:
@@ -24,134 +103,13 @@ def flatten(config: Mapping) -> dict[str, object]:
     return flat
 
 
-def validate(config: ConfigDict) -> None:
-    """Checks every value before anything is compiled.
-
-    Raises:
-        UsageError: one line for all that is wrong: each key as the user types it, its value, what it must be.
-    """
-    values = flatten(config)
-    problems = [_problem(key, value) for key, value in values.items()] + [
-        f"--config.{key}: this key is missing" for key in RANGES if key not in values
-    ]
-    problems = [problem for problem in problems if problem] or list(_contradictions(config))
-    if problems:
-        raise UsageError("; ".join(problems))
-
-
-def _problem(key: str, value: object) -> str:
-    if key not in RANGES:
-        return _unknown(key, RANGES)
-    allowed = RANGES[key]
-    if allowed.allows(value):
-        return ""
-    near = difflib.get_close_matches(str(value).lower(), allowed.names, n=1, cutoff=0.5)
-    hint = f"; the nearest is {near[0]!r}" if near else ""
-    return f"--config.{key}={value}: must be {allowed.wanted}{hint}"
-
-
-def _contradictions(config: ConfigDict) -> Iterator[str]:
-    """What is wrong between keys whose values are each in range."""
-    schedule = config.schedule
-    units = ("steps", "epochs", "percent")
-    for kind in ("warmup", "decay"):
-        used = [f"--config.schedule.{kind}_{unit}" for unit in units if schedule[f"{kind}_{unit}"]]
-        if len(used) > 1:
-            yield f"{' and '.join(used)}: at most one of them may be set"
-        if kind == "decay" and schedule.name == "step" and not used:
-            yield "--config.schedule.name=step: needs schedule.decay_steps, decay_epochs or decay_percent"
-    if config.model.name == "cnn" and not config.model.widths:
-        yield "--config.model.widths=(): must name at least one block"
-    devices = config.mesh.devices
-    if devices and config.train.batch_size % devices:
-        yield f"--config.train.batch_size={config.train.batch_size}: must divide by mesh.devices={devices}"
-
-
-# What absl parses an override with, by the type of the default, and how a message names that type.
-_PARSERS = {
-    bool: (flags.BooleanParser(), "true or false"),
-    int: (flags.IntegerParser(), "an integer"),
-    float: (flags.FloatParser(), "a number"),
-    str: (flags.ArgumentParser(), "text"),
-    tuple: (tuple_parser.TupleParser(), "a tuple such as '(1,2)'"),
-}
-
-
-def check_overrides(argv: Sequence[str], config: ConfigDict) -> None:
-    """Checks the `--config.a.b=value` and `--config.a.b value` of a command line, before absl parses them.
-
-    Args:
-        argv: the arguments of the program.
-        config: what they override, as its file returns it.
-
-    Raises:
-        UsageError: for a key that does not exist (naming the nearest) or a value of the wrong type.
-    """
-    defaults = flatten(config)
-    arguments = list(argv[: argv.index("--")] if "--" in argv else argv)
-    for argument, following in zip(arguments, [*arguments[1:], None], strict=True):
-        override = re.fullmatch(r"--?(no)?config\.([^=]*)(?:=(.*))?", argument, re.DOTALL)
-        if override is None:
-            continue
-        negated, key, value = override.groups()
-        require_known(key, config)
-        is_switch = isinstance(defaults[key], bool)
-        if negated and not is_switch:
-            raise UsageError(f"{argument}: only switches can be negated, and {key} is none")
-        if value is None:
-            if is_switch:  # absl takes no following argument as the value of a switch
-                continue
-            if following is None:
-                raise UsageError(f"--config.{key}: a value must follow")
-            value = following
-        parser, wanted = _PARSERS[type(defaults[key])]
-        try:
-            parser.parse(value)
-        except (ValueError, TypeError, SyntaxError, OverflowError) as error:
-            raise UsageError(f"--config.{key}={value}: must be {wanted}") from error
-
-
-def require_known(key: str, config: ConfigDict) -> None:
-    """Refuses a dotted key that the configuration does not have.
-
-    Raises:
-        UsageError: naming the nearest.
-    """
-    known = flatten(config)
-    if key not in known:
-        raise UsageError(_unknown(key, known))
-
-
-def _unknown(key: str, known: Mapping[str, object]) -> str:
-    inside = [name for name in known if name.startswith(f"{key}.")]
-    if inside:
-        return f"'{key}' is a group of configuration keys: set one of them, such as {inside[0]!r}"
-    return f"no configuration key {key!r}; the nearest is {nearest_key(key, known)!r}"
-
-
-def nearest_key(key: str, known: Mapping[str, object]) -> str:
-    """The existing key that `key` most likely stands for: 'optimizer.lr' is 'optimizer.learning_rate'."""
-    group, _, name = key.rpartition(".")
-
-    def likeness(candidate: str) -> float:
-        other_group, _, other = candidate.rpartition(".")
-        initials = "".join(word[0] for word in other.split("_"))
-        return _ratio(group, other_group) + 2 * max(_ratio(name, other), _ratio(name, initials))
-
-    return max(known, key=likeness)
-
-
-def _ratio(a: str, b: str) -> float:
-    return difflib.SequenceMatcher(None, a, b).ratio()
-
-
 def to_json(config: ConfigDict) -> dict:
-    """The configuration as plain nested dicts, exactly as `json.load` gives it back (tuples become lists)."""
+    """The configuration as plain nested dicts, exactly as `json.load` returns it (tuples become lists)."""
     return json.loads(json.dumps(config.to_dict(), allow_nan=False))
 
 
 def differences(before: Mapping, after: Mapping) -> list[str]:
-    """Lines such as 'train.epochs: 20 -> 30', one for every key of two plain configurations that differs."""
+    """Lines such as 'train.epochs: 20 -> 30', one for every key that differs between two plain configurations."""
     old, new = flatten(before), flatten(after)
     return [
         f"{key}: {old.get(key, 'absent')} -> {new.get(key, 'absent')}"

@@ -1,29 +1,33 @@
-"""The notebook's frozen ResNet-50 with augmentation at 224 pixels (test accuracy 0.20), and what its habits cost.
+"""The notebook's resized ResNet-50, and its mistakes.
 
-    python main.py --mode ledger --config configs/notebook/notebook_resized.py --config.model.pretrained=keras/resnet50
+    cifar-jax --mode ablation --config notebook/notebook_resized --config.model.pretrained=keras/resnet50
 
-The images are divided by 255 and then preprocessed as if they were not, so that the weights see an almost black
-square, and frozen BatchNorm runs on the statistics of each batch, as Keras on TensorFlow 1 had it; then one repair at a
-time up to configs/resnet50_resized.py. The mean is that of Keras' weights; for others, 255 times their mean and
-standard deviation. What the notebook's set-ups share: habits.py.
+Frozen, at 224 pixels with augmentation (the notebook's test accuracy: 0.20). The images are divided by 255
+and then preprocessed as if they were not, so that the weights see almost black images; and frozen BatchNorm
+uses the statistics of each batch, as Keras did on TensorFlow 1. Then one fix at a time up to
+`resnet50_resized`. The mean is that of Keras' weights; for others, use 255 times their mean and standard
+deviation.
 """
 
 from ml_collections import ConfigDict
 
-from configs.notebook import habits
+from cifar_jax.config import load_config
 
 
 def get_config() -> ConfigDict:
-    config = habits.get_config()
+    config = load_config("notebook/base")
     config.model.update(name="resnet", image_size=224, check_input=False, freeze_statistics=False)
     config.model.input_mean = (123.68, 116.779, 103.939)
     config.model.input_std = (1.0, 1.0, 1.0)
     config.augment.flip = "random"
     config.augment.random_resized_crop = 0.25
     config.optimizer.rules = (("^head/", 1.0), (".*", 0.0))
-    config.repairs = (
+    config.ablation = (
         ("frozen BatchNorm in inference mode", (("model.freeze_statistics", True),)),
-        habits.PREPROCESSED,
+        (
+            "images on the scale of the weights",
+            (("model.input_mean", ()), ("model.input_std", ()), ("model.check_input", True)),
+        ),
         (
             "SGD, rate falls to zero, batches of 256",
             (

@@ -1,0 +1,201 @@
+"""Every configuration key, declared once in the table `KEYS`: default, range, one line of help, unit."""
+
+import dataclasses
+import itertools
+import math
+import re
+from collections.abc import Callable
+
+from ml_collections import ConfigDict
+
+
+@dataclasses.dataclass(frozen=True)
+class Range:
+    """The values that a key allows.
+
+    Attributes:
+        description: completes the sentence 'must be ...'.
+        allows: whether a value is in the range.
+        choices: the names to choose from; empty if the range is not a list of names.
+    """
+
+    description: str
+    allows: Callable[[object], bool]
+    choices: tuple[str, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class Key:
+    """One configuration key.
+
+    Attributes:
+        default: its type is the type of the key; never None, so that every key can be set on the command line.
+        help: one line.
+        unit: '' for names, switches and plain numbers.
+        free: may change between two calls for the same run, because it does not decide what is trained.
+    """
+
+    default: object
+    range: Range
+    help: str
+    unit: str = ""
+    free: bool = False
+
+
+def _is_integer(x: object) -> bool:
+    return isinstance(x, int) and not isinstance(x, bool)
+
+
+def _is_number(x: object) -> bool:
+    return _is_integer(x) or (isinstance(x, float) and math.isfinite(x))
+
+
+def integer(minimum: int, maximum: float = math.inf) -> Range:
+    description = f"an integer of at least {minimum}" + (f", at most {maximum}" if maximum < math.inf else "")
+    return Range(description, lambda x: _is_integer(x) and minimum <= x <= maximum)
+
+
+def number(minimum: float, maximum: float = math.inf) -> Range:
+    description = f"a finite number of at least {minimum}" + (f", at most {maximum}" if maximum < math.inf else "")
+    return Range(description, lambda x: _is_number(x) and minimum <= x <= maximum)
+
+
+def above_0(maximum: float = math.inf) -> Range:
+    description = "a finite number above 0" + (f", at most {maximum}" if maximum < math.inf else "")
+    return Range(description, lambda x: _is_number(x) and 0 < x <= maximum)
+
+
+def one_of(*names: str) -> Range:
+    return Range(f"one of {', '.join(map(repr, names))}", lambda x: x in names, names)
+
+
+def tuple_of(element: Range, condition: str = "", holds: Callable[[tuple], bool] = lambda x: True) -> Range:
+    description = f"a tuple{condition}, each element {element.description}"
+    return Range(description, lambda x: isinstance(x, tuple) and all(map(element.allows, x)) and holds(x))
+
+
+def increasing(element: Range) -> Range:
+    return tuple_of(element, " in increasing order", lambda x: all(a < b for a, b in itertools.pairwise(x)))
+
+
+def _is_pair(x: object) -> bool:
+    return isinstance(x, tuple) and len(x) == 2 and isinstance(x[0], str)
+
+
+def _is_regex(x: str) -> bool:
+    try:
+        return bool(re.compile(x))
+    except re.error:
+        return False
+
+
+BELOW_1 = Range("a finite number of at least 0 and below 1", lambda x: _is_number(x) and 0 <= x < 1)
+SEED = integer(0, 2**31 - 1)
+TEXT = Range("text", lambda x: isinstance(x, str))
+SWITCH = Range("True or False", lambda x: isinstance(x, bool))
+SIZES = tuple_of(integer(1), " of at least 1 element", bool)
+MEAN = tuple_of(Range("a finite number", _is_number), " of 0 or 3 elements", lambda x: len(x) in (0, 3))
+STD = tuple_of(above_0(), " of 0 or 3 elements", lambda x: len(x) in (0, 3))
+MULTIPLIERS = tuple_of(
+    Range(
+        "a pair such as ('.*/kernel', 1.0), a regular expression and a number of at least 0",
+        lambda x: _is_pair(x) and _is_regex(x[0]) and _is_number(x[1]) and x[1] >= 0,
+    )
+)
+FIXES = tuple_of(
+    Range(
+        "a name with changes, such as ('BatchNorm', (('model.norm', 'batch'),))",
+        lambda x: _is_pair(x) and isinstance(x[1], tuple) and all(map(_is_pair, x[1])),
+    )
+)
+
+KEYS = {
+    "data.name": Key("cifar10", one_of("cifar10", "cifar100", "shapes", "folder"), "shapes: drawn by the program"),
+    "data.dir": Key("", TEXT, "TFDS folder, Toronto archive, images, .npz; '' = $CIFAR_JAX_DATA", free=True),
+    "data.fallback": Key("shapes", one_of("", "shapes"), "data set where data.name is not available; '' = error"),
+    "data.pipeline": Key("device", one_of("device"), "device: the whole split is kept in device memory"),
+    "data.image_size": Key(0, integer(0), "images of a folder are resized to this square; 0 = as stored", "pixels"),
+    "data.validation_fraction": Key(0.1, BELOW_1, "share of the training images, stratified"),
+    "data.split_seed": Key(0, SEED, "of the train/validation split, so that seeds share a split"),
+    "data.limit": Key(0, integer(0), "use at most this many of each split, stratified; 0 = all", "images"),
+    "augment.flip": Key("alternating", one_of("none", "random", "alternating"), "alternating: every second epoch"),
+    "augment.crop_padding": Key(2, integer(0), "reflection padding before a random crop; 0 = off", "pixels"),
+    "augment.cutout": Key(0, integer(0), "side of a square set to the mean color; 0 = off", "pixels"),
+    "augment.random_resized_crop": Key(0.0, number(0, 1), "smallest area of a random crop, of 1; 0 = off"),
+    "augment.mixup": Key(0.0, number(0), "alpha of the Beta distribution; 0 = off"),
+    "model.name": Key("cnn", TEXT, "architecture: cnn or resnet"),
+    "model.image_size": Key(0, integer(0), "model input, resized in the compiled step; 0 = as loaded", "pixels"),
+    "model.dtype": Key("auto", one_of("float32", "bfloat16", "auto"), "auto: bfloat16 on accelerators, else float32"),
+    "model.dropout": Key(0.0, BELOW_1, "probability that a feature before the head is set to 0; 0 = off"),
+    # cnn:
+    "model.widths": Key((64, 128, 256), SIZES, "of the blocks; each block halves the image", "channels"),
+    "model.convs_per_block": Key(2, integer(1), "convolutions in each block"),
+    "model.norm": Key("batch", one_of("batch", "none"), "batch: BatchNorm"),
+    "model.whitening": Key(True, SWITCH, "first layer: frozen filters that whiten 2x2 patches of the images"),
+    # resnet; pretrained weights determine the first four. Variants: v1 as in Keras, v1.5 as in torchvision, timm and
+    # Hugging Face, v2 as in Keras' V2, d as in timm, bit as in Big Transfer.
+    "model.variant": Key("v1.5", one_of("v1", "v1.5", "v2", "d", "bit"), "v1: Keras; v1.5: torchvision; d: timm"),
+    "model.stage_sizes": Key((3, 4, 6, 3), SIZES, "of each stage; the default with bottlenecks: ResNet-50", "blocks"),
+    "model.width": Key(64, integer(1), "of the stem", "channels"),
+    "model.block": Key("bottleneck", one_of("bottleneck", "basic"), "type of the residual blocks"),
+    "model.stem": Key("", one_of("", "imagenet", "deep", "small"), "small: 3x3, stride 1; '' = that of the variant"),
+    "model.remat": Key(False, SWITCH, "recompute activations for the gradient: less memory, a third more time"),
+    "model.pretrained": Key("", TEXT, "file, or name such as torchvision/resnet50_v1; '' = random", free=True),
+    # Input is (x - mean) / std. Another scale than that of the weights is for measuring what the mistake costs.
+    "model.input_mean": Key((), MEAN, "of RGB in 0..1; () = that of the pretrained weights"),
+    "model.input_std": Key((), STD, "of RGB in 0..1; () = that of the pretrained weights"),
+    "model.check_input": Key(True, SWITCH, "refuse images on another scale than the weights were trained on"),
+    "model.freeze_statistics": Key(True, SWITCH, "of frozen BatchNorm layers; False: those of each batch"),
+    "optimizer.name": Key("sgd", one_of("sgd", "adamw", "muon", "lbfgs"), "lbfgs: linear probe on cached features"),
+    "optimizer.learning_rate": Key(0.1, above_0(), "peak; of muon, for the 3x3 kernels"),
+    "optimizer.momentum": Key(0.9, BELOW_1, "Nesterov momentum of sgd, b1 of adamw, beta of muon"),
+    "optimizer.weight_decay": Key(5e-4, number(0), "coupled for sgd, else decoupled; never on norms and biases"),
+    "optimizer.adam_learning_rate": Key(2e-3, above_0(), "muon: peak for all but the 3x3 kernels"),
+    # The first expression that matches a parameter's path decides; a parameter that none matches is an error.
+    "optimizer.rules": Key(((".*", 1.0),), MULTIPLIERS, "of the learning rate, by parameter path; 0 freezes"),
+    "optimizer.layer_decay": Key(1.0, above_0(1), "multiplies the rate once per stage away from the head"),
+    "optimizer.clip_norm": Key(0.0, number(0), "global norm of the gradient; 0 = off"),
+    "optimizer.accumulate_steps": Key(1, integer(1), "whose gradients are averaged into one update", "batches"),
+    "schedule.name": Key("cosine", one_of("cosine", "linear", "step", "constant"), "after a linear warm-up"),
+    "schedule.final_fraction": Key(0.0, number(0, 1), "at the end of cosine and linear", "of the peak"),
+    "schedule.warmup_steps": Key(0, integer(0), "set at most one of the three warm-up keys", "steps"),
+    "schedule.warmup_epochs": Key(0.0, number(0), "see warmup_steps", "epochs"),
+    "schedule.warmup_percent": Key(0.0, number(0, 100), "see warmup_steps", "% of all steps"),
+    "schedule.head_epochs": Key(0.0, number(0), "at the start, only the head trains", "epochs"),
+    "schedule.decay_steps": Key((), increasing(integer(1)), "schedule step: set one of three keys", "steps"),
+    "schedule.decay_epochs": Key((), increasing(above_0()), "see decay_steps", "epochs"),
+    "schedule.decay_percent": Key((), increasing(number(0, 100)), "see decay_steps", "% of all steps"),
+    "schedule.decay_factor": Key(0.1, number(0, 1), "schedule step: multiplies the rate at each of these"),
+    "train.epochs": Key(20, integer(1), "passes over the training images"),
+    "train.batch_size": Key(512, integer(1), "over all devices, whose number must divide it", "images"),
+    "train.seed": Key(0, SEED, "of initial weights, order and augmentation"),
+    "train.seeds": Key(1, integer(1), "with train.seed, train.seed + 1, ...; reports their mean", "runs"),
+    "train.label_smoothing": Key(0.1, BELOW_1, "probability spread over all classes"),
+    "train.cached_features": Key(False, SWITCH, "compute the features of a frozen backbone once; train the head"),
+    "train.ema_decay": Key(0.0, BELOW_1, "per update, of averaged weights for evaluation; 0 = off"),
+    "train.log_every_steps": Key(0, integer(0), "between reads of the metrics; 0 = 10 an epoch", "steps", free=True),
+    # 0 = 1 on CPU, the logging interval elsewhere
+    "train.steps_per_dispatch": Key(0, integer(0), "in one compiled call; 0 = by device", "steps", free=True),
+    "train.init_from": Key("", TEXT, "folder of a run whose weights a new run starts from; '' = none", free=True),
+    "evaluation.batch_size": Key(512, integer(1), "rounded up to a multiple of the devices", "images", free=True),
+    "evaluation.tta": Key(False, SWITCH, "test-time augmentation: mirror images and shifts by one pixel"),
+    "checkpoint.every_steps": Key(0, integer(0), "besides the end of each epoch; 0 = only there", "steps", free=True),
+    "checkpoint.keep": Key(2, integer(1), "latest checkpoints, besides the best on validation", free=True),
+    "mesh.devices": Key(0, integer(0), "number of devices to use; 0 = all", free=True),
+    "mesh.cpu_devices": Key(0, integer(0), "parts of the CPU; 0 = one per core that divides the batch", free=True),
+    "mesh.compilation_cache": Key(True, SWITCH, "keep compiled programs in the cache folder", free=True),
+    "ablation": Key((), FIXES, "--mode ablation: the fixes, applied one after another"),
+}
+# `data.dir` and `model.pretrained` are free because files may move: a fingerprint of the content is compared instead.
+FREE_KEYS = frozenset(name for name, key in KEYS.items() if key.free)
+
+
+def default_config() -> ConfigDict:
+    """A new configuration with the default of every key; locked against other keys."""
+    config = ConfigDict()
+    for name, key in KEYS.items():
+        group, _, leaf = name.rpartition(".")
+        if group and group not in config:
+            config[group] = ConfigDict()
+        (config[group] if group else config)[leaf] = key.default
+    return config.lock()

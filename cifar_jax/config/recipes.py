@@ -1,0 +1,72 @@
+"""Recipes: Python files whose `get_config()` returns a configuration. The project's own ship with the package."""
+
+import ast
+import difflib
+import importlib.util
+import traceback
+from pathlib import Path
+
+from ml_collections import ConfigDict
+
+from cifar_jax.errors import UsageError
+
+# In an installed package, the recipes are inside it; in a checkout, beside it.
+_PACKAGE = Path(__file__).parents[1]
+FOLDER = next((path for path in (_PACKAGE / "configs", _PACKAGE.parent / "configs") if path.is_dir()), _PACKAGE)
+
+
+def names() -> list[str]:
+    """The recipes that ship with the package, such as 'cnn_scratch' and 'notebook/notebook_cnn'."""
+    return sorted(path.relative_to(FOLDER).with_suffix("").as_posix() for path in FOLDER.rglob("*.py"))
+
+
+def summary(name: str) -> str:
+    """The first line of a recipe's docstring; the recipe is not executed."""
+    docstring = ast.get_docstring(ast.parse(find(name).read_text(encoding="utf-8")))
+    return (docstring or "").partition("\n")[0]
+
+
+def find(name_or_file: str) -> Path:
+    """The file of a recipe.
+
+    Args:
+        name_or_file: a Python file, or the name of a recipe that ships with the package, with or without `configs/`
+            before it and `.py` after it.
+
+    Raises:
+        UsageError: there is no such recipe; the message names the nearest.
+    """
+    path = Path(name_or_file).expanduser()
+    if path.suffix == ".py" and path.is_file():
+        return path
+    name = name_or_file.removeprefix("configs/").removesuffix(".py")
+    if name in names():
+        return FOLDER / f"{name}.py"
+    near = difflib.get_close_matches(name, names(), n=1)
+    hint = f"the nearest is {near[0]}" if near else f"a Python file, or one of {', '.join(names())}"
+    raise UsageError(f"--config {name_or_file}: no such recipe; {hint}")
+
+
+def run(name_or_file: str) -> ConfigDict:
+    """What `get_config()` of a recipe returns.
+
+    Raises:
+        UsageError: no such recipe, or one that fails; with file and line.
+    """
+    path = find(name_or_file)
+    spec = importlib.util.spec_from_file_location(f"recipe_{path.stem}", path)
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+        config = module.get_config()
+    except SyntaxError as error:
+        raise UsageError(f"--config {name_or_file}: {error.filename}, line {error.lineno}: {error.msg}") from error
+    except Exception as error:
+        lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
+        message = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        raise UsageError(f"--config {name_or_file}: {path}, line {[1, *lines][-1]}: {message}") from error
+    if not isinstance(config, ConfigDict):
+        raise UsageError(
+            f"--config {name_or_file}: get_config() must return a changed cifar_jax.config.default_config()"
+        )
+    return config

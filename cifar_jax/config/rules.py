@@ -1,0 +1,50 @@
+"""Rules between keys: the message for a configuration that breaks the rule, and a function: whether the rule holds.
+
+Rules that depend on the data or the devices are in `cifar_jax/experiment.py`.
+"""
+
+from ml_collections import ConfigDict
+
+
+def _units(config: ConfigDict, kind: str) -> int:
+    """How many of, say, warmup_steps, warmup_epochs and warmup_percent are set."""
+    return sum(bool(config.schedule[f"{kind}_{unit}"]) for unit in ("steps", "epochs", "percent"))
+
+
+def _augments(config: ConfigDict) -> bool:
+    augment = config.augment
+    return augment.flip != "none" or any(value for key, value in augment.items() if key != "flip")
+
+
+RULES = (
+    (
+        "--config.schedule: set at most one of warmup_steps, warmup_epochs and warmup_percent",
+        lambda config: _units(config, "warmup") <= 1,
+    ),
+    (
+        "--config.schedule: set at most one of decay_steps, decay_epochs and decay_percent",
+        lambda config: _units(config, "decay") <= 1,
+    ),
+    (
+        "--config.schedule.name=step: set schedule.decay_steps, decay_epochs or decay_percent",
+        lambda config: config.schedule.name != "step" or _units(config, "decay"),
+    ),
+    (
+        "--config.train.batch_size={0.train.batch_size}: must be a multiple of mesh.devices={0.mesh.devices}",
+        lambda config: config.train.batch_size % max(1, config.mesh.devices) == 0,
+    ),
+    (
+        "--config.model.stem={0.model.stem}: pretrained weights have their own stem; leave it empty",
+        lambda config: not (config.model.pretrained and config.model.stem),
+    ),
+    (
+        "--config.train.cached_features: each image is seen once: set --config.augment.flip=none, and "
+        "augment.crop_padding, cutout, random_resized_crop and mixup to 0",
+        lambda config: not (config.train.cached_features and _augments(config)),
+    ),
+    (
+        "--config.optimizer.name=lbfgs fits a linear probe in one epoch: set --config.train.cached_features=True and "
+        "--config.train.epochs=1",
+        lambda config: config.optimizer.name != "lbfgs" or (config.train.cached_features and config.train.epochs == 1),
+    ),
+)
