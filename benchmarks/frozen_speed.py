@@ -34,14 +34,14 @@ class Ours:
         import jax
 
         from cifar_jax import devices
+        from cifar_jax.config import load_config
         from cifar_jax.data import Dataset, ImageSet
         from cifar_jax.evaluation import features
         from cifar_jax.experiment import assemble
         from cifar_jax.training import state, step
-        from configs import resnet50_frozen
 
         devices.initialize(cpu_devices=0, batch_size=settings.batch_size, compilation_cache=True)
-        config = resnet50_frozen.get_config()
+        config = load_config("resnet50_frozen")
         config.model.image_size = settings.size
         config.optimizer.update(name="sgd", learning_rate=0.1)
         config.train.update(batch_size=settings.batch_size, epochs=EPOCHS)

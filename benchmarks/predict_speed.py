@@ -50,10 +50,10 @@ def draw(folder: Path, number: int) -> None:
 
 def train_a_run(workdir: Path) -> list[int]:
     """Trains the network of configs/cnn_scratch.py for one short epoch; returns its widths."""
+    from cifar_jax.config import load_config
     from cifar_jax.training.loop import train
-    from configs import cnn_scratch
 
-    config = cnn_scratch.get_config()
+    config = load_config("cnn_scratch")
     config.data.update(name="shapes", limit=500)
     config.train.update(epochs=1, batch_size=50)
     train(config, workdir, allow_fallback=False)

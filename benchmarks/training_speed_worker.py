@@ -37,14 +37,14 @@ class Ours:
         import optax
 
         from cifar_jax import devices
+        from cifar_jax.config import load_config
         from cifar_jax.data import Dataset, ImageSet, batches
         from cifar_jax.experiment import assemble
         from cifar_jax.training.state import initial_state
         from cifar_jax.training.step import compile_epoch_order, compile_steps
-        from configs import cnn_scratch
 
         devices.initialize(cpu_devices=0, batch_size=settings.batch_size, compilation_cache=True)
-        config = cnn_scratch.get_config()
+        config = load_config("cnn_scratch")
         config.model.norm = settings.norm
         config.optimizer.update(name="sgd", learning_rate=LEARNING_RATE, momentum=MOMENTUM, weight_decay=0.0)
         config.schedule.name = "constant"

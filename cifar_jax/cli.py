@@ -98,15 +98,10 @@ def _predict(workdir: str, flags: argparse.Namespace) -> None:
     from cifar_jax.data import decode
     from cifar_jax.modes import predict
 
-<<<<<<< HEAD
-    files = decode.find(IMAGES.value)
-    table, unreadable = predict.predict_table(
-        workdir, files, checkpoint=CHECKPOINT.value, tta=TTA.value, output=OUTPUT.value
-    )
-=======
     files = decode.find(flags.images)
-    table, unreadable = predict.predict(workdir, files, checkpoint=flags.checkpoint, tta=flags.tta, output=flags.output)
->>>>>>> 47ba21c (Each configuration key is declared once; recipes import cifar_jax.config only)
+    table, unreadable = predict.predict_table(
+        workdir, files, checkpoint=flags.checkpoint, tta=flags.tta, output=flags.output
+    )
     Console(width=None if sys.stdout.isatty() else 1000).print(table)  # a pipe has no width: nothing is folded
     if unreadable:
         raise DataError(f"{unreadable} of {len(files)} files could not be read, see above; the others are done")
@@ -133,7 +128,7 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
     """
     parser = _Parser(
         prog="cifar-jax",
-        usage="cifar-jax --config RECIPE [--config.KEY=VALUE ...] [--mode MODE] [--workdir DIR]",
+        usage="cifar-jax --config RECIPE [--config.KEY=VALUE ...] [--mode MODE] [flags]",
         formatter_class=lambda prog: argparse.HelpFormatter(prog, width=80),
         add_help=False,
         allow_abbrev=False,

@@ -118,7 +118,7 @@ def assemble(config: ConfigDict, dataset: Dataset, backbone: Backbone | None = N
 
 
 def _require_fitting_keys(config: ConfigDict, *, pixels: int) -> None:
-    """Refuses keys that say nothing together, or nothing about images of so many `pixels` a side."""
+    """Refuses keys that do not fit the model or images of `pixels` x `pixels`; see also config/rules.py."""
     for key, side in (("crop_padding", pixels), ("cutout", config.model.image_size or pixels)):
         if config.augment[key] >= side:
             raise UsageError(
@@ -128,21 +128,8 @@ def _require_fitting_keys(config: ConfigDict, *, pixels: int) -> None:
         raise UsageError(
             f"--config.model.pretrained={config.model.pretrained} is for ResNets: set --config.model.name=resnet"
         )
-    if config.model.pretrained and config.model.stem:
-        raise UsageError("--config.model.stem: pretrained weights have their own; leave it empty")
-    if config.train.cached_features:
-        if config.model.name != "resnet" or config.augment.crop_padding or config.augment.flip != "none":
-            raise UsageError(
-                "--config.train.cached_features: each image is seen once, so --config.augment.flip=none and "
-                "--config.augment.crop_padding=0, and --config.model.name=resnet"
-            )
-        if any(config.augment[key] for key in ("cutout", "mixup", "random_resized_crop")):
-            raise UsageError("--config.train.cached_features: set augment.cutout, mixup and random_resized_crop to 0")
-    if config.optimizer.name == "lbfgs" and not (config.train.cached_features and config.train.epochs == 1):
-        raise UsageError(
-            "--config.optimizer.name=lbfgs fits a probe at one go: set --config.train.cached_features=True and "
-            "--config.train.epochs=1"
-        )
+    if config.train.cached_features and config.model.name != "resnet":
+        raise UsageError("--config.train.cached_features is for ResNets: set --config.model.name=resnet")
 
 
 def _preprocessing(model_config, images: ImageSet, backbone: Backbone | None) -> Preprocessing:

@@ -1,4 +1,4 @@
-"""Model 1: frozen ResNet-50, a linear probe on its features.
+"""Model 1: frozen ResNet-50 with a linear probe.
 
     cifar-jax --config resnet50_frozen --config.model.pretrained=torchvision/resnet50_v1
 

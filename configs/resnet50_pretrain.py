@@ -1,4 +1,4 @@
-"""Trains a ResNet-50 from scratch, to export as a backbone.
+"""A ResNet-50 from scratch, to use as a backbone.
 
     cifar-jax --config resnet50_pretrain --config.data.name=folder --config.data.dir=IMAGES
     cifar-jax --mode export --workdir runs/resnet50_pretrain --output backbone.safetensors

@@ -1,4 +1,4 @@
-"""Model 2: frozen ResNet-50, images resized and augmented.
+"""Model 2: frozen ResNet-50, images at 224 pixels.
 
     cifar-jax --config resnet50_resized --config.model.pretrained=torchvision/resnet50_v1
 

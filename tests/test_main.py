@@ -19,7 +19,7 @@ from cifar_jax.training.restore import restore_run
 
 ROOT = pathlib.Path(__file__).parents[1]
 EPOCHS = 6
-RECIPE = ("--config", "configs/default.py")
+RECIPE = ("--config", "cnn_scratch")
 SMALL = (
     *RECIPE,
     "--config.data.name=shapes",
@@ -28,6 +28,7 @@ SMALL = (
     "--config.train.batch_size=50",
     f"--config.train.epochs={EPOCHS}",
     "--config.checkpoint.every_steps=4",
+    "--noconfig.evaluation.tta",
 )
 CLOCKS = {"images_per_second", "seconds"}
 TIMEOUT_S = 600  # for one start, on a busy machine
@@ -228,7 +229,7 @@ def test_a_run_folder_of_another_configuration_is_refused_and_not_changed(copy, 
         ),
         ((*RECIPE, "stray"), ["stray argument 'stray'"]),
         ((*RECIPE, "--worgdir=x"), ["unknown flag --worgdir", "--workdir"]),
-        (("--config=configs/default.pi",), ["no such file", "configs/default.py"]),
+        (("--config=configs/cnn_scrach.py",), ["no such recipe", "cnn_scratch"]),
         ((), ["--config"]),
         (("--mode=evaluate",), ["--workdir"]),
         (("--mode=evaluate", "--workdir=/nowhere/run"), ["/nowhere/run", "config.json"]),
@@ -249,4 +250,4 @@ def test_without_network_and_fallback_data_set_training_is_an_error(main, tmp_pa
 def test_inspect_prints_the_layers_without_data(main):
     code, out, err = main(*RECIPE, "--mode=inspect")
     assert code == 0, err
-    assert "parameters" in out and "whiten" in out and "frozen" in out and "20 epochs" in out
+    assert "parameters" in out and "whiten" in out and "frozen" in out and "14 epochs" in out

@@ -57,7 +57,7 @@ def _parse(key: str, text: str) -> object:
 
 def describe_recipes() -> Iterator[str]:
     """Each recipe with the first line of its docstring."""
-    return (f"  {name:29} {recipes.summary(name)}" for name in recipes.names())
+    return (f"  {name:28} {recipes.summary(name)}" for name in recipes.names())
 
 
 def describe_keys() -> Iterator[str]:

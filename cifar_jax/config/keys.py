@@ -183,7 +183,7 @@ KEYS = {
     "checkpoint.keep": Key(2, integer(1), "latest checkpoints, besides the best on validation", free=True),
     "mesh.devices": Key(0, integer(0), "number of devices to use; 0 = all", free=True),
     "mesh.cpu_devices": Key(0, integer(0), "parts of the CPU; 0 = one per core that divides the batch", free=True),
-    "mesh.compilation_cache": Key(True, SWITCH, "keep compiled programs in the cache folder", free=True),
+    "mesh.compilation_cache": Key(True, SWITCH, "keep compiled programs in $CIFAR_JAX_CACHE/compiled", free=True),
     "ablation": Key((), FIXES, "--mode ablation: the fixes, applied one after another"),
 }
 # `data.dir` and `model.pretrained` are free because files may move: a fingerprint of the content is compared instead.

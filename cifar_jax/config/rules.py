@@ -18,11 +18,11 @@ def _augments(config: ConfigDict) -> bool:
 
 RULES = (
     (
-        "--config.schedule: set at most one of warmup_steps, warmup_epochs and warmup_percent",
+        "--config.schedule.warmup_steps, warmup_epochs, warmup_percent: set at most one",
         lambda config: _units(config, "warmup") <= 1,
     ),
     (
-        "--config.schedule: set at most one of decay_steps, decay_epochs and decay_percent",
+        "--config.schedule.decay_steps, decay_epochs, decay_percent: set at most one",
         lambda config: _units(config, "decay") <= 1,
     ),
     (

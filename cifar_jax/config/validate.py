@@ -49,14 +49,13 @@ def with_overrides(config: ConfigDict, overrides: Mapping) -> ConfigDict:
     """
     with config.unlocked():  # a copy of a locked configuration cannot be filled
         config = config.copy_and_resolve_references()
-    config.lock()
     for key, value in flatten(overrides).items():
         require_known(key)
         try:
             config.update_from_flattened_dict({key: value})
         except (TypeError, ValueError) as error:
             raise UsageError(f"--config.{key}={value}: must be {KEYS[key].range.description}") from error
-    return config
+    return config.lock()
 
 
 def require_known(key: str) -> None:

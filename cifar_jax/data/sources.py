@@ -20,7 +20,7 @@ NAMES = (*TITLES, "shapes", "folder")
 
 
 def load(data_config: ConfigDict, *, allow_fallback: bool) -> Dataset:
-    """Finds and reads the data set that `config.data` of configs/default.py asks for.
+    """Finds and reads the data set that `config.data` names.
 
     In this order: data.dir; $CIFAR_JAX_DATA; TFDS's own directory; a download from Toronto, prepared as TFDS
     does; and, where `allow_fallback` and data.fallback is 'shapes', the shapes that the program draws, with a

@@ -2,12 +2,11 @@
 
 import logging
 import re
-from collections.abc import Sequence
 from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from cifar_jax.config.validate import require_known, validate
+from cifar_jax.config.validate import validate, with_overrides
 from cifar_jax.devices import is_first_process, start
 from cifar_jax.errors import UsageError
 from cifar_jax.report.ablation import Rung, write
@@ -20,7 +19,7 @@ def ablation(config: ConfigDict, workdir: str | Path, *, command: str = "") -> l
     Interrupted, it goes on where it was: a rung that is finished is not trained again.
 
     Args:
-        config: the first rung, with `config.repairs`.
+        config: the first rung, with `config.ablation`.
 
     Returns:
         The files.
@@ -29,8 +28,8 @@ def ablation(config: ConfigDict, workdir: str | Path, *, command: str = "") -> l
         UsageError: before anything is trained, where a repair or the number of seeds does not make sense.
     """
     validate(config)
-    if not config.repairs:
-        raise UsageError("--mode ledger needs a recipe with repairs, e.g. configs/notebook/notebook_cnn.py")
+    if not config.ablation:
+        raise UsageError("--mode ablation requires fixes in config.ablation, as in notebook/notebook_cnn")
     if config.train.seeds < 2:
         raise UsageError("--config.train.seeds=1: a ledger needs 2 at least, to tell a gain from chance")
     climb = rungs(config)
@@ -50,23 +49,10 @@ def rungs(config: ConfigDict) -> list[tuple[Rung, ConfigDict]]:
         UsageError: a repair names a key that does not exist, or gives it a value of another type.
     """
     climb = []
-    for number, (name, changes) in enumerate((("as the notebook", ()), *config.repairs)):
-        config = _with_changes(config, changes)
+    for number, (name, changes) in enumerate((("as the notebook", ()), *config.ablation)):
+        config = with_overrides(config, {**dict(changes), "ablation": ()})  # each step is an ordinary run
         climb.append((Rung(name, f"{number}_{_slug(name)}", dict(changes)), config))
     return climb
-
-
-def _with_changes(config: ConfigDict, changes: Sequence[tuple[str, object]]) -> ConfigDict:
-    with config.unlocked():
-        changed = config.copy_and_resolve_references()
-    changed.repairs = ()  # a rung is a run like any other
-    for key, value in changes:
-        require_known(key, changed)
-        try:
-            changed.update_from_flattened_dict({key: value})
-        except TypeError as error:
-            raise UsageError(f"config.repairs: {key}={value!r}: {error}") from error
-    return changed
 
 
 def _slug(name: str) -> str:

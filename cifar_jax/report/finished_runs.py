@@ -11,10 +11,11 @@ from pathlib import Path
 
 import numpy as np
 
+from cifar_jax.config.keys import FREE_KEYS
 from cifar_jax.config.validate import flatten
 from cifar_jax.errors import DataError, UsageError
 from cifar_jax.metrics.classification import mean_interval, wilson_interval
-from cifar_jax.runs.run_folder import FREE_KEYS, RunFolder, read_json
+from cifar_jax.runs.run_folder import RunFolder, read_json
 
 MAY_DIFFER = {*FREE_KEYS, "train.seed", "train.seeds"}  # keys in which the runs of one group may differ
 

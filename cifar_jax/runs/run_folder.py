@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from typing import IO
 
 from cifar_jax.config import validate as run_config
+from cifar_jax.config.keys import FREE_KEYS
 from cifar_jax.errors import DataError, UsageError
 from cifar_jax.files.atomic import atomic_path
 
@@ -18,22 +19,6 @@ try:
     import fcntl
 except ImportError:  # Windows: no file locks of this kind, and so no protection against a second run
     fcntl = None
-
-# Keys that may change between two calls for one run, because they decide where and how often a thing is done
-# but not what is trained. `data.dir` and `model.pretrained` are among them since files may move: the fingerprint of the
-# data and the hash of the weights are compared instead.
-FREE_KEYS = (
-    "data.dir",
-    "model.pretrained",
-    "evaluation.batch_size",
-    "checkpoint.every_steps",
-    "checkpoint.keep",
-    "mesh.devices",
-    "mesh.cpu_devices",
-    "mesh.compilation_cache",
-    "train.log_every_steps",
-    "train.steps_per_dispatch",
-)
 
 
 @dataclasses.dataclass(frozen=True)

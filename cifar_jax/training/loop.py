@@ -39,7 +39,7 @@ def train(config: ConfigDict, workdir: str | Path, *, command: str = "", allow_f
     """Trains, or goes on where it was interrupted, and evaluates the best checkpoint once on the test split.
 
     Args:
-        config: as configs/default.py declares it; validated here.
+        config: see `cifar_jax.config`; validated here.
         workdir: the run folder; made where it is not there.
         command: what the user typed, for config.json and the message that says how to go on.
         allow_fallback: train on drawn shapes where the data cannot be had (never with several processes).

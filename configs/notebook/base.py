@@ -1,4 +1,4 @@
-"""What the notebook's four models share; not for training.
+"""What the notebook's four models share.
 
 Adam at a constant rate, small batches, no augmentation, few epochs. The notebook's own code is not public:
 these settings are consistent with its accuracies, not a copy of it. The other recipes in this folder start

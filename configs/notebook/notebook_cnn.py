@@ -1,4 +1,4 @@
-"""The notebook's CNN, and what each mistake costs.
+"""The notebook's mistakes: CNN from scratch.
 
     cifar-jax --mode ablation --config notebook/notebook_cnn
 

@@ -1,4 +1,4 @@
-"""The notebook's fine-tuned ResNet-50, and its mistakes.
+"""The notebook's mistakes: fine-tuned ResNet-50.
 
     cifar-jax --mode ablation --config notebook/notebook_finetuned --config.model.pretrained=FILE
 

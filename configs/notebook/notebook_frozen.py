@@ -1,4 +1,4 @@
-"""The notebook's frozen ResNet-50, and its mistakes.
+"""The notebook's mistakes: frozen ResNet-50.
 
     cifar-jax --mode ablation --config notebook/notebook_frozen --config.model.pretrained=keras/resnet50
 

@@ -1,4 +1,4 @@
-"""The notebook's resized ResNet-50, and its mistakes.
+"""The notebook's mistakes: ResNet-50 at 224 pixels.
 
     cifar-jax --mode ablation --config notebook/notebook_resized --config.model.pretrained=keras/resnet50
 

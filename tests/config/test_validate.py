@@ -1,27 +1,24 @@
+"""Every key has its range, keys must fit together, and a message names the key, the value and what it must be."""
+
 import json
 import math
-import pathlib
-import subprocess
-import sys
 
 import pytest
 from ml_collections import ConfigDict
 
-from cifar_jax.config import validate as run_config
+from cifar_jax.config import default_config
+from cifar_jax.config.keys import KEYS
+from cifar_jax.config.validate import differences, flatten, nearest_key, require_known, to_json, validate
 from cifar_jax.errors import UsageError
-from configs import default
-
-ROOT = pathlib.Path(__file__).parents[2]
-KEYS = tuple(run_config.flatten(default.get_config()))
 
 
 @pytest.fixture
 def config() -> ConfigDict:
-    return default.get_config().lock()
+    return default_config()
 
 
 def with_values(**values) -> ConfigDict:
-    config = default.get_config()
+    config = default_config()
     config.update_from_flattened_dict({key.replace("__", "."): value for key, value in values.items()})
     return config
 
@@ -33,28 +30,21 @@ def message(call, *arguments) -> str:
     return str(caught.value)
 
 
-def test_the_table_covers_exactly_the_keys_of_the_default():
-    assert set(run_config.RANGES) == set(KEYS)
+def test_the_defaults_are_as_declared_and_valid(config):
+    assert flatten(config) == {name: key.default for name, key in KEYS.items()}
+    validate(config)
 
 
-def test_the_default_is_valid(config):
-    run_config.validate(config)
-
-
-@pytest.mark.parametrize(
-    "key", [key for key in KEYS if isinstance(run_config.flatten(default.get_config())[key], float)]
-)
+@pytest.mark.parametrize("key", [name for name, key in KEYS.items() if isinstance(key.default, float)])
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, -0.5])
 def test_no_float_may_be_negative_or_not_finite(key, value):
-    text = message(run_config.validate, with_values(**{key: value}))
+    text = message(validate, with_values(**{key: value}))
     assert text.startswith(f"--config.{key}={value}: must be a finite number")
 
 
-@pytest.mark.parametrize("key", [key for key in KEYS if type(run_config.flatten(default.get_config())[key]) is int])
+@pytest.mark.parametrize("key", [name for name, key in KEYS.items() if type(key.default) is int])
 def test_no_integer_may_be_negative(key):
-    assert f"--config.{key}=-1: must be an integer of at least" in message(
-        run_config.validate, with_values(**{key: -1})
-    )
+    assert f"--config.{key}=-1: must be an integer of at least" in message(validate, with_values(**{key: -1}))
 
 
 @pytest.mark.parametrize(
@@ -86,54 +76,82 @@ def test_no_integer_may_be_negative(key):
         ("optimizer.rules", ((".*", -1.0),)),
         ("optimizer.rules", (("(", 1.0),)),
         ("optimizer.rules", (".*", 1.0)),
+        ("model.input_mean", (0.5,)),
+        ("model.input_std", (1.0, 0.0, 1.0)),
+        ("model.stage_sizes", (3, 0)),
+        ("model.dropout", 1.0),
+        ("ablation", (("name", ("model.norm", "batch")),)),
     ],
 )
 def test_values_out_of_range_name_their_key(key, value):
-    assert message(run_config.validate, with_values(**{key: value})).startswith(f"--config.{key}={value}: must ")
+    assert message(validate, with_values(**{key: value})).startswith(f"--config.{key}={value}: must ")
 
 
 def test_the_message_for_a_nan_is_as_documented():
-    text = message(run_config.validate, with_values(optimizer__learning_rate=math.nan))
+    text = message(validate, with_values(optimizer__learning_rate=math.nan))
     assert text == "--config.optimizer.learning_rate=nan: must be a finite number above 0"
 
 
 def test_a_wrong_choice_lists_all_and_names_the_nearest():
-    text = message(run_config.validate, with_values(optimizer__name="adam"))
+    text = message(validate, with_values(optimizer__name="adam"))
     assert (
         text == "--config.optimizer.name=adam: must be one of 'sgd', 'adamw', 'muon', 'lbfgs'; the nearest is 'adamw'"
     )
 
 
 def test_all_problems_are_reported_at_once():
-    text = message(run_config.validate, with_values(train__epochs=0, train__seed=-1))
+    text = message(validate, with_values(train__epochs=0, train__seed=-1))
     assert "train.epochs" in text and "train.seed" in text
 
 
 def test_at_most_one_unit_of_warmup_and_of_decay():
-    run_config.validate(with_values(schedule__warmup_epochs=2.0))
-    text = message(run_config.validate, with_values(schedule__warmup_steps=5, schedule__warmup_percent=1.0))
-    assert "schedule.warmup_steps" in text and "schedule.warmup_percent" in text
+    validate(with_values(schedule__warmup_epochs=2.0))
+    text = message(validate, with_values(schedule__warmup_steps=5, schedule__warmup_percent=1.0))
+    assert text == "--config.schedule.warmup_steps, warmup_epochs, warmup_percent: set at most one"
     two = with_values(schedule__name="step", schedule__decay_steps=(5,), schedule__decay_epochs=(1.0,))
-    assert "at most one" in message(run_config.validate, two)
+    assert "at most one" in message(validate, two)
 
 
 def test_step_decay_needs_its_steps():
-    assert "decay_steps" in message(run_config.validate, with_values(schedule__name="step"))
-    run_config.validate(with_values(schedule__name="step", schedule__decay_percent=(50.0, 75.0)))
+    assert "decay_steps" in message(validate, with_values(schedule__name="step"))
+    validate(with_values(schedule__name="step", schedule__decay_percent=(50.0, 75.0)))
+
+
+def test_cached_features_exclude_every_augmentation():
+    fixed = {"augment__flip": "none", "augment__crop_padding": 0, "train__cached_features": True}
+    validate(with_values(**fixed))
+    augmented = {"flip": "random", "crop_padding": 2, "cutout": 4, "random_resized_crop": 0.5, "mixup": 0.1}
+    assert set(augmented) == set(default_config().augment)
+    for key, value in augmented.items():
+        text = message(validate, with_values(**{**fixed, f"augment__{key}": value}))
+        assert text.startswith("--config.train.cached_features: each image is seen once") and key in text
+
+
+def test_lbfgs_requires_cached_features_and_one_epoch():
+    probe = {"optimizer__name": "lbfgs", "train__cached_features": True, "train__epochs": 1}
+    probe |= {"augment__flip": "none", "augment__crop_padding": 0}
+    validate(with_values(**probe))
+    for change in ({"train__epochs": 2}, {"train__cached_features": False}):
+        assert "--config.optimizer.name=lbfgs" in message(validate, with_values(**probe | change))
+
+
+def test_pretrained_weights_have_their_own_stem():
+    text = message(validate, with_values(model__pretrained="keras/resnet50", model__stem="small"))
+    assert text.startswith("--config.model.stem=small: ")
 
 
 def test_the_batch_divides_by_the_chosen_devices():
-    run_config.validate(with_values(train__batch_size=500, mesh__devices=4))
-    assert "mesh.devices=8" in message(run_config.validate, with_values(train__batch_size=500, mesh__devices=8))
+    validate(with_values(train__batch_size=500, mesh__devices=4))
+    assert "mesh.devices=8" in message(validate, with_values(train__batch_size=500, mesh__devices=8))
 
 
-def test_keys_that_nobody_knows_and_keys_that_are_missing_are_refused():
-    config = default.get_config()
+def test_unknown_and_missing_keys_are_refused():
+    config = ConfigDict(default_config().to_dict())
     config.train.epoch = 3
-    assert "nearest is 'train.epochs'" in message(run_config.validate, config)
-    config = default.get_config()
+    assert "nearest is 'train.epochs'" in message(validate, config)
+    config = ConfigDict(default_config().to_dict())
     del config.train["epochs"]
-    assert "--config.train.epochs: this key is missing" in message(run_config.validate, config)
+    assert "--config.train.epochs: this key is missing" in message(validate, config)
 
 
 @pytest.mark.parametrize(
@@ -150,98 +168,32 @@ def test_keys_that_nobody_knows_and_keys_that_are_missing_are_refused():
         ("eval.tta", "evaluation.tta"),
     ],
 )
-def test_an_unknown_key_names_the_nearest(config, typed, nearest):
-    text = message(run_config.check_overrides, ["main.py", f"--config.{typed}=1"], config)
-    assert text == f"no configuration key '{typed}'; the nearest is '{nearest}'"
+def test_an_unknown_key_names_the_nearest(typed, nearest):
+    assert message(require_known, typed) == f"no configuration key '{typed}'; the nearest is '{nearest}'"
 
 
 @pytest.mark.parametrize("key", KEYS)
-def test_a_key_with_one_letter_left_out_is_found_again(key):
+def test_a_key_with_one_letter_missing_names_the_right_key(key):
     start = key.rfind(".") + 1
     shortened = {key[:i] + key[i + 1 :] for i in range(start, len(key))} - set(KEYS)
-    assert {run_config.nearest_key(typed, run_config.RANGES) for typed in shortened} == {key}
-
-
-@pytest.mark.parametrize(
-    "arguments, culprit",
-    [
-        (["--config.optimizer.learning_rate=abc"], "--config.optimizer.learning_rate=abc: must be a number"),
-        (["--config.train.epochs=1.5"], "--config.train.epochs=1.5: must be an integer"),
-        (["--config.train.epochs", "many"], "--config.train.epochs=many: must be an integer"),
-        (["-config.train.epochs=x"], "--config.train.epochs=x: must be an integer"),
-        (["--config.train.epochs"], "--config.train.epochs: a value must follow"),
-        (["--config.model.whitening=perhaps"], "--config.model.whitening=perhaps: must be true or false"),
-        (["--config.model.widths=(1, a"], "--config.model.widths=(1, a: must be a tuple such as '(1,2)'"),
-        (["--noconfig.train.epochs"], "--noconfig.train.epochs: only switches can be negated"),
-        (["--config.optimizer=sgd"], "'optimizer' is a group of configuration keys"),
-        (["--config.train.seed=1", "--config.trian.seed=2"], "no configuration key 'trian.seed'"),
-    ],
-)
-def test_bad_overrides_are_refused_with_key_and_type(config, arguments, culprit):
-    text = message(run_config.check_overrides, ["main.py", "--config=configs/default.py", *arguments], config)
-    assert text.startswith(culprit)
-
-
-def test_good_overrides_and_what_is_no_override_pass(config):
-    run_config.check_overrides(
-        [
-            *("main.py", "--config=configs/default.py", "--workdir", "runs/config.x=3"),
-            *("--config.optimizer.learning_rate=1", "--config.train.epochs", "3", "--config.data.dir="),
-            *("--config.model.widths=(1,2)", "--config.model.widths=3", "--noconfig.model.whitening"),
-            *("--config.evaluation.tta", "--config.evaluation.tta=false", "--", "--config.nonsense=1"),
-        ],
-        config,
-    )
-
-
-@pytest.mark.parametrize("key", KEYS)
-def test_absl_agrees_on_what_is_a_value(key):
-    """For texts of every type: `check_overrides` refuses exactly what ml_collections would."""
-    texts = ["abc", "1.5", "7", "nan", "true", "(1,2)", "(1, a", "", "1e400"]
-    verdicts = {text: _absl_accepts(key, text) for text in texts}
-    for text, accepted in verdicts.items():
-        try:
-            run_config.check_overrides([f"--config.{key}={text}"], default.get_config())
-        except UsageError:
-            assert not accepted, f"{key}={text}"
-        else:
-            assert accepted, f"{key}={text}"
-
-
-def _absl_accepts(key: str, text: str) -> bool:
-    from absl import flags
-    from ml_collections import config_flags
-
-    values = flags.FlagValues()
-    argv = ["program", f"--config.{key}={text}"]
-    try:
-        config_flags.DEFINE_config_dict("config", default.get_config(), flag_values=values, sys_argv=argv)
-        values(argv)
-    except (flags.Error, ValueError, TypeError):
-        return False
-    return True
+    assert {nearest_key(typed) for typed in shortened} == {key}
 
 
 def test_to_json_is_what_json_gives_back(config):
-    plain = run_config.to_json(config)
+    plain = to_json(config)
     assert plain == json.loads(json.dumps(plain))
     assert plain["model"]["widths"] == [64, 128, 256]
-    assert run_config.flatten(plain).keys() == set(KEYS)
+    assert flatten(plain).keys() == KEYS.keys()
 
 
 def test_differences_name_key_and_both_values(config):
-    before = run_config.to_json(config)
-    after = run_config.to_json(with_values(train__epochs=30, model__widths=(1, 2)))
-    assert run_config.differences(before, before) == []
-    assert run_config.differences(before, after) == [
+    before = to_json(config)
+    after = to_json(with_values(train__epochs=30, model__widths=(1, 2)))
+    assert differences(before, before) == []
+    assert differences(before, after) == [
         "model.widths: [64, 128, 256] -> [1, 2]",
         "train.epochs: 20 -> 30",
     ]
     del after["data"]["limit"]
-    assert "data.limit: 0 -> absent" in run_config.differences(before, after)
-    assert "data.limit: absent -> 0" in run_config.differences(after, before)
-
-
-def test_checking_needs_no_jax():
-    code = "import sys, cifar_jax.config.validate, cifar_jax.runs.run_folder; sys.exit('jax' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], check=False, cwd=ROOT).returncode == 0
+    assert "data.limit: 0 -> absent" in differences(before, after)
+    assert "data.limit: absent -> 0" in differences(after, before)

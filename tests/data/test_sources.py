@@ -5,15 +5,15 @@ import numpy as np
 import pytest
 
 from cifar_jax import data
+from cifar_jax.config import default_config
 from cifar_jax.data import cifar_archive, sources, tfds
 from cifar_jax.errors import DataError, UsageError
-from configs.default import get_config
 
 CIFAR10_NAMES = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
 
 
 def _load(*, allow_fallback=False, **keys):
-    config = get_config().data
+    config = default_config().data
     config.update(keys)
     return data.load(config, allow_fallback=allow_fallback)
 

@@ -12,13 +12,13 @@ import pytest
 from PIL import Image
 from scipy import special
 
+from cifar_jax.config import default_config
 from cifar_jax.errors import DataError, UsageError
 from cifar_jax.modes.evaluate import evaluate
 from cifar_jax.modes.predict import Predictor, as_json, predict, predict_table
 from cifar_jax.runs.run_folder import RunFolder, read_json, write_json
 from cifar_jax.training.loop import train
 from cifar_jax.training.restore import restore_run
-from configs import default
 
 ROOT = pathlib.Path(__file__).parents[2]
 TOLERANCE = 1e-6
@@ -27,7 +27,7 @@ TOLERANCE = 1e-6
 @pytest.fixture(scope="module")
 def run(tmp_path_factory) -> RunFolder:
     """A run whose network takes 32 pixels as 40, on one device of the eight."""
-    config = default.get_config()
+    config = default_config()
     config.data.update(name="shapes", limit=300)
     config.model.update(widths=(8, 8), image_size=40)
     config.train.update(epochs=2, batch_size=40)

@@ -78,13 +78,6 @@ def test_claim_allows_keys_that_do_not_change_what_is_trained(run):
     assert read_json(run.config_json)["config"]["train"]["log_every_steps"] == 5
 
 
-def test_the_free_keys_exist():
-    from cifar_jax.config.validate import flatten
-    from configs import default
-
-    assert set(run_folder.FREE_KEYS) < set(flatten(default.get_config()))
-
-
 def test_a_file_in_the_place_of_the_folder_is_a_usage_error(tmp_path):
     (tmp_path / "file").write_text("mine")
     for path in (tmp_path / "file", tmp_path / "file" / "below"):

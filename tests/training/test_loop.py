@@ -7,6 +7,7 @@ import jax
 import numpy as np
 import pytest
 
+from cifar_jax.config import default_config
 from cifar_jax.data import tfds
 from cifar_jax.errors import UsageError
 from cifar_jax.runs.checkpoints import Checkpoints
@@ -15,7 +16,6 @@ from cifar_jax.training.loop import NotFiniteError, _Run, train
 from cifar_jax.training.restore import restore_run
 from cifar_jax.training.seeds import train_seeds
 from cifar_jax.training.signals import Interrupted, StopSignal
-from configs import default
 
 STEPS_PER_EPOCH = 9  # 400 images, 40 of them for validation, 40 a batch
 CLOCKS = {"images_per_second", "seconds"}
@@ -23,7 +23,7 @@ CLOCKS = {"images_per_second", "seconds"}
 
 def small(**changes):
     """A recipe of two epochs in a second; keys are written with __ for the dots."""
-    config = default.get_config()
+    config = default_config()
     config.data.update(name="shapes", limit=400)
     config.model.widths = (8, 8)
     config.train.update(epochs=2, batch_size=40)

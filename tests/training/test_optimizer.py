@@ -8,9 +8,9 @@ import numpy as np
 import optax
 import pytest
 
+from cifar_jax.config import default_config
 from cifar_jax.errors import UsageError
 from cifar_jax.training import optimizer
-from configs import default
 
 SHAPES = {
     "whiten": {"kernel": (2, 2, 3, 4)},
@@ -30,7 +30,7 @@ def tree(seed, scale=1.0):
 
 
 def settings_of(**values):
-    settings = default.get_config().optimizer
+    settings = default_config().optimizer
     settings.update(values)
     return settings
 
@@ -51,7 +51,7 @@ def after(gradients, *, params, schedule=lambda step: 1.0, **values):
 
 
 def multipliers(steps, *, updates_per_epoch=8, total_updates=20, **values):
-    schedule = default.get_config().schedule
+    schedule = default_config().schedule
     schedule.update(values)
     multiplier = optimizer.learning_rate_schedule(
         schedule, updates_per_epoch=updates_per_epoch, total_updates=total_updates
@@ -90,7 +90,7 @@ def test_steps_of_the_rate_are_where_they_are_said_to_be(decay, warmup):
 
 
 def with_rules(*rules):
-    settings = default.get_config().optimizer
+    settings = default_config().optimizer
     settings.rules = rules
     return settings
 

@@ -7,11 +7,11 @@ import optax
 import pytest
 
 from cifar_jax import experiment as experiments
+from cifar_jax.config import default_config
 from cifar_jax.devices import REPLICATED, make_mesh, split_over_devices
 from cifar_jax.training import results
 from cifar_jax.training.state import Metrics, TrainState
 from cifar_jax.training.step import train_on_batch
-from configs import default
 
 
 class Recorder:
@@ -27,7 +27,7 @@ class Recorder:
 @pytest.mark.parametrize("changes", [{}, {"cutout": 8, "flip": "random"}, {"mixup": 1.0, "crop_padding": 4}])
 @pytest.mark.parametrize("image_size", [0, 40])
 def test_the_images_are_those_of_the_training_step(changes, image_size):
-    config = default.get_config()
+    config = default_config()
     config.data.update(name="shapes", limit=400)
     config.train.batch_size = 40
     config.augment.update(changes)

@@ -5,11 +5,11 @@ import numpy as np
 import pytest
 
 from cifar_jax import experiment as experiments
+from cifar_jax.config import default_config
 from cifar_jax.data import Dataset, ImageSet
 from cifar_jax.data.batches import place
 from cifar_jax.training.state import initial_state
 from cifar_jax.training.step import compile_epoch_order, compile_steps
-from configs import default
 
 
 def image_set(size, seed):
@@ -19,7 +19,7 @@ def image_set(size, seed):
 
 
 def experiment_of(*, devices=8, learning_rate=0.1):
-    config = default.get_config()
+    config = default_config()
     config.mesh.devices = devices
     config.model.widths = (8,)
     config.optimizer.learning_rate = learning_rate

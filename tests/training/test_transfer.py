@@ -8,6 +8,7 @@ import pytest
 
 from cifar_jax import experiment as experiments
 from cifar_jax import pretrained
+from cifar_jax.config import load_config
 from cifar_jax.data import decode, load
 from cifar_jax.errors import DataError, UsageError
 from cifar_jax.modes.evaluate import evaluate
@@ -17,8 +18,6 @@ from cifar_jax.runs.run_folder import RunFolder, read_json
 from cifar_jax.training.loop import train
 from cifar_jax.training.optimizer import match_rules
 from cifar_jax.training.restore import restore_run
-from configs import resnet50_finetuned, resnet50_frozen, resnet50_pretrain, resnet50_resized
-from configs.notebook import notebook_resized
 
 SMALL = {
     "data.name": "shapes",
@@ -35,7 +34,7 @@ SMALL = {
 
 def small(recipe, **changes):
     """A recipe cut down to a second; keys are written with __ for the dots."""
-    config = recipe.get_config()
+    config = load_config(recipe)
     changes = {key.replace("__", "."): value for key, value in changes.items()}
     config.update_from_flattened_dict({**SMALL, **changes})
     return config
@@ -50,7 +49,7 @@ def _cache_of_its_own(tmp_path, monkeypatch):
 def pretraining(tmp_path_factory):
     """The folder of a run that learnt from random weights; stride in conv1, so that both namings can be had of it."""
     workdir = tmp_path_factory.mktemp("runs") / "pretraining"
-    train(small(resnet50_pretrain, train__epochs=4, model__variant="v1"), workdir)
+    train(small("resnet50_pretrain", train__epochs=4, model__variant="v1"), workdir)
     return workdir
 
 
@@ -88,7 +87,7 @@ def test_an_exported_backbone_is_the_network_of_the_run(pretraining, backbone):
     assert (backbone.parent / "backbone.json").exists()
 
 
-@pytest.mark.parametrize("recipe", [resnet50_frozen, resnet50_resized])
+@pytest.mark.parametrize("recipe", ["resnet50_frozen", "resnet50_resized"])
 def test_a_frozen_backbone_keeps_every_bit_statistics_too(recipe, backbone, tmp_path):
     train(small(recipe, model__pretrained=str(backbone)), tmp_path / "run")
     loaded = pretrained.load(backbone)
@@ -97,7 +96,7 @@ def test_a_frozen_backbone_keeps_every_bit_statistics_too(recipe, backbone, tmp_
 
 
 def test_frozen_as_the_notebook_had_it_statistics_move_and_weights_do_not(backbone, tmp_path):
-    train(small(notebook_resized, model__pretrained=str(backbone)), tmp_path / "run")
+    train(small("notebook/notebook_resized", model__pretrained=str(backbone)), tmp_path / "run")
     loaded = pretrained.load(backbone)
     changed = differing({"params": loaded.params, "batch_stats": loaded.batch_stats}, weights_of(tmp_path / "run"))
     assert {path for path in changed if path.startswith("params/")} == {"params/head/kernel", "params/head/bias"}
@@ -106,21 +105,21 @@ def test_frozen_as_the_notebook_had_it_statistics_move_and_weights_do_not(backbo
 
 
 def test_fine_tuning_moves_every_parameter_and_statistic(backbone, tmp_path):
-    train(small(resnet50_finetuned, model__pretrained=str(backbone)), tmp_path / "run")
+    train(small("resnet50_finetuned", model__pretrained=str(backbone)), tmp_path / "run")
     loaded = pretrained.load(backbone)
     before = {"params": loaded.params, "batch_stats": loaded.batch_stats}
     assert len(differing(before, weights_of(tmp_path / "run"))) == len(jax.tree.leaves(before))
 
 
 def test_for_head_epochs_only_the_head_moves(backbone, tmp_path):
-    config = small(resnet50_finetuned, model__pretrained=str(backbone), schedule__head_epochs=1.0)
+    config = small("resnet50_finetuned", model__pretrained=str(backbone), schedule__head_epochs=1.0)
     train(config, tmp_path / "run")
     changed = differing(pretrained.load(backbone).params, weights_of(tmp_path / "run")["params"])
     assert changed == {"head/kernel", "head/bias"}
 
 
 def test_the_probe_is_evaluated_from_its_folder_to_the_last_digit(backbone, tmp_path):
-    returned = train(small(resnet50_frozen, model__pretrained=str(backbone)), tmp_path / "run")
+    returned = train(small("resnet50_frozen", model__pretrained=str(backbone)), tmp_path / "run")
     again = evaluate(tmp_path / "run", split="test", checkpoint="best", tta=None)
     assert (again["loss"], again["accuracy"]) == (returned["test"]["loss"], returned["test"]["accuracy"])
     probe = read_json(RunFolder(tmp_path / "run").probe_json)
@@ -135,7 +134,7 @@ def test_the_probe_is_evaluated_from_its_folder_to_the_last_digit(backbone, tmp_
 def test_a_head_on_cached_features_learns_what_it_learns_behind_the_backbone(backbone, tmp_path):
     steps = {"optimizer__name": "sgd", "optimizer__learning_rate": 0.5, "train__epochs": 2}
     for name, cached in (("cached", True), ("online", False)):
-        config = small(resnet50_frozen, model__pretrained=str(backbone), train__cached_features=cached, **steps)
+        config = small("resnet50_frozen", model__pretrained=str(backbone), train__cached_features=cached, **steps)
         train(config, tmp_path / name)
     cached, online = (weights_of(tmp_path / name)["params"]["head"] for name in ("cached", "online"))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5), cached, online)
@@ -144,7 +143,7 @@ def test_a_head_on_cached_features_learns_what_it_learns_behind_the_backbone(bac
 def test_prediction_needs_neither_the_data_nor_the_weight_file(backbone, tmp_path):
     path = tmp_path / "moved.h5"
     path.write_bytes(backbone.read_bytes())
-    train(small(resnet50_resized, model__pretrained=str(path)), tmp_path / "run")
+    train(small("resnet50_resized", model__pretrained=str(path)), tmp_path / "run")
     path.unlink()
     experiment, restored = restore_run(tmp_path / "run", checkpoint="best")
     images_NHWC = experiment.splits["test"].images_NHWC[:3]
@@ -166,8 +165,8 @@ def test_prediction_needs_neither_the_data_nor_the_weight_file(backbone, tmp_pat
 )
 def test_another_scale_than_that_of_the_weights_is_refused(mistake, words, backbone, tmp_path):
     with pytest.raises(DataError, match=f"wrong scale for the weights .*{words}"):
-        train(small(resnet50_resized, model__pretrained=str(backbone), **mistake), tmp_path / "run")
-    config = small(resnet50_resized, model__pretrained=str(backbone), model__check_input=False, **mistake)
+        train(small("resnet50_resized", model__pretrained=str(backbone), **mistake), tmp_path / "run")
+    config = small("resnet50_resized", model__pretrained=str(backbone), model__check_input=False, **mistake)
     train(config, tmp_path / "run")  # who wants to know what it costs may
 
 
@@ -194,7 +193,7 @@ def tinted(images_NHWC):
 
 
 def write_shapes(path, change):
-    config = small(resnet50_pretrain)
+    config = small("resnet50_pretrain")
     dataset = load(config.data, allow_fallback=False)
     arrays = {}
     for name, images in (("train", dataset.train), ("test", dataset.test)):
@@ -207,19 +206,19 @@ def tinted_backbone(tmp_path_factory):
     """A backbone that has learnt from reddish shapes."""
     folder = tmp_path_factory.mktemp("tinted")
     write_shapes(folder / "tinted.npz", lambda images: images)
-    config = small(resnet50_pretrain, train__epochs=4, data__name="cifar10", data__dir=str(folder / "tinted.npz"))
+    config = small("resnet50_pretrain", train__epochs=4, data__name="cifar10", data__dir=str(folder / "tinted.npz"))
     train(config, folder / "run")
     export(folder / "run", output=str(folder / "b.safetensors"), format="safetensors", checkpoint="latest")
     return folder / "b.safetensors"
 
 
 def from_npz(path, backbone):
-    return small(resnet50_resized, data__name="cifar10", data__dir=str(path), model__pretrained=str(backbone))
+    return small("resnet50_resized", data__name="cifar10", data__dir=str(path), model__pretrained=str(backbone))
 
 
 def test_a_run_does_not_go_on_with_other_weights(backbone, tinted_backbone, tmp_path):
-    train(small(resnet50_frozen, model__pretrained=str(backbone)), tmp_path / "run")
-    other = small(resnet50_frozen, model__pretrained=str(tinted_backbone))
+    train(small("resnet50_frozen", model__pretrained=str(backbone)), tmp_path / "run")
+    other = small("resnet50_frozen", model__pretrained=str(tinted_backbone))
     with pytest.raises(DataError, match="not what this run began with"):
         train(other, tmp_path / "run")
 
@@ -227,13 +226,13 @@ def test_a_run_does_not_go_on_with_other_weights(backbone, tinted_backbone, tmp_
 @pytest.mark.parametrize(
     ("recipe", "changes", "words"),
     [
-        (resnet50_frozen, {"augment__flip": "random"}, "each image is seen once"),
-        (resnet50_frozen, {"augment__mixup": 0.1}, "mixup"),
-        (resnet50_frozen, {"train__epochs": 2}, "at one go"),
-        (resnet50_frozen, {"optimizer__rules": ((".*", 1.0),)}, "all but the head"),
-        (resnet50_resized, {"optimizer__name": "lbfgs"}, "cached_features=True"),
-        (resnet50_resized, {"model__name": "cnn"}, "is for ResNets"),
-        (resnet50_resized, {"model__stem": "small"}, "their own"),
+        ("resnet50_frozen", {"augment__flip": "random"}, "each image is seen once"),
+        ("resnet50_frozen", {"augment__mixup": 0.1}, "mixup"),
+        ("resnet50_frozen", {"train__epochs": 2}, "in one epoch"),
+        ("resnet50_frozen", {"optimizer__rules": ((".*", 1.0),)}, "all but the head"),
+        ("resnet50_resized", {"optimizer__name": "lbfgs"}, "cached_features=True"),
+        ("resnet50_resized", {"model__name": "cnn"}, "is for ResNets"),
+        ("resnet50_resized", {"model__stem": "small"}, "their own stem"),
     ],
 )
 def test_keys_that_do_not_fit_together(recipe, changes, words, backbone, tmp_path):
@@ -281,7 +280,7 @@ def test_without_its_library_onnx_is_refused_with_the_command_that_installs_it(p
 
 
 def test_layer_decay_shrinks_rates_towards_the_images(backbone):
-    config = small(resnet50_finetuned, model__pretrained=str(backbone), optimizer__layer_decay=0.5)
+    config = small("resnet50_finetuned", model__pretrained=str(backbone), optimizer__layer_decay=0.5)
     params = experiments.build(config, allow_fallback=False).abstract_variables["params"]
     rules = match_rules(config.optimizer, params)
     found = [rules[name]["kernel"].multiplier for name in ("head", "stem_conv1")]
