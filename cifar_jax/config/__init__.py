@@ -2,9 +2,8 @@
 
 from ml_collections import ConfigDict
 
-from cifar_jax.config import recipes
+from cifar_jax.config import recipes, validate
 from cifar_jax.config.keys import default_config
-from cifar_jax.config.validate import validate, with_overrides
 
 __all__ = ["default_config", "load_config"]
 
@@ -28,6 +27,6 @@ def load_config(name_or_file: str, /, **overrides) -> ConfigDict:
     Raises:
         UsageError: no such recipe or key (the message names the nearest), or a value of the wrong type or range.
     """
-    config = with_overrides(recipes.run(name_or_file), overrides)
-    validate(config)
+    config = validate.with_overrides(recipes.run(name_or_file), overrides)
+    validate.validate(config)
     return config
