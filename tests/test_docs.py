@@ -11,6 +11,7 @@ from PIL import Image
 
 import cifar_jax
 from cifar_jax import cli
+from cifar_jax.modes.export import export
 from cifar_jax.pretrained.catalogue import CATALOGUE as CATALOG
 
 ROOT = Path(__file__).parents[1]
@@ -244,3 +245,15 @@ def test_the_example_of_the_readme_runs(monkeypatch, tmp_path, capsys):
     save_image(tmp_path / "cat.jpg")
     run_blocks(ROOT / "README.md")
     assert "test accuracy" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_an_exported_program_is_used_as_documented(monkeypatch, tmp_path, capsys):
+    pytest.importorskip("flatbuffers")
+    monkeypatch.chdir(tmp_path)
+    save_image(tmp_path / "cat.jpg")
+    small = {"data.name": "shapes", "data.limit": 200, "model.widths": (8,), "train.batch_size": 40, "train.epochs": 1}
+    cifar_jax.train(cifar_jax.load_config("cnn_scratch", **small), "run")
+    export("run", output="model.stablehlo", format="stablehlo")
+    run_blocks(ROOT / "docs" / "weights.md")
+    assert capsys.readouterr().out.strip() == cifar_jax.predict("run", "cat.jpg", tta=False)[0].class_name
