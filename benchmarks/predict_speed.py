@@ -51,7 +51,7 @@ def draw(folder: Path, number: int) -> None:
 def train_a_run(workdir: Path) -> list[int]:
     """Trains the network of configs/cnn_scratch.py for one short epoch; returns its widths."""
     from cifar_jax.config import load_config
-    from cifar_jax.training.loop import train
+    from cifar_jax.modes.train import train_run as train
 
     config = load_config("cnn_scratch")
     config.data.update(name="shapes", limit=500)

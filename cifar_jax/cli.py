@@ -7,13 +7,17 @@ import logging
 import re
 import shlex
 import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from cifar_jax.config import load_config, recipes
 from cifar_jax.config.command_line import describe_keys, describe_recipes, split_overrides
 from cifar_jax.errors import CifarJaxError, DataError, UsageError
 from cifar_jax.memory import use_huge_pages
+
+if TYPE_CHECKING:
+    from cifar_jax.training.hooks import Hook
 
 MODES = {
     "train": "trains, resumes an interrupted run, evaluates, writes report.html",
@@ -27,14 +31,14 @@ MODES = {
 MODES_WITH_CONFIG = ("train", "inspect", "ablation")
 
 
-def main() -> None:
+def main(hooks: Sequence["Hook"] = ()) -> None:
     """Runs `sys.argv` and exits: 0, 1 (data), 2 (usage), 130 or 143 (interrupted)."""
     use_huge_pages()
     gc.set_threshold(50_000)  # most of what tracing allocates is kept: collecting more often costs 0.3 s of a start
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     logging.getLogger("matplotlib").setLevel(logging.ERROR)  # its first start logs about fonts
     try:
-        run(sys.argv)
+        run(sys.argv, hooks)
     except CifarJaxError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
@@ -46,7 +50,7 @@ def main() -> None:
         sys.exit(130)
 
 
-def run(argv: list[str]) -> None:
+def run(argv: list[str], hooks: Sequence["Hook"] = ()) -> None:
     """Parses the flags and runs one mode. JAX takes two seconds to import: it is imported after all checks.
 
     Raises:
@@ -65,7 +69,8 @@ def run(argv: list[str]) -> None:
         from cifar_jax.modes.train import train
         from cifar_jax.training import results
 
-        print(results.describe_results(train(config, workdir, command=command)))
+        print(results.describe_results(train(config, workdir, command=command, hooks=hooks)))
+        print(f"run folder: {workdir}\nreport: {Path(workdir) / 'report.html'}")
     elif flags.mode == "ablation":
         from cifar_jax.modes.ablation import ablation
 

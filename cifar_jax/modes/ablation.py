@@ -9,8 +9,9 @@ from ml_collections import ConfigDict
 from cifar_jax.config.validate import validate, with_overrides
 from cifar_jax.devices import is_first_process, start
 from cifar_jax.errors import UsageError
+from cifar_jax.modes.train import train_seeds
 from cifar_jax.report.ablation import Rung, write
-from cifar_jax.training import results, seeds
+from cifar_jax.training import results
 
 
 def ablation(config: ConfigDict, workdir: str | Path, *, command: str = "") -> list[Path]:
@@ -37,7 +38,7 @@ def ablation(config: ConfigDict, workdir: str | Path, *, command: str = "") -> l
         validate(one)
     start(config)
     for rung, one in climb:
-        found = seeds.train_seeds(one, Path(workdir) / rung.folder, command=command)
+        found = train_seeds(one, Path(workdir) / rung.folder, command=command)
         logging.info("%s: %s", rung.name, results.describe_results(found))
     return write(Path(workdir), [rung for rung, _ in climb]) if is_first_process() else []
 

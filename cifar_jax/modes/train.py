@@ -1,36 +1,135 @@
 """`--mode train`: one run, or one for each of several seeds."""
 
+import contextlib
+import logging
+from collections.abc import Sequence
 from pathlib import Path
 
+import jax
 from ml_collections import ConfigDict
 
-from cifar_jax.config.validate import validate
+from cifar_jax import experiment as experiments
+from cifar_jax.config.validate import to_json, validate
 from cifar_jax.devices import is_first_process, start
-from cifar_jax.training import loop, seeds
+from cifar_jax.metrics.classification import mean_interval
+from cifar_jax.report.finished_runs import unseen_accuracy
+from cifar_jax.runs.run_folder import RunFolder, read_json, write_json
+from cifar_jax.training import input_check
+from cifar_jax.training.hooks import Hook
+from cifar_jax.training.loop import Trainer
+from cifar_jax.training.restore import require_same_backbone, require_same_data
+
+log = logging.getLogger(__name__)
 
 
-def train(config: ConfigDict, workdir: str | Path, *, command: str = "") -> dict:
+def train(config: ConfigDict, workdir: str | Path, *, command: str = "", hooks: Sequence[Hook] = ()) -> dict:
     """Trains, or resumes an interrupted run, and evaluates the best checkpoint once on the test split.
 
     Args:
         config: as `load_config` returns it.
-        workdir: the run folder; created if missing.
+        workdir: the run folder; created if missing. With `train.seeds` above 1 it holds one folder per seed.
         command: recorded in config.json and named by the message that says how to resume.
+        hooks: called by the training loop, besides those for progress and TensorBoard.
 
     Returns:
         The content of results.json. With `train.seeds` above 1 the mean over the seeds and its 95 % interval.
 
     Raises:
-        UsageError: a wrong key, value or path.
-        DataError: data, weights or a checkpoint that cannot be used.
+        UsageError, DataError: see `cifar_jax.errors`.
+        NotFiniteError: the loss is not finite; the last good checkpoint is kept.
+        Interrupted: SIGINT or SIGTERM, after the state is saved.
     """
     validate(config)
     start(config)
     if config.train.seeds == 1:
-        return loop.train(config, workdir, command=command)
-    results = seeds.train_seeds(config, workdir, command=command)
+        return train_run(config, workdir, command=command, hooks=hooks)
+    results = train_seeds(config, workdir, command=command, hooks=hooks)
     if is_first_process():
         from cifar_jax.report import comparison  # here: Matplotlib takes 0.3 s to import
 
         comparison.write(Path(workdir).absolute())
     return results
+
+
+def train_seeds(config: ConfigDict, workdir: str | Path, *, command: str = "", hooks: Sequence[Hook] = ()) -> dict:
+    """Trains `train.seeds` runs, one after the other, in WORKDIR/seed_N; finished ones are not trained again.
+
+    One after the other: networks stacked with `vmap` become grouped convolutions, several times slower.
+
+    Returns:
+        The content of WORKDIR/results.json: for each split the accuracies, their mean and Student's 95 % interval.
+    """
+    first, number = config.train.seed, config.train.seeds
+    runs = []
+    for seed in range(first, first + number):
+        with config.unlocked():
+            run_config = config.copy_and_resolve_references()
+        run_config.train.update(seed=seed, seeds=1)
+        runs.append(train_run(run_config, Path(workdir) / f"seed_{seed}", command=command, hooks=hooks))
+    results = {"seeds": list(range(first, first + number)), "data": runs[0]["data"]}
+    for split in ("validation", "test"):
+        accuracies = [unseen_accuracy(run[split]) for run in runs]
+        mean, low, high = mean_interval(accuracies)
+        results[split] = {
+            "n": runs[0][split]["n"],
+            "runs": number,
+            "accuracies": accuracies,
+            "accuracy": mean,
+            "accuracy_interval": [low, high],
+            "tta": runs[0][split]["tta"],
+        }
+    write_json(Path(workdir) / "results.json", results)
+    return results
+
+
+def train_run(
+    config: ConfigDict,
+    workdir: str | Path,
+    *,
+    command: str = "",
+    allow_fallback: bool = True,
+    hooks: Sequence[Hook] = (),
+) -> dict:
+    """One run on the devices that are started already; arguments and errors as of `train`.
+
+    Args:
+        allow_fallback: train on drawn shapes where the data cannot be downloaded (never with several processes).
+    """
+    validate(config)
+    folder = RunFolder(Path(workdir))
+    _require_same_configuration(config, folder)
+    experiment = experiments.build(config, allow_fallback=allow_fallback and jax.process_count() == 1)
+    experiments.require_divisible(experiment)
+    if experiment.backbone and config.model.check_input and not folder.config_json.exists():
+        input_check.require_right_scale(experiment)
+    # Only the first process writes; the others read what it wrote before they started.
+    with folder.lock() if is_first_process() else contextlib.nullcontext():
+        if folder.config_json.exists():
+            recorded = read_json(folder.config_json)
+            require_same_data(experiment, recorded["data"])
+            require_same_backbone(experiment, recorded.get("backbone"))
+        if is_first_process():
+            folder.claim(
+                to_json(experiment.config),
+                command,
+                data=experiment.data_description,
+                backbone=experiment.backbone and experiment.backbone.description,
+            )
+        if folder.results_json.exists():
+            log.info("%s: already finished", folder.path)
+            return read_json(folder.results_json)
+        return Trainer(experiment, folder, command=command, hooks=hooks).fit()
+
+
+def _require_same_configuration(config: ConfigDict, folder: RunFolder) -> None:
+    """Refuses the folder of another configuration before any data are read, and before they are compared.
+
+    Raises:
+        UsageError: naming the keys that differ.
+    """
+    if not folder.config_json.exists():
+        return
+    requested = to_json(config)
+    if read_json(folder.config_json)["data"]["is_fallback"]:  # recorded with fewer epochs than configured
+        requested["train"]["epochs"] = min(requested["train"]["epochs"], experiments.FALLBACK_EPOCHS)
+    folder.require_same(requested)

@@ -1,57 +1,97 @@
-"""What a person sees while training runs: a progress bar in a terminal, plain lines elsewhere."""
+"""Progress for people: a bar in a terminal or a notebook, and a line per epoch on the command line."""
 
+import html
+import logging
+import os
 import sys
-import time
 
-from rich.console import Console as RichConsole
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.console import Console
+from rich.progress import BarColumn, Progress, ProgressColumn, TextColumn
+from rich.text import Text
+
+from cifar_jax.training.hooks import Hook
+
+log = logging.getLogger(__name__)
 
 
-class Console:
-    """Shows progress on stderr; silent in all processes but the first."""
+def progress_hook() -> Hook:
+    """The bar that fits where the program runs; without a terminal or a notebook only the lines per epoch."""
+    if "ipykernel" in sys.modules:
+        return NotebookProgress()
+    # A shell command in a notebook cell has a terminal, but prints its control characters.
+    in_notebook_shell = {"JPY_PARENT_PID", "COLAB_RELEASE_TAG"} & os.environ.keys()
+    return TerminalProgress() if sys.stderr.isatty() and not in_notebook_shell else LineProgress()
 
-    def __init__(self, *, total_steps: int, first_step: int, batch_size: int, enabled: bool):
-        self._enabled = enabled
-        self._batch_size = batch_size
-        self._last = (time.perf_counter(), first_step)
-        self._progress = Progress(
-            TextColumn("epoch {task.fields[epoch]}"),
-            BarColumn(),
-            TextColumn("step {task.completed:.0f}/{task.total:.0f}"),
-            TextColumn("loss {task.fields[loss]:.4f} accuracy {task.fields[accuracy]:.2%}"),
-            TextColumn("{task.fields[speed]:,.0f} images/s"),
-            TimeRemainingColumn(),
-            console=RichConsole(stderr=True),
-            disable=not (enabled and sys.stderr.isatty()),
+
+class LineProgress(Hook):
+    """One line per epoch, below 80 columns, through `logging` at level INFO: shown by the command line only."""
+
+    def on_start(self, *, first_step: int, total_steps: int, steps_per_epoch: int) -> None:
+        self.total_steps, self.steps_per_epoch = total_steps, steps_per_epoch
+        self.show(first_step, "starting ...")
+
+    def on_compile(self) -> None:
+        self.show(None, "compiling ...")
+
+    def on_log(self, step: int, values: dict[str, float]) -> None:
+        speed = f"{values['images_per_second']:,.0f} images/s"
+        self.show(step, f"loss {values['loss']:.4f}, acc {values['accuracy']:.2%}, {speed}")
+
+    def on_epoch(self, step: int, row: dict[str, float]) -> None:
+        seconds = f"{row['seconds']:.1f} s" if row["seconds"] < 100 else f"{row['seconds']:.0f} s"
+        self.line(
+            f"epoch {row['epoch']}/{self.total_steps // self.steps_per_epoch}: loss {row['loss']:.4f}, "
+            f"acc {row['accuracy']:.2%}, val loss {row['val_loss']:.4f}, val acc {row['val_accuracy']:.2%}, {seconds}"
         )
-        fields = {"epoch": "-", "loss": float("nan"), "accuracy": float("nan"), "speed": 0.0}
-        self._task = self._progress.add_task("", total=total_steps, completed=first_step, **fields)
 
-    def __enter__(self) -> "Console":
-        self._progress.start()
-        return self
-
-    def __exit__(self, *exception) -> None:
-        self._progress.stop()
-
-    def update(self, step: int, *, epoch: int, loss: float, accuracy: float) -> float:
-        """Moves the bar to `step`; returns the images a second since the last call."""
-        now = time.perf_counter()
-        then, before = self._last
-        speed = (step - before) * self._batch_size / (now - then)
-        self._last = (now, step)
-        self._progress.update(self._task, completed=step, epoch=epoch, loss=loss, accuracy=accuracy, speed=speed)
-        return speed
-
-    def restart_clock(self) -> None:
-        """What passed since the last `update` was no training: leave it out of the speed."""
-        self._last = (time.perf_counter(), self._last[1])
+    def show(self, step: int | None, text: str) -> None:
+        """Updates the bar; `step` None leaves its position."""
 
     def line(self, text: str) -> None:
-        """Prints a line above the bar, or just a line."""
-        if not self._enabled:
-            return
-        if self._progress.disable:
-            print(text, file=sys.stderr, flush=True)
-        else:
+        log.info("%s", text)
+
+
+class _Steps(ProgressColumn):
+    def render(self, task) -> Text:
+        return Text(f"step {task.completed:.0f}/{task.total:.0f}")
+
+
+class TerminalProgress(LineProgress):
+    """A bar below the lines."""
+
+    def on_start(self, **steps: int) -> None:
+        columns = (BarColumn(bar_width=14), _Steps(), TextColumn("{task.description}"))
+        self._progress = Progress(*columns, console=Console(stderr=True), transient=True)
+        self._task = self._progress.add_task("", total=steps["total_steps"])
+        self._progress.start()
+        super().on_start(**steps)
+
+    def show(self, step: int | None, text: str) -> None:
+        self._progress.update(self._task, completed=step, description=text)
+
+    def line(self, text: str) -> None:
+        if log.isEnabledFor(logging.INFO):
             self._progress.console.print(text, highlight=False)
+
+    def close(self) -> None:
+        self._progress.stop()
+
+
+class NotebookProgress(LineProgress):
+    """A bar in the output of a notebook cell, updated in place; needs no widgets."""
+
+    _display = None
+
+    def on_epoch(self, step: int, row: dict[str, float]) -> None:
+        self.show(step, f"epoch {row['epoch']}: val loss {row['val_loss']:.4f}, val acc {row['val_accuracy']:.2%}")
+
+    def show(self, step: int | None, text: str) -> None:
+        from IPython import display
+
+        self._step = self._step if step is None else step
+        bar = f'<progress value="{self._step}" max="{self.total_steps}"></progress>'
+        content = display.HTML(f"{bar} step {self._step:,}/{self.total_steps:,} {html.escape(text)}")
+        if self._display is None:
+            self._display = display.display(content, display_id=True)
+        else:
+            self._display.update(content)

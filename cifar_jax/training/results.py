@@ -191,24 +191,24 @@ def source_revision() -> str:
 
 
 def describe_results(results: dict) -> str:
-    """results.json of a run, or of several seeds, in a line for people."""
+    """results.json of a run, or of several seeds, for the terminal; lines below 80 columns."""
     test = results["test"]
     if "seeds" not in results:
         return describe_metrics(test)
     low, high = test["accuracy_interval"]
     views = " with test-time augmentation" if test["tta"] else ""
     return (
-        f"{results['data']['name']}, test, n = {test['n']:,}, {test['runs']} seeds: "
-        f"mean accuracy {test['accuracy']:.2%} [{low:.2%}, {high:.2%}]{views}"
+        f"{results['data']['name']}, test, n = {test['n']:,}, {test['runs']} seeds\n"
+        f"  mean accuracy {test['accuracy']:.2%} [{low:.2%}, {high:.2%}]{views}"
     )
 
 
-def describe_metrics(found: dict) -> str:
-    """metrics.json in a line for people."""
-    low, high = found["accuracy_interval"]
-    views = f" with test-time augmentation ({found['without_tta']['accuracy']:.2%} without)" if found["tta"] else ""
+def describe_metrics(metrics: dict) -> str:
+    """metrics.json for the terminal; lines below 80 columns."""
+    low, high = metrics["accuracy_interval"]
+    views = f", {metrics['without_tta']['accuracy']:.2%} without test-time augmentation" if metrics["tta"] else ""
     return (
-        f"{found['data']}, {found['split']}, n = {found['n']:,}: accuracy {found['accuracy']:.2%} "
-        f"[{low:.2%}, {high:.2%}]{views}, loss {found['loss']:.4f}, ECE {found['ece']:.4f} "
-        f"(step {found['checkpoint_step']})"
+        f"{metrics['data']}, {metrics['split']}, n = {metrics['n']:,}, step {metrics['checkpoint_step']:,}\n"
+        f"  accuracy {metrics['accuracy']:.2%} [{low:.2%}, {high:.2%}]{views}\n"
+        f"  loss {metrics['loss']:.4f}, ECE {metrics['ece']:.4f}"
     )

@@ -10,11 +10,13 @@ import pytest
 from cifar_jax.config import default_config
 from cifar_jax.data import tfds
 from cifar_jax.errors import UsageError
+from cifar_jax.modes.train import train_run as train
+from cifar_jax.modes.train import train_seeds
 from cifar_jax.runs.checkpoints import Checkpoints
 from cifar_jax.runs.run_folder import History, RunFolder, read_json
-from cifar_jax.training.loop import NotFiniteError, _Run, train
+from cifar_jax.training.hooks import Hook
+from cifar_jax.training.loop import NotFiniteError
 from cifar_jax.training.restore import restore_run
-from cifar_jax.training.seeds import train_seeds
 from cifar_jax.training.signals import Interrupted, StopSignal
 
 STEPS_PER_EPOCH = 9  # 400 images, 40 of them for validation, 40 a batch
@@ -142,7 +144,7 @@ def test_augmentation_larger_than_the_images_is_refused(changes, tmp_path):
 def test_a_run_stopped_in_mid_epoch_goes_on_bit_for_bit(finished, tmp_path, monkeypatch, steps):
     with monkeypatch.context() as patch:
         stop_after(patch, steps)
-        with pytest.raises(Interrupted, match=f"SIGTERM after step {steps} of 18.*go on with: the same") as caught:
+        with pytest.raises(Interrupted, match=f"SIGTERM after step {steps} of 18.*resume with: the same") as caught:
             train(small(), tmp_path)
     assert caught.value.exit_code == 143
     assert latest(tmp_path).step == steps and not RunFolder(tmp_path).results_json.exists()
@@ -154,17 +156,20 @@ def test_a_run_stopped_in_mid_epoch_goes_on_bit_for_bit(finished, tmp_path, monk
 def test_the_first_step_does_not_wait_for_the_figures_and_a_resumed_run_draws_those_that_are_missing(
     tmp_path, monkeypatch
 ):
-    order, program = [], _Run._program
+    order = []
+
+    class Order(Hook):
+        def before_steps(self, step):
+            order.append("step")
 
     def killed(experiment, folder):
         order.append("figures")
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(_Run, "_program", lambda *args, **kwargs: order.append("step") or program(*args, **kwargs))
     with monkeypatch.context() as patch:
         patch.setattr("cifar_jax.training.results.describe_start", killed)
         with pytest.raises(KeyboardInterrupt):
-            train(small(train__epochs=1), tmp_path)
+            train(small(train__epochs=1), tmp_path, hooks=[Order()])
     assert order == ["step", "figures"]
     train(small(train__epochs=1), tmp_path)
     assert {"samples.png", "label_distribution.png", "augmentation.png"} <= {
@@ -214,3 +219,38 @@ def test_seeds_leave_mean_and_interval(tmp_path):
     low, high = found["test"]["accuracy_interval"]
     assert found["test"]["accuracies"] == accuracies
     assert found["test"]["accuracy"] == pytest.approx(np.mean(accuracies)) and low <= np.mean(accuracies) <= high
+
+
+def test_hooks_see_every_step_log_and_epoch_in_order(tmp_path):
+    events = []
+
+    class Recorder(Hook):
+        def on_start(self, **steps):
+            events.append(("start", steps))
+
+        def on_compile(self):
+            events.append("compile")
+
+        def before_steps(self, step):
+            events.append(("before", step))
+
+        def after_steps(self, step, metrics):
+            events.append(("after", step, int(metrics.count)))
+
+        def on_log(self, step, values):
+            assert 0 <= values["accuracy"] <= 1 and values["images_per_second"] > 0
+            events.append(("log", step))
+
+        def on_epoch(self, step, row):
+            events.append(("epoch", step, row["epoch"]))
+
+        def close(self):
+            events.append("close")
+
+    train(small(train__epochs=1, train__log_every_steps=STEPS_PER_EPOCH), tmp_path, hooks=[Recorder()])
+    steps = [
+        event for step in range(STEPS_PER_EPOCH) for event in (("before", step), ("after", step + 1, 40 * (step + 1)))
+    ]
+    total = {"first_step": 0, "total_steps": STEPS_PER_EPOCH, "steps_per_epoch": STEPS_PER_EPOCH}
+    last = [("log", STEPS_PER_EPOCH), ("epoch", STEPS_PER_EPOCH, 1), "close"]
+    assert events == [("start", total), "compile", *steps, *last]

@@ -1,0 +1,31 @@
+"""Hooks of the training loop: what observes a run without changing it."""
+
+import jax
+
+
+class Hook:
+    """Called by the training loop in the first process; override the methods you need.
+
+    Steps count batches from 0 over the whole run. Pass hooks to `cifar_jax.train(config, workdir, hooks=[...])`.
+    """
+
+    def on_start(self, *, first_step: int, total_steps: int, steps_per_epoch: int) -> None:
+        """Before the first step of this call; `first_step` is above 0 where a run resumes."""
+
+    def on_compile(self) -> None:
+        """Before a training program is compiled."""
+
+    def before_steps(self, step: int) -> None:
+        """Before each dispatch; `step` is its first batch."""
+
+    def after_steps(self, step: int, metrics: jax.Array) -> None:
+        """After each dispatch, which ended before batch `step`; `metrics` (`state.Metrics`) may be in flight."""
+
+    def on_log(self, step: int, values: dict[str, float]) -> None:
+        """Ten times an epoch by default: loss, accuracy (0 to 1), learning_rate and images_per_second."""
+
+    def on_epoch(self, step: int, row: dict[str, float]) -> None:
+        """After validation: the epoch's row of history.json."""
+
+    def close(self) -> None:
+        """After the last step, or when the loop ends with an error."""
