@@ -1,6 +1,7 @@
-"""Evaluation of one split: metrics, predictions and figures in the run folder."""
+"""Evaluation of one split: metrics, predictions and figures, written to the run folder."""
 
 import functools
+from pathlib import Path
 
 import numpy as np
 from ml_collections import ConfigDict
@@ -15,15 +16,20 @@ from cifar_jax.metrics import calibration, classification
 from cifar_jax.report import figures
 from cifar_jax.runs.run_folder import RunFolder, read_json, write_json
 
-CALIBRATION = ("loss", "loss_interval", "ece", "ece_interval")  # what temperature scaling changes
+CALIBRATION = ("loss", "loss_interval", "ece", "ece_interval")  # changed by temperature scaling
 HEADLINE = ("n", "accuracy", "accuracy_interval", *CALIBRATION)
 
 
 class SplitEvaluator:
-    """One split on the devices and the compiled program that evaluates it: called after every epoch, say."""
+    """One split on the devices with the compiled program that evaluates it, for repeated use."""
 
     def __init__(self, experiment: Experiment, split: str, *, variables: dict, tta: bool):
-        """Args: variables: as of `logits`; features of a frozen backbone are computed with them, if any are wanted."""
+        """Places the split on the devices.
+
+        Args:
+            variables: params and batch_stats; cached features are computed with them.
+            tta: also return the logits with test-time augmentation.
+        """
         self.images = experiment.splits[split]
         self._experiment = experiment
         if experiment.config.train.cached_features:
@@ -35,7 +41,7 @@ class SplitEvaluator:
         self._predict = compile_predict(experiment.mesh, forward=forward, tta=tta)
 
     def logits(self, variables: dict) -> dict[str, np.ndarray]:
-        """'plain' and, where asked for, 'tta' logits (N, K) of every image, each once, in order."""
+        """'plain' and, with `tta`, 'tta' logits, float32 (N, K), in the order of the images."""
         return predict_split(
             self._predict,
             variables,
@@ -46,7 +52,7 @@ class SplitEvaluator:
         )
 
     def summaries(self, logits: dict[str, np.ndarray]) -> dict[str, dict]:
-        """Accuracy, loss and all other figures of each kind of logits."""
+        """The metrics of each kind of logits, see `classification.summarize`."""
         return {
             name: classification.summarize(
                 logits_NK=values, labels_N=self.images.labels_N, class_names=self.images.class_names
@@ -63,96 +69,103 @@ def evaluate_split(
     split: str,
     step: int,
     tta: bool,
+    directory: Path,
     temperature: float | None = None,
     with_figures: bool = True,
 ) -> dict:
-    """Evaluates one split, every image once, and leaves evaluation/SPLIT/ in the run folder.
+    """Evaluates every image of a split once and writes metrics.json, predictions.npz and figures.
 
     Args:
         variables: params and batch_stats, replicated.
-        step: of the checkpoint they are from, to be recorded.
-        tta: the headline figures are those of the `mirrored_and_shifted` views; the plain ones stand beside them.
-        temperature: as fitted on the validation split of this checkpoint with this `tta`; of that split it is fitted
-            here. None = no figures of temperature scaling.
-        with_figures: draw them too, 1.2 s a split.
+        step: of their checkpoint, recorded in metrics.json.
+        tta: whether the main figures are those with test-time augmentation; the others become `without_tta`.
+        directory: for the files. Figures of evaluation/test go to figures/ instead.
+        temperature: fitted on the validation split of the same checkpoint with the same `tta`. If None, no figures
+            with temperature scaling. For the validation split it is fitted here.
+        with_figures: draw them, 1.2 s per split.
 
     Returns:
-        What stands in metrics.json.
+        The content of metrics.json.
     """
     evaluator = SplitEvaluator(experiment, split, variables=variables, tta=tta)
     logits = evaluator.logits(variables)
     summaries = evaluator.summaries(logits)
-    found = {
+    kind = "tta" if tta else "plain"
+    metrics = {
         "data": experiment.dataset.name,
         "split": split,
         "fingerprint": evaluator.images.fingerprint,
         "checkpoint_step": step,
         "tta": tta,
-        **summaries["tta" if tta else "plain"],
+        **summaries[kind],
     }
     if tta:
-        found["without_tta"] = {name: summaries["plain"][name] for name in HEADLINE}
-    headline_NC = logits["tta" if tta else "plain"]
+        metrics["without_tta"] = {name: summaries["plain"][name] for name in HEADLINE}
     if split == "validation":
-        temperature = calibration.fit_temperature(logits_NK=headline_NC, labels_N=evaluator.images.labels_N)
+        temperature = calibration.fit_temperature(logits_NK=logits[kind], labels_N=evaluator.images.labels_N)
     if temperature:
-        scaled = evaluator.summaries({"scaled": headline_NC / temperature})["scaled"]
-        found["temperature_scaled"] = {"temperature": temperature} | {name: scaled[name] for name in CALIBRATION}
+        scaled = evaluator.summaries({"scaled": logits[kind] / temperature})["scaled"]
+        metrics["temperature_scaled"] = {"temperature": temperature} | {name: scaled[name] for name in CALIBRATION}
     if is_first_process():
-        _write(folder, found, logits, evaluator.images)
+        _write(directory, metrics, logits, evaluator.images)
         if with_figures:
-            _draw(folder, found, logits, evaluator.images)
-    return found
+            is_test_result = directory == folder.evaluation_dir("test")
+            figures_dir = folder.figures_dir if is_test_result else directory
+            _draw(figures_dir, metrics, logits[kind], evaluator.images, run=figures.run_name(folder))
+    return metrics
 
 
-def _write(folder: RunFolder, found: dict, logits: dict[str, np.ndarray], images: ImageSet) -> None:
-    """metrics.json and predictions.npz."""
-    directory = folder.evaluation_dir(found["split"])
-    write_json(directory / "metrics.json", found)
-    headline_NC = logits["tta" if found["tta"] else "plain"]
-    predictions_N = headline_NC.argmax(-1).astype(np.int32)
+def _write(directory: Path, metrics: dict, logits: dict[str, np.ndarray], images: ImageSet) -> None:
+    write_json(directory / "metrics.json", metrics)
+    arrays = {"logits" if kind == "plain" else f"logits_{kind}": values for kind, values in logits.items()}
+    predictions_N = logits["tta" if metrics["tta"] else "plain"].argmax(-1).astype(np.int32)
     with atomic_path(directory / "predictions.npz") as temporary:
-        np.savez(temporary, labels=images.labels_N, predictions=predictions_N, **_named_logits(logits))
+        np.savez(temporary, labels=images.labels_N, predictions=predictions_N, **arrays)
 
 
-def _draw(folder: RunFolder, found: dict, logits: dict[str, np.ndarray], images: ImageSet) -> None:
-    """The figures of a split, beside its metrics.json; those of the evaluation in results.json go into figures/."""
+def _draw(directory: Path, metrics: dict, logits_NK: np.ndarray, images: ImageSet, *, run: str) -> None:
     from cifar_jax.report import image_grids  # here: Matplotlib takes 0.3 s to import
 
-    of_the_run = found["split"] == "test" and folder.matches_results(found)
-    beside = folder.evaluation_dir(found["split"])
-    for stale in beside.glob("*.png"):  # of another checkpoint, perhaps, that metrics.json no longer tells of
-        stale.unlink()
-    directory = folder.figures_dir if of_the_run else beside
-    run = figures.run_name(folder)
-    figures.draw_metrics(found, run=run, directory=directory)
+    figures.draw_metrics(metrics, run=run, directory=directory)
     image_grids.mistakes(
         images.images_NHWC,
         images.labels_N,
-        calibration.softmax(logits["tta" if found["tta"] else "plain"]),
+        calibration.softmax(logits_NK),
         images.class_names,
-        title=figures.split_title(found, run=run),
+        title=figures.split_title(metrics, run=run),
         path=directory / "mistakes.png",
     )
 
 
-def _named_logits(logits: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    return {"logits" if name == "plain" else f"logits_{name}": values for name, values in logits.items()}
+def evaluation_directory(folder: RunFolder, config: ConfigDict, *, split: str, step: int, tta: bool) -> Path:
+    """Where an evaluation is kept, so that no other checkpoint overwrites the evaluation in results.json.
+
+    Returns:
+        evaluation/SPLIT for the evaluation in results.json. For any other, a folder step_N below it; if `tta` is not
+        that of the recipe, step_N_tta or step_N_plain.
+    """
+    directory = folder.evaluation_dir(split)
+    if folder.results_json.exists():
+        result = read_json(folder.results_json)[split]
+        if (result["checkpoint_step"], result["tta"]) == (step, tta):
+            return directory
+    suffix = "" if tta == with_tta(config, split) else "_tta" if tta else "_plain"
+    return directory / f"step_{step}{suffix}"
 
 
 def with_tta(config: ConfigDict, split: str) -> bool:
-    """Whether a split is evaluated with test-time augmentation if nobody says; training images are not (6 x cost).
+    """The default for test-time augmentation: as the recipe says, but not for training images (6 times the cost).
 
-    Nor are images whose features are cached.
+    Never with cached features.
     """
     return config.evaluation.tta and split != "train" and not config.train.cached_features
 
 
 def fitted_temperature(folder: RunFolder, *, step: int, tta: bool) -> float | None:
-    """The temperature in results.json, if it was fitted on this checkpoint and with this `tta`."""
+    """The temperature in results.json, if it was fitted on this checkpoint with this `tta`."""
     if not folder.results_json.exists():
         return None
-    fitted = read_json(folder.results_json)
-    if (fitted["validation"]["checkpoint_step"], fitted["validation"]["tta"]) != (step, tta):
+    results = read_json(folder.results_json)
+    if (results["validation"]["checkpoint_step"], results["validation"]["tta"]) != (step, tta):
         return None
-    return fitted.get("temperature")
+    return results.get("temperature")

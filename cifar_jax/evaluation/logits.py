@@ -1,4 +1,4 @@
-"""Logits of whole splits, each image exactly once, on the devices."""
+"""Logits of whole splits, computed on the devices, every image exactly once."""
 
 import math
 from collections.abc import Callable
@@ -16,8 +16,8 @@ from cifar_jax.devices import DATA_AXIS, REPLICATED, SHARDED, replicate, split_o
 def mirrored_and_shifted(images_NHWC: jax.Array) -> tuple[list[jax.Array], list[float]]:
     """The six views of test-time augmentation and their weights, which sum to 1.
 
-    The image and its mirror image weigh a quarter each; the image moved by one pixel to the upper left and to the
-    lower right (reflected at the border) and their mirror images an eighth each (K. Jordan, cifar10-airbench).
+    The image and its mirror image have weight 1/4. The image shifted by one pixel to the upper left and to the lower
+    right (reflected at the border) and their mirror images have weight 1/8 (K. Jordan, cifar10-airbench).
     """
     _, height, width, _ = images_NHWC.shape
     padded = jnp.pad(images_NHWC, ((0, 0), (1, 1), (1, 1), (0, 0)), mode="reflect")
@@ -26,11 +26,14 @@ def mirrored_and_shifted(images_NHWC: jax.Array) -> tuple[list[jax.Array], list[
 
 
 def compile_predict(mesh: Mesh, *, forward: Callable, tta: bool):
-    """`predict(variables, split, indices_B) -> {'plain': logits_BK[, 'tta': logits_BK]}`, float32, on every device.
+    """Compiles `predict(variables, split, indices_B)`.
 
     Args:
-        forward: (variables, what the split holds: uint8 images (B, H, W, 3), say) -> logits_BK.
-        tta: also average the logits over `mirrored_and_shifted` views; the plain view is one of them and costs nothing.
+        forward: (variables, a batch of the split: uint8 images (B, H, W, 3) or features (B, D)) -> logits_BK.
+        tta: also average the logits over the `mirrored_and_shifted` views, one of which is the plain image.
+
+    Returns:
+        The function; it returns {'plain': logits_BK} and with `tta` also 'tta', float32, on every device.
     """
 
     def predict(variables, split, indices_B):
@@ -39,9 +42,9 @@ def compile_predict(mesh: Mesh, *, forward: Callable, tta: bool):
             logits = {"plain": forward(variables, images_BHWC)}
         else:
             views, weights = mirrored_and_shifted(images_BHWC)
-            of_views = [forward(variables, view) for view in views]
-            averaged = sum(weight * logits for weight, logits in zip(weights, of_views, strict=True))
-            logits = {"plain": of_views[0], "tta": averaged}
+            view_logits = [forward(variables, view) for view in views]
+            averaged = sum(weight * logits for weight, logits in zip(weights, view_logits, strict=True))
+            logits = {"plain": view_logits[0], "tta": averaged}
         return lax.all_gather(logits, DATA_AXIS, tiled=True)
 
     return jax.jit(split_over_devices(predict, mesh, in_specs=(REPLICATED, SHARDED, REPLICATED), out_specs=REPLICATED))
@@ -52,12 +55,12 @@ def predict_split(
 ) -> dict[str, np.ndarray]:
     """Logits of the `size` images of a split, in order, float32 (N, K) on the host.
 
-    The last batch is filled up with repeated images, which are cut off again: every image counts once.
+    The last batch is padded with repeated images, whose logits are dropped.
     """
     batch_size = math.ceil(min(batch_size, size) / mesh.size) * mesh.size
     batches = []
     for start in range(0, size, batch_size):
         indices_B = np.minimum(np.arange(start, start + batch_size, dtype=np.int32), size - 1)
         batches.append(predict(variables, split, replicate(indices_B, mesh)))
-    on_host = jax.device_get(batches)  # one read for the whole split, after all of it is dispatched
+    on_host = jax.device_get(batches)  # one transfer, after all batches are dispatched
     return {name: np.concatenate([batch[name] for batch in on_host])[:size] for name in on_host[0]}

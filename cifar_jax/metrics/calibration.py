@@ -1,7 +1,7 @@
 """Temperature scaling (Guo et al., On Calibration of Modern Neural Networks, 2017): on the host, in float64.
 
-All logits are divided by one number, fitted on validation images. The predicted classes stay the same, and so does
-the accuracy; only the confidence changes.
+All logits are divided by one number, which is fitted on validation images. Predicted classes and accuracy stay the
+same; only the confidence changes.
 """
 
 import math
@@ -12,7 +12,7 @@ COLDEST, HOTTEST = 0.01, 100.0
 
 
 def softmax(logits_NK: np.ndarray) -> np.ndarray:
-    """Probabilities, float64 (N, C), of logits of any scale and offset."""
+    """Probabilities, float64 (N, K), from logits of any scale and offset."""
     shifted_NK = logits_NK.astype(np.float64)
     shifted_NK -= shifted_NK.max(axis=1, keepdims=True)
     exponentials_NK = np.exp(shifted_NK)
@@ -20,18 +20,18 @@ def softmax(logits_NK: np.ndarray) -> np.ndarray:
 
 
 def fit_temperature(*, logits_NK: np.ndarray, labels_N: np.ndarray) -> float:
-    """The temperature T at which softmax(logits / T) has the least mean negative log-likelihood.
+    """The temperature T that minimizes the mean negative log-likelihood of softmax(logits / T).
 
-    The loss is convex in 1 / T. Newton's method finds the minimum in about eight passes over the logits; where a step
-    of it leaves the interval that is known to hold the minimum, the interval is halved (geometrically) instead.
+    The loss is convex in 1 / T. Newton's method needs about eight passes over the logits; a step outside the interval
+    that brackets the minimum is replaced by (geometric) bisection.
 
     Args:
-        logits_NK: finite floats, N at least 1; of images that the model was not trained on.
-        labels_N: integers, 0 to C - 1.
+        logits_NK: finite floats, N at least 1, of images that the model was not trained on.
+        labels_N: integers, 0 to K - 1.
 
     Returns:
-        0.01 to 100. Logits without any minimum end at a bound: every prediction right (0.01, or where rounding makes
-        the loss flat before) or right less often than by chance (100). Logits that say nothing give 1.
+        0.01 to 100. Without a minimum it is a bound: 0.01 if every prediction is right (or larger, if rounding makes
+        the loss flat before), 100 if accuracy is below chance. 1 for logits without information.
     """
     shifted_NK = logits_NK.astype(np.float64)
     shifted_NK -= shifted_NK.max(axis=1, keepdims=True)

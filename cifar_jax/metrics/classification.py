@@ -1,6 +1,6 @@
-"""Metrics of a classifier from its logits and the true labels: on the host, in float64, each image once.
+"""Metrics of a classifier from its logits and the true labels: on the host, in float64, every image counted once.
 
-N images, C classes. The matrix of counts has the true class in rows and the predicted class in columns.
+N images, K classes, B confidence bins. A confusion matrix has the true class in rows, the predicted class in columns.
 """
 
 import math
@@ -12,15 +12,15 @@ import numpy as np
 from cifar_jax.errors import DataError
 
 ECE_BINS = 15
+Z = statistics.NormalDist().inv_cdf(0.975)  # of two-sided 95 % intervals
 
 
-def wilson_interval(correct: int, n: int, *, confidence: float = 0.95) -> tuple[float, float]:
-    """Score interval of a proportion (Wilson 1927), which keeps its coverage near 0 and 1 and for small n.
+def wilson_interval(correct: int, n: int) -> tuple[float, float]:
+    """95 % score interval of a proportion (Wilson 1927), accurate near 0 and 1 and for small n.
 
     Args:
         correct: successes, 0 to n.
         n: trials, at least 1.
-        confidence: coverage, between 0 and 1.
 
     Returns:
         Lower and upper bound, within [0, 1].
@@ -29,49 +29,50 @@ def wilson_interval(correct: int, n: int, *, confidence: float = 0.95) -> tuple[
         ValueError: `correct` is not in 0..n, or n is 0.
     """
     if not 0 <= correct <= n or n == 0:
-        raise ValueError(f"{correct} of {n} is no proportion")
-    z = _normal_quantile(confidence)
+        raise ValueError(f"{correct} of {n} is not a proportion")
     share = correct / n
-    center = (share + z**2 / (2 * n)) / (1 + z**2 / n)
-    half = z * math.sqrt(share * (1 - share) / n + z**2 / (4 * n**2)) / (1 + z**2 / n)
-    # at the ends the bounds are 0 and 1 exactly, which rounding would miss
+    center = (share + Z**2 / (2 * n)) / (1 + Z**2 / n)
+    half = Z * math.sqrt(share * (1 - share) / n + Z**2 / (4 * n**2)) / (1 + Z**2 / n)
+    # exactly 0 and 1 at the ends, without rounding errors
     low = 0.0 if correct == 0 else center - half
     high = 1.0 if correct == n else center + half
     return low, high
 
 
-def mean_interval(values: Sequence[float], *, confidence: float = 0.95) -> tuple[float, float, float]:
-    """Student-t interval of the mean of a few independent values, such as one accuracy a seed.
+def mean_interval(
+    values: Sequence[float], *, bounds: tuple[float, float] = (-math.inf, math.inf)
+) -> tuple[float, float, float]:
+    """95 % Student's t interval of the mean of a few independent values, such as one accuracy per seed.
 
     Args:
         values: at least two finite values.
-        confidence: coverage, between 0 and 1.
+        bounds: the smallest and largest possible value; the interval is clipped to them.
 
     Returns:
         Mean, lower and upper bound.
 
     Raises:
-        ValueError: fewer than two values, which have no spread to judge by.
+        ValueError: fewer than two values.
     """
-    from scipy import stats  # takes half a second to import; only runs of several seeds need it
+    from scipy import stats  # here: takes 0.5 s to import, and only runs of several seeds need it
 
     if len(values) < 2:
-        raise ValueError(f"an interval of a mean needs at least two values, not {len(values)}")
+        raise ValueError(f"an interval of a mean requires at least two values, not {len(values)}")
     mean = statistics.fmean(values)
-    quantile = float(stats.t.ppf(0.5 + confidence / 2, len(values) - 1))
+    quantile = float(stats.t.ppf(0.975, len(values) - 1))
     half = quantile * statistics.stdev(values, mean) / math.sqrt(len(values))
-    return mean, mean - half, mean + half
+    return mean, max(bounds[0], mean - half), min(bounds[1], mean + half)
 
 
 def confusion_matrix(*, labels_N: np.ndarray, predictions_N: np.ndarray, num_classes: int) -> np.ndarray:
-    """Counts, int64 (C, C), of images of true class (row) that were called the predicted class (column).
+    """Image counts, int64 (K, K), by true class (row) and predicted class (column).
 
     Raises:
-        ValueError: a label or a prediction lies outside 0..C-1.
+        ValueError: a label or a prediction is not in 0..K-1.
     """
     both = np.stack([labels_N, predictions_N]).astype(np.int64)
     if both.size and not 0 <= both.min() <= both.max() < num_classes:
-        raise ValueError(f"classes {both.min()} to {both.max()} do not fit 0 to {num_classes - 1}")
+        raise ValueError(f"classes {both.min()} to {both.max()} are not within 0 to {num_classes - 1}")
     counts = np.bincount(both[0] * num_classes + both[1], minlength=num_classes**2)
     return counts.reshape(num_classes, num_classes).astype(np.int64)
 
@@ -79,8 +80,7 @@ def confusion_matrix(*, labels_N: np.ndarray, predictions_N: np.ndarray, num_cla
 def per_class(confusion_KK: np.ndarray) -> dict[str, list]:
     """Precision, recall, F1 (floats, 0 to 1) and support (images) of every class, in label order.
 
-    Where a ratio is 0/0 (a class never predicted, or without images) it is 0, as in scikit-learn's
-    `zero_division=0`.
+    A ratio of 0/0 (a class without images or predictions) is 0, as with scikit-learn's `zero_division=0`.
     """
     hits_K = np.diag(confusion_KK)
     support_K, predicted_K = confusion_KK.sum(axis=1), confusion_KK.sum(axis=0)
@@ -95,11 +95,11 @@ def per_class(confusion_KK: np.ndarray) -> dict[str, list]:
 def reliability_bins(
     *, probabilities_NK: np.ndarray, labels_N: np.ndarray, num_bins: int = ECE_BINS
 ) -> dict[str, np.ndarray]:
-    """Images sorted by the probability of their predicted class into bins of equal width, (low, high].
+    """Bins images by the probability of their predicted class; bins have equal width and are closed above.
 
     Returns:
-        'count' int64 (num_bins,), and float64 (num_bins,) 'confidence', the mean probability of the predicted
-        class, and 'accuracy', the share that is right; both are 0 in an empty bin.
+        'count' int64 (B,); 'confidence' float64 (B,), the mean probability of the predicted class; 'accuracy'
+        float64 (B,). The latter two are 0 in an empty bin.
     """
     confidence_N, correct_N, bin_N = _binned(probabilities_NK, labels_N, num_bins)
     count_B = np.bincount(bin_N, minlength=num_bins)
@@ -113,10 +113,10 @@ def reliability_bins(
 def expected_calibration_error(
     *, probabilities_NK: np.ndarray, labels_N: np.ndarray, num_bins: int = ECE_BINS
 ) -> float:
-    """How far confidence and accuracy lie apart, 0 (calibrated) to 1 (Guo et al. 2017, equation 3).
+    """The mean gap between confidence and accuracy, 0 (calibrated) to 1 (Guo et al. 2017, equation 3).
 
-    ECE = sum over the bins of `reliability_bins` of count / N * |accuracy - confidence|. Chance alone makes
-    it positive: simulated, a perfectly calibrated model scores 0.01 on 10,000 images and 0.04 on 1,000.
+    ECE = sum over the bins of count / N * |accuracy - confidence|. Chance alone makes it positive: in a simulation, a
+    perfectly calibrated model has an ECE of 0.01 on 10,000 images and 0.04 on 1,000.
     """
     bins = reliability_bins(probabilities_NK=probabilities_NK, labels_N=labels_N, num_bins=num_bins)
     gap_B = np.abs(bins["accuracy"] - bins["confidence"])
@@ -124,26 +124,25 @@ def expected_calibration_error(
 
 
 def negative_log_likelihood(*, logits_NK: np.ndarray, labels_N: np.ndarray) -> np.ndarray:
-    """-log p(true class) of every image, float64 (N,), in nats, unsmoothed; its mean is the loss."""
+    """-log p(true class) of every image, float64 (N,), in nats, without label smoothing."""
     return -np.take_along_axis(_log_softmax(logits_NK), labels_N[:, None].astype(np.int64), axis=1)[:, 0]
 
 
 def summarize(*, logits_NK: np.ndarray, labels_N: np.ndarray, class_names: Sequence[str]) -> dict:
-    """All that `metrics.json` says about a split, as plain Python numbers, strings, lists and dicts.
+    """The metrics of a split as plain Python values, ready for JSON.
 
     Args:
-        logits_NK: float, any scale and offset; the prediction is the first of the largest.
-        labels_N: integers, 0 to C - 1.
-        class_names: C names.
+        logits_NK: floats of any scale and offset; the prediction is the first of the largest.
+        labels_N: integers, 0 to K - 1.
+        class_names: K names.
 
     Returns:
-        `n`; `accuracy`, its interval by Wilson; `loss`, the mean cross-entropy in nats without label
-        smoothing, which is also the negative log-likelihood; `ece` over `ece_bins`; `reliability`, its bins;
-        `per_class`; `macro_f1`, the plain mean over all C classes; `confusion_matrix`; `top5_accuracy` where
-        C > 10. Every float is finite. Intervals are [low, high] at 95 %. Those of loss and ECE are normal
-        approximations for the mean of one term a image and have no width at N = 1; ECE's terms are the
-        signed gaps with the sign of each bin held fixed, and its interval covers where the model is
-        miscalibrated by more than chance makes it look.
+        `n`; `accuracy` with its Wilson interval; `loss`, the mean cross-entropy in nats without label smoothing;
+        `ece` over `ece_bins` bins; `reliability`, these bins; `per_class`; `macro_f1`, the mean over all K classes;
+        `confusion_matrix`; `top5_accuracy` if K > 10. All floats are finite. Intervals are [low, high] at 95 %; those
+        of loss and ECE are normal approximations for a mean over images, of zero width if N = 1. For ECE the terms are
+        the signed gaps, with the sign of each bin held fixed; the interval covers the true ECE if the model is
+        miscalibrated by more than chance.
 
     Raises:
         DataError: there are no images, or a logit is not finite.
@@ -174,7 +173,7 @@ def summarize(*, logits_NK: np.ndarray, labels_N: np.ndarray, class_names: Seque
         "loss": loss,
         "loss_interval": _normal_interval(loss, loss_N),
         "ece": ece,
-        "ece_interval": _normal_interval(ece, sign_B[bin_N] * (confidence_N - correct_N)),
+        "ece_interval": _normal_interval(ece, sign_B[bin_N] * (confidence_N - correct_N), highest=1.0),
         "ece_bins": ECE_BINS,
         "reliability": {name: values_B.tolist() for name, values_B in bins.items()},
         "macro_f1": statistics.fmean(classes["f1"]),
@@ -189,7 +188,7 @@ def summarize(*, logits_NK: np.ndarray, labels_N: np.ndarray, class_names: Seque
 
 
 def _log_softmax(logits_NK: np.ndarray) -> np.ndarray:
-    """float64 (N, C); the largest logit is taken off first, so that nothing overflows."""
+    """float64 (N, K); the largest logit is subtracted first to prevent overflow."""
     shifted_NK = logits_NK.astype(np.float64)
     shifted_NK -= shifted_NK.max(axis=1, keepdims=True)
     return shifted_NK - np.log(np.exp(shifted_NK).sum(axis=1, keepdims=True))
@@ -207,11 +206,7 @@ def _ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
     return np.where(whole > 0, part / np.maximum(whole, 1), 0.0)
 
 
-def _normal_interval(mean: float, values_N: np.ndarray) -> list[float]:
-    """95 % interval of the mean of `values_N`, whose mean cannot be negative."""
-    half = _normal_quantile(0.95) * float(values_N.std()) / math.sqrt(len(values_N))
-    return [max(0.0, mean - half), mean + half]
-
-
-def _normal_quantile(confidence: float) -> float:
-    return statistics.NormalDist().inv_cdf(0.5 + confidence / 2)
+def _normal_interval(mean: float, values_N: np.ndarray, *, highest: float = math.inf) -> list[float]:
+    """95 % interval of the mean of `values_N`, clipped to 0..`highest`."""
+    half = Z * float(values_N.std()) / math.sqrt(len(values_N))
+    return [max(0.0, mean - half), min(highest, mean + half)]

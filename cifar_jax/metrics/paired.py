@@ -1,4 +1,4 @@
-"""Two classifiers on the same images: what of their difference in accuracy is more than chance."""
+"""Two classifiers on the same images: is their difference in accuracy more than chance?"""
 
 import dataclasses
 
@@ -13,10 +13,10 @@ class Paired:
 
     Attributes:
         n: images.
-        only_first, only_second: how many images only the one gets right.
-        difference: accuracy of the second less that of the first, -1 to 1.
+        only_first, only_second: images that only the first or only the second classifier gets right.
+        difference: accuracy of the second minus that of the first, -1 to 1.
         interval: of the difference, 95 %, by the paired bootstrap.
-        p_value: of McNemar's exact test that both are right equally often.
+        p_value: of McNemar's exact test; the null hypothesis is equal accuracy.
     """
 
     n: int
@@ -28,11 +28,11 @@ class Paired:
 
 
 def compare(first_correct_N: np.ndarray, second_correct_N: np.ndarray) -> Paired:
-    """Compares two classifiers by the images that only one of them gets right.
+    """Compares two classifiers.
 
     Args:
         first_correct_N: bool, whether the first classifier is right; at least one image.
-        second_correct_N: likewise of the second, in the same order of images.
+        second_correct_N: bool, the same for the second, in the same order of images.
     """
     only_first = int((first_correct_N & ~second_correct_N).sum())
     only_second = int((~first_correct_N & second_correct_N).sum())
@@ -50,21 +50,21 @@ def compare(first_correct_N: np.ndarray, second_correct_N: np.ndarray) -> Paired
 def mcnemar(only_first: int, only_second: int) -> float:
     """Two-sided p-value of McNemar's exact test (1947; here with binomial probabilities).
 
-    If both classifiers were right equally often, each image that only one gets right would be a fair coin.
+    Under the null hypothesis each image that only one classifier gets right is a fair coin toss.
     """
-    from scipy import stats  # takes half a second to import; only comparisons need it
+    from scipy import stats  # here: takes 0.5 s to import, and only comparisons need it
 
     decided = only_first + only_second
     return float(stats.binomtest(only_first, decided).pvalue) if decided else 1.0
 
 
 def bootstrap_interval(only_first: int, only_second: int, *, n: int, seed: int = 0) -> tuple[float, float]:
-    """95 % percentile interval of the difference in accuracy, second less first, over resamples of the n images.
+    """95 % percentile interval of the difference in accuracy, second minus first, over resamples of the n images.
 
-    A resample draws n images with replacement, and only how many of each kind it holds counts: one multinomial draw
-    gives the same distribution as drawing the images one by one (Efron 1979), 20 ms for all 10,000.
+    A resample draws n images with replacement (Efron 1979). Only the counts of the three kinds of images matter, so
+    one multinomial draw has the same distribution as n single draws; all 10,000 take 20 ms.
     """
     shares = np.array([only_first, only_second, n - only_first - only_second]) / n
-    drawn_R3 = np.random.default_rng(seed).multinomial(n, shares, size=RESAMPLES)
-    low, high = np.quantile((drawn_R3[:, 1] - drawn_R3[:, 0]) / n, (0.025, 0.975))
+    counts_R3 = np.random.default_rng(seed).multinomial(n, shares, size=RESAMPLES)
+    low, high = np.quantile((counts_R3[:, 1] - counts_R3[:, 0]) / n, (0.025, 0.975))
     return float(low), float(high)

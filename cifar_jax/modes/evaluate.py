@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from cifar_jax.evaluation.evaluate import evaluate_split, fitted_temperature, with_tta
+from cifar_jax.evaluation.evaluate import evaluate_split, evaluation_directory, fitted_temperature, with_tta
 from cifar_jax.runs.run_folder import RunFolder
 from cifar_jax.training.restore import restore_run, start_devices
 
@@ -20,7 +20,8 @@ def evaluate(
         data: where the data set is now, if it moved; its fingerprint must be that of the run. '' = as recorded.
 
     Returns:
-        The content of evaluation/SPLIT/metrics.json.
+        The content of metrics.json, which is written to evaluation/SPLIT or, if it is not the evaluation in results.json,
+        to evaluation/SPLIT/step_N[_tta|_plain].
 
     Raises:
         UsageError: no such checkpoint, or not a run folder.
@@ -38,5 +39,6 @@ def evaluate(
         split=split,
         step=restored.step,
         tta=tta,
+        directory=evaluation_directory(folder, experiment.config, split=split, step=restored.step, tta=tta),
         temperature=fitted_temperature(folder, step=restored.step, tta=tta) if split == "test" else None,
     )

@@ -12,7 +12,7 @@ from cifar_jax import experiment as experiments
 from cifar_jax.config.validate import to_json, validate
 from cifar_jax.devices import is_first_process, start
 from cifar_jax.metrics.classification import mean_interval
-from cifar_jax.report.finished_runs import unseen_accuracy
+from cifar_jax.report.finished_runs import comparable_accuracy
 from cifar_jax.runs.run_folder import RunFolder, read_json, write_json
 from cifar_jax.training import input_check
 from cifar_jax.training.hooks import Hook
@@ -68,8 +68,8 @@ def train_seeds(config: ConfigDict, workdir: str | Path, *, command: str = "", h
         runs.append(train_run(run_config, Path(workdir) / f"seed_{seed}", command=command, hooks=hooks))
     results = {"seeds": list(range(first, first + number)), "data": runs[0]["data"]}
     for split in ("validation", "test"):
-        accuracies = [unseen_accuracy(run[split]) for run in runs]
-        mean, low, high = mean_interval(accuracies)
+        accuracies = [comparable_accuracy(run[split]) for run in runs]
+        mean, low, high = mean_interval(accuracies, bounds=(0, 1))
         results[split] = {
             "n": runs[0][split]["n"],
             "runs": number,

@@ -1,4 +1,4 @@
-"""The gap ledger as a table and a waterfall: what each mistake costs."""
+"""The result of an ablation as JSON, a Markdown table and a waterfall figure."""
 
 import dataclasses
 import itertools
@@ -9,19 +9,19 @@ from pathlib import Path
 
 from cifar_jax.metrics.classification import mean_interval
 from cifar_jax.report import style
-from cifar_jax.report.finished_runs import unseen_accuracy
+from cifar_jax.report.finished_runs import comparable_accuracy
 from cifar_jax.report.html import write_page
 from cifar_jax.runs.run_folder import read_json, write_json
 
 
 @dataclasses.dataclass(frozen=True)
-class Rung:
-    """One configuration of the ledger.
+class AblationStep:
+    """One step of an ablation.
 
     Attributes:
-        name: what was mended.
-        folder: holds the seeds, below the folder of the ledger.
-        changes: the configuration keys in which it differs from the rung before, and their values.
+        name: of the fix.
+        folder: of its runs, one per seed, relative to the folder of the ablation.
+        changes: the configuration keys that differ from the previous step, with their values.
     """
 
     name: str
@@ -29,80 +29,86 @@ class Rung:
     changes: Mapping[str, object]
 
 
-def write(directory: Path, rungs: Sequence[Rung]) -> list[Path]:
-    """Leaves ledger.json, ledger.md and ledger.png in `directory`, from the finished runs of every rung.
+def write(directory: Path, steps: Sequence[AblationStep]) -> list[Path]:
+    """Writes ablation.json, ablation.md and ablation.png to `directory` from the finished runs of all steps.
 
     Returns:
         The files.
 
     Raises:
+        DataError: a file of a run is missing or damaged.
         OSError: a file cannot be written.
     """
-    files = {kind: directory / f"ledger.{kind}" for kind in ("json", "md", "png")}
-    rows = [_row(directory, rung) for rung in rungs]
+    files = {kind: directory / f"ablation.{kind}" for kind in ("json", "md", "png")}
+    rows = [_row(directory, step) for step in steps]
     for before, row in itertools.pairwise(rows):
         gains = [after - old for old, after in zip(before["accuracies"], row["accuracies"], strict=True)]
-        row["gain"], *row["gain_interval"] = mean_interval(gains)
-    first = _seeds(directory, rungs[0])[0]
-    found = {
+        row["gain"], *row["gain_interval"] = mean_interval(gains, bounds=(-1, 1))
+    first = _results_by_seed(directory, steps[0])[0]
+    summary = {
         "name": directory.name,
         "data": first["data"]["name"],
         "fingerprint": first["data"]["splits"]["test"]["fingerprint"],
         "n": first["test"]["n"],
         "devices": first["environment"]["devices"],
         "versions": first["environment"]["versions"],
-        "rungs": rows,
+        "steps": rows,
     }
-    write_json(files["json"], found)
-    write_page(files["md"], "ablation.md", **found)
-    _draw(found, path=files["png"])
+    write_json(files["json"], summary)
+    write_page(files["md"], "ablation.md", **summary)
+    waterfall(summary, path=files["png"])
     return list(files.values())
 
 
-def _seeds(directory: Path, rung: Rung) -> list[dict]:
-    """results.json of every seed."""
-    runs = read_json(directory / rung.folder / "results.json")["seeds"]
-    return [read_json(directory / rung.folder / f"seed_{seed}" / "results.json") for seed in runs]
+def _results_by_seed(directory: Path, step: AblationStep) -> list[dict]:
+    """The content of results.json of each seed."""
+    seeds = read_json(directory / step.folder / "results.json")["seeds"]
+    return [read_json(directory / step.folder / f"seed_{seed}" / "results.json") for seed in seeds]
 
 
-def _row(directory: Path, rung: Rung) -> dict:
-    runs = _seeds(directory, rung)
-    accuracies = [run["test"]["accuracy"] for run in runs]
-    mean, *interval = mean_interval(accuracies)
-    history = read_json(directory / rung.folder / f"seed_{runs[0]['seed']}" / "history.json")
+def _row(directory: Path, step: AblationStep) -> dict:
+    """The entry of a step in ablation.json, without its gain."""
+    results = _results_by_seed(directory, step)
+    accuracies = [result["test"]["accuracy"] for result in results]
+    mean, *interval = mean_interval(accuracies, bounds=(0, 1))
+    history = read_json(directory / step.folder / f"seed_{results[0]['seed']}" / "history.json")
     return {
-        **dataclasses.asdict(rung),
-        "seeds": [run["seed"] for run in runs],
+        **dataclasses.asdict(step),
+        "seeds": [result["seed"] for result in results],
         "accuracies": accuracies,
         "accuracy": mean,
         "interval": interval,
-        "validation_accuracy": statistics.fmean(unseen_accuracy(run["validation"]) for run in runs),
+        "validation_accuracy": statistics.fmean(comparable_accuracy(result["validation"]) for result in results),
         "epochs": len(history["epoch"]),
-        "seconds": statistics.fmean(run["seconds"]["run"] for run in runs),
+        "seconds": statistics.fmean(result["seconds"]["run"] for result in results),
     }
 
 
-def _draw(found: dict, *, path: Path) -> None:
-    """A waterfall from the top down: bars from one mean to the next, with every seed and the interval of the mean."""
-    rows = found["rungs"]
-    title = (
-        f"{found['data']}, test, n = {found['n']:,}, {len(rows[0]['seeds'])} seeds\n{found['name']}: repair by repair"
-    )
+def waterfall(summary: Mapping, *, path: Path) -> None:
+    """Draws one row per step, top down: a bar from the previous mean to its own, every seed, and the interval.
+
+    Args:
+        summary: the content of ablation.json.
+    """
+    rows = summary["steps"]
+    title = f"{summary['data']}, test, n = {summary['n']:,}, {len(rows[0]['seeds'])} seeds\n{summary['name']}"
     with style.figure(path, title=title, height=1.2 + 0.42 * len(rows)) as figure:
         axes = figure.subplots()
         for place, row in enumerate(rows):
             mean = 100 * row["accuracy"]
             if place:
                 before = 100 * rows[place - 1]["accuracy"]
-                axes.barh(place, mean - before, left=before, color=_color(row["gain"]), height=0.6)
+                color = style.GREEN if row["gain"] >= 0 else style.VERMILLION
+                axes.barh(place, mean - before, left=before, color=color, height=0.6)
                 axes.plot([before, before], [place - 1, place + 0.3], color=style.GRAY, linewidth=0.8)
             low, high = (100 * bound for bound in row["interval"])
             axes.plot([low, high], [place, place], color="black", linewidth=1.2)
-            axes.plot([100 * one for one in row["accuracies"]], [place] * len(row["seeds"]), ".", color="black")
+            accuracies = [100 * accuracy for accuracy in row["accuracies"]]
+            axes.plot(accuracies, [place] * len(accuracies), ".", color="black")
             gain = f"  ({100 * row['gain']:+.1f})" if place else ""
             axes.annotate(
                 f"{mean:.1f}{gain}",
-                (max(high, mean), place),
+                (max(high, *accuracies), place),
                 xytext=(6, 0),
                 textcoords="offset points",
                 verticalalignment="center",
@@ -113,9 +119,5 @@ def _draw(found: dict, *, path: Path) -> None:
         axes.margins(x=0.18)
         axes.grid(True, axis="x")
         axes.set_xlabel(
-            "test accuracy (%): bar = gain of the mean, dots = seeds,\nline = 95 % interval of the mean (Student's t)"
+            "test accuracy (%): bar = change of the mean, dots = seeds,\nline = 95 % interval of the mean (Student's t)"
         )
-
-
-def _color(gain: float) -> str:
-    return style.GREEN if gain >= 0 else style.VERMILLION

@@ -1,4 +1,4 @@
-"""Figures over the epochs: one run from its start to its end, and several runs in one."""
+"""Learning curves: of one run, and of several runs side by side."""
 
 import itertools
 from collections.abc import Sequence
@@ -6,25 +6,26 @@ from pathlib import Path
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.figure import FigureBase
 from matplotlib.ticker import MaxNLocator
 
 from cifar_jax.report import style
 
-LINES = list(itertools.product(("-", "--", ":", "-."), style.PALETTE))  # twenty that can be told apart
+LINES = list(itertools.product(("-", "--", ":", "-."), style.PALETTE))  # twenty distinguishable lines
 
 
 def curves(history: dict[str, list], *, title: str, path: Path) -> None:
     """Loss, accuracy, learning rate and speed by epoch, with the epoch of the best validation accuracy marked.
 
     Args:
-        history: what history.json holds: loss and val_loss in nats, accuracy and val_accuracy (shares, 0 to 1),
-            learning_rate, images_per_second and seconds, equally long lists of at least one epoch.
+        history: the content of history.json: loss and val_loss in nats, accuracy and val_accuracy (0 to 1),
+            learning_rate and images_per_second, lists of equal length with at least one epoch.
     """
     epochs = history["epoch"]
     best = int(np.argmax(history["val_accuracy"]))
     percent = {name: 100 * np.asarray(history[name]) for name in ("accuracy", "val_accuracy")}
     speed = np.median(history["images_per_second"])
-    with style.figure(path, title=title, height=8.4) as figure:
+    with style.figure(path, title=title, height=8.4, width=style.NARROW) as figure:
         panels = loss, accuracy, rate, throughput = figure.subplots(4, sharex=True, height_ratios=(3, 3, 2, 2))
         _train_and_validation(loss, epochs, history["loss"], history["val_loss"], best=best)
         _train_and_validation(accuracy, epochs, percent["accuracy"], percent["val_accuracy"], best=best)
@@ -32,17 +33,15 @@ def curves(history: dict[str, list], *, title: str, path: Path) -> None:
             axes.plot(epochs, history[name], color=style.GRAY, marker=_marker("o", epochs), clip_on=False)
             axes.set_ylim(0, 1.1 * max(history[name]) or 1)
         loss.set_title(f"loss (nats): validation {history['val_loss'][best]:.3f} at epoch {epochs[best]}")
-        accuracy.set_title(f"accuracy (%): best validation {percent['val_accuracy'][best]:.2f} at epoch {epochs[best]}")
+        accuracy.set_title(f"accuracy (%): validation {percent['val_accuracy'][best]:.2f} at epoch {epochs[best]}")
         rate.set_title("learning rate at the end of the epoch")
-        throughput.set_title(
-            f"training images/s: median {speed:,.0f}; {sum(history['seconds']):,.0f} s with validation"
-        )
+        throughput.set_title(f"training images/s: median {speed:,.0f}")
         throughput.yaxis.set_major_formatter("{x:,.0f}")
         for axes in panels:
             axes.grid(True)
             axes.axvline(epochs[best], color=style.GRAY, linewidth=1, linestyle=":")
-        _epochs_below(throughput, epochs[0], epochs[-1])
-        throughput.set_xlabel("epoch (ring and dotted line: the best by validation accuracy)")
+        _set_epoch_axis(throughput, epochs[0], epochs[-1])
+        throughput.set_xlabel("epoch (ring and dotted line: best)")
         figure.legend(*loss.get_legend_handles_labels(), loc="outside lower center", ncols=2)
 
 
@@ -54,40 +53,50 @@ def _train_and_validation(axes: Axes, epochs: list, train: list, validation: lis
 
 
 def _marker(shape: str, epochs: list) -> str:
-    """Markers as long as they do not run into each other."""
+    """`shape`, or none if the markers would overlap."""
     return shape if len(epochs) <= 40 else ""
 
 
-def _epochs_below(axes: Axes, first: int, last: int) -> None:
+def _set_epoch_axis(axes: Axes, first: int, last: int) -> None:
     axes.set_xlim(first - 0.5, last + 0.5)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
 
 
-def overlay(histories: dict[str, Sequence[dict[str, list]]], *, title: str, path: Path) -> None:
-    """Validation loss and accuracy of several runs by epoch, and the accuracy by time; the seeds of one look alike.
+def overlay(histories: dict[str, dict[str, Sequence[dict[str, list]]]], *, title: str, path: Path) -> None:
+    """Validation loss and accuracy of several configurations by epoch, and accuracy by time, for each data set.
 
     Args:
-        histories: for each label, at most twenty, what history.json of each of its seeds holds.
+        histories: by data set and configuration, of which there are at most twenty per data set, the content of
+            history.json for each seed. The seeds of one configuration have the same line style.
     """
-    with style.figure(path, title=title, height=7.5 + 0.2 * -(-len(histories) // 2)) as figure:
-        loss, accuracy, by_time = figure.subplots(3)
-        for (label, seeds), (line, color) in zip(histories.items(), LINES, strict=False):
-            for number, history in enumerate(seeds):
-                looks = {"linestyle": line, "color": color, "label": style.short(label, 30) if number == 0 else None}
-                looks["marker"] = "o" if len(history["epoch"]) == 1 else ""
-                percent = 100 * np.asarray(history["val_accuracy"])
-                loss.plot(history["epoch"], history["val_loss"], **looks)
-                accuracy.plot(history["epoch"], percent, **looks)
-                by_time.plot(np.cumsum(history["seconds"]) / 60, percent, **looks)
-        last = max(history["epoch"][-1] for seeds in histories.values() for history in seeds)
-        for axes in (loss, accuracy):
-            _epochs_below(axes, 1, last)
-            axes.set_xlabel("epoch")
-        by_time.set_xlim(left=0)
-        by_time.set_xlabel("minutes of training and validation")
-        loss.set_title("validation loss (nats)")
-        accuracy.set_title("validation accuracy (%)")
-        by_time.set_title("validation accuracy (%) by time")
-        for axes in (loss, accuracy, by_time):
-            axes.grid(True)
-        figure.legend(*loss.get_legend_handles_labels(), loc="outside lower center", ncols=2)
+    heights = [6.9 + 0.2 * len(by_name) for by_name in histories.values()]
+    with style.figure(path, title=title, height=sum(heights), width=style.NARROW) as figure:
+        parts = figure.subfigures(len(histories), height_ratios=heights, squeeze=False)[:, 0]
+        for part, (data, by_name) in zip(parts, histories.items(), strict=True):
+            part.suptitle(style.short(data, 42), x=0.01, ha="left", size=10)
+            _overlay(part, by_name)
+
+
+def _overlay(figure: FigureBase, histories: dict[str, Sequence[dict[str, list]]]) -> None:
+    """The three panels of one data set."""
+    loss, accuracy, by_time = figure.subplots(3)
+    for (name, seeds), (line, color) in zip(histories.items(), LINES, strict=False):
+        for i, history in enumerate(seeds):
+            line_style = {"linestyle": line, "color": color, "label": style.short(name, 36) if i == 0 else None}
+            line_style["marker"] = "o" if len(history["epoch"]) == 1 else ""
+            percent = 100 * np.asarray(history["val_accuracy"])
+            loss.plot(history["epoch"], history["val_loss"], **line_style)
+            accuracy.plot(history["epoch"], percent, **line_style)
+            by_time.plot(np.cumsum(history["seconds"]) / 60, percent, **line_style)
+    last = max(history["epoch"][-1] for seeds in histories.values() for history in seeds)
+    for axes in (loss, accuracy):
+        _set_epoch_axis(axes, 1, last)
+        axes.set_xlabel("epoch")
+    by_time.set_xlim(left=0)
+    by_time.set_xlabel("minutes of training and validation")
+    loss.set_title("validation loss (nats)")
+    accuracy.set_title("validation accuracy (%)")
+    by_time.set_title("validation accuracy (%) by time")
+    for axes in (loss, accuracy, by_time):
+        axes.grid(True)
+    figure.legend(*loss.get_legend_handles_labels(), loc="outside lower center")

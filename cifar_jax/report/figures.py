@@ -1,6 +1,6 @@
-"""Which figures a run has, with their titles: data set, split, n and run.
+"""The figures of a run with their titles: data set, split, n and run.
 
-What draws them is imported where it is called: Matplotlib takes 0.3 s, and training begins without it.
+The drawing modules are imported in the functions, because Matplotlib takes 0.3 s and training starts without it.
 """
 
 from collections.abc import Mapping
@@ -12,7 +12,7 @@ from cifar_jax.runs.run_folder import RunFolder, read_json
 
 
 def run_name(folder: RunFolder) -> str:
-    """The name of the run folder, for one seed of several with that of the folder above."""
+    """The name of the run folder; for one of several seeds with its parent, such as 'cnn/seed_0'."""
     path = folder.path
     return f"{path.parent.name}/{path.name}" if path.name.startswith("seed_") else path.name
 
@@ -21,7 +21,7 @@ def split_title(metrics: Mapping, *, run: str) -> str:
     """The title of a figure of one split.
 
     Args:
-        metrics: what metrics.json holds.
+        metrics: the content of metrics.json.
     """
     views = ", test-time augmentation" if metrics["tta"] else ""
     return (
@@ -30,10 +30,10 @@ def split_title(metrics: Mapping, *, run: str) -> str:
 
 
 def draw_metrics(metrics: Mapping, *, run: str, directory: Path) -> None:
-    """Leaves the figures of one split that need no images: confusion_matrix, per_class and calibration.
+    """Draws the figures of one split that need no images: confusion_matrix, per_class and calibration.
 
     Args:
-        metrics: what metrics.json holds.
+        metrics: the content of metrics.json.
     """
     from cifar_jax.report import classes, reliability
 
@@ -45,11 +45,11 @@ def draw_metrics(metrics: Mapping, *, run: str, directory: Path) -> None:
 
 
 def draw_history(history: Mapping, results: Mapping, *, run: str, directory: Path) -> None:
-    """Leaves curves.
+    """Draws curves.png.
 
     Args:
-        history: what history.json holds.
-        results: what results.json holds; of it the data.
+        history: the content of history.json.
+        results: the content of results.json, for the data set.
     """
     from cifar_jax.report import curves
 
@@ -59,12 +59,7 @@ def draw_history(history: Mapping, results: Mapping, *, run: str, directory: Pat
 
 
 def redraw(folder: RunFolder) -> None:
-    """Draws again what the files of a finished run tell; figures made of its images stay as they are.
-
-    So do those of the test split where another checkpoint was evaluated on it since.
-    """
+    """Redraws the figures of a finished run that need no images, from its JSON files."""
     run, directory = run_name(folder), folder.figures_dir
     draw_history(read_json(folder.history_json), read_json(folder.results_json), run=run, directory=directory)
-    evaluated = read_json(folder.evaluation_dir("test") / "metrics.json")
-    if folder.matches_results(evaluated):
-        draw_metrics(evaluated, run=run, directory=directory)
+    draw_metrics(read_json(folder.evaluation_dir("test") / "metrics.json"), run=run, directory=directory)

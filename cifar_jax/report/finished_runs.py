@@ -1,4 +1,4 @@
-"""Finished runs below a folder, and which of them differ in their seed only."""
+"""The finished runs below a folder, grouped by configuration: runs of one group differ only in their seed."""
 
 import collections
 import dataclasses
@@ -6,7 +6,7 @@ import json
 import os
 import re
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -17,15 +17,18 @@ from cifar_jax.errors import DataError, UsageError
 from cifar_jax.metrics.classification import mean_interval, wilson_interval
 from cifar_jax.runs.run_folder import RunFolder, read_json
 
-MAY_DIFFER = {*FREE_KEYS, "train.seed", "train.seeds"}  # keys in which the runs of one group may differ
+IGNORED_KEYS = {*FREE_KEYS, "train.seed", "train.seeds"}  # runs of one group may differ in these keys
 
 
-def unseen_accuracy(found: dict) -> float:
-    """Of a split in results.json, from before its images were taken into the last fit, where they were.
+def comparable_accuracy(metrics: Mapping) -> float:
+    """The accuracy of a split that runs are compared by.
 
-    Only this can be compared between runs: what a probe scores on images that it was fitted on says nothing.
+    A probe is finally fitted on the validation images too; then it is the accuracy before that fit.
+
+    Args:
+        metrics: of one split in results.json.
     """
-    return found.get("before_refit", found)["accuracy"]
+    return metrics.get("before_final_fit", metrics)["accuracy"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,10 +36,12 @@ class Run:
     """A finished run.
 
     Attributes:
-        name: its path below the folder that was searched.
-        recipe: name of the recipe file, '' where the command names none.
-        config: by dotted key, without the keys that decide nothing but where and how often.
-        results, history: what results.json and history.json hold.
+        name: its path relative to the searched folder.
+        folder: the run folder.
+        recipe: name of the recipe file; '' if the command names none.
+        config: by dotted key, without `IGNORED_KEYS`.
+        results: the content of results.json.
+        history: the content of history.json.
     """
 
     name: str
@@ -46,114 +51,110 @@ class Run:
     results: dict
     history: dict[str, list]
 
+    @classmethod
+    def read(cls, name: str, folder: RunFolder) -> "Run":
+        """Reads a run folder.
+
+        Raises:
+            DataError: the run is not finished, or a file is damaged.
+        """
+        recorded = read_json(folder.config_json)
+        if not folder.results_json.exists():
+            raise DataError("not finished; run its command again to resume it")
+        recipe = re.search(r"-config[= ](\S+)", recorded["command"])
+        return cls(
+            name=name,
+            folder=folder,
+            recipe=Path(recipe[1]).stem if recipe else "",
+            config={key: value for key, value in flatten(recorded["config"]).items() if key not in IGNORED_KEYS},
+            results=read_json(folder.results_json),
+            history=read_json(folder.history_json),
+        )
+
     def correct(self) -> np.ndarray | None:
-        """Whether each test image is right, bool (N,); None where evaluation/test is not that of results.json."""
-        directory = self.folder.evaluation_dir("test")
-        if not (directory / "predictions.npz").exists():
+        """Whether each test image is classified correctly, bool (N,); None without evaluation/test/predictions.npz."""
+        path = self.folder.evaluation_dir("test") / "predictions.npz"
+        if not path.exists():
             return None
-        if not self.folder.matches_results(read_json(directory / "metrics.json")):
-            return None
-        with np.load(directory / "predictions.npz") as saved:
+        with np.load(path) as saved:
             return saved["labels"] == saved["predictions"]
 
 
 @dataclasses.dataclass(frozen=True)
 class Group:
-    """Runs of one configuration on the same data, by seed."""
+    """Runs of one configuration on the same data, ordered by seed."""
 
     runs: Sequence[Run]
 
     @property
     def name(self) -> str:
-        """The folder of the run, or the one that holds all the seeds."""
+        """The folder of the run, or the folder that contains all seeds."""
         names = [run.name for run in self.runs]
         return names[0] if len(names) == 1 else os.path.commonpath(names) or f"{names[0]} and {len(names) - 1} more"
 
-    def mean(self, figure: Callable[[dict], float]) -> float:
-        """The mean over the runs of a figure in results.json."""
-        return statistics.fmean(figure(run.results) for run in self.runs)
+    @property
+    def data(self) -> str:
+        """The name of the data set."""
+        return self.runs[0].results["data"]["name"]
+
+    def mean(self, value: Callable[[dict], float]) -> float:
+        """The mean over the runs of `value(results)`."""
+        return statistics.fmean(value(run.results) for run in self.runs)
 
     def accuracy(self, split: str) -> dict:
-        """Its mean, and a 95 % interval: for one run over the images, for several of the mean over the seeds."""
-        accuracies = [unseen_accuracy(run.results[split]) for run in self.runs]
+        """The mean accuracy and its 95 % interval: over the images for one run, over the seeds for several."""
+        accuracies = [comparable_accuracy(run.results[split]) for run in self.runs]
         n = self.runs[0].results[split]["n"]
         if len(accuracies) == 1:
             low, high = wilson_interval(round(accuracies[0] * n), n)
         else:
-            low, high = mean_interval(accuracies)[1:]
-        return {
-            "n": n,
-            "accuracy": statistics.fmean(accuracies),
-            "interval": [low, high],
-        }
+            _, low, high = mean_interval(accuracies, bounds=(0, 1))
+        return {"n": n, "accuracy": statistics.fmean(accuracies), "interval": [low, high]}
 
 
 def find(directory: Path) -> tuple[list[Run], list[str]]:
-    """Every finished run in the folders below `directory`, and what was left out, each with the reason.
+    """The finished runs below `directory`, and a line for each run that was skipped, with the reason.
 
     Raises:
         UsageError: there is no finished run.
     """
-    runs, left_out = [], []
+    runs, skipped = [], []
     for path, folders, files in os.walk(directory):
         folders.sort()
         if "config.json" in files:
-            folders.clear()  # a run holds no other run, but its checkpoints hold many files
+            folders.clear()  # a run contains no other run, but its checkpoints are many files
             name = str(Path(path).relative_to(directory))
             try:
-                runs.append(_read(name, RunFolder(Path(path))))
+                runs.append(Run.read(name, RunFolder(Path(path))))
             except DataError as error:
-                left_out.append(f"{name}: {error}")
+                skipped.append(f"{name}: {error}")
     if not runs:
-        hint = f" ({'; '.join(left_out)})" if left_out else ""
+        hint = f" ({'; '.join(skipped)})" if skipped else ""
         raise UsageError(
-            f"--workdir={directory} holds no finished run{hint}: name the folder that holds the run folders"
+            f"--workdir={directory} contains no finished run{hint}: name the folder that contains the run folders"
         )
-    return runs, left_out
-
-
-def _read(name: str, folder: RunFolder) -> Run:
-    """The run in a folder.
-
-    Raises:
-        DataError: it is not finished, or a file of it is damaged.
-    """
-    recorded = read_json(folder.config_json)
-    if not folder.results_json.exists():
-        raise DataError("not finished; its command goes on where it was")
-    recipe = re.search(r"-config[= ](\S+)", recorded["command"])
-    return Run(
-        name=name,
-        folder=folder,
-        recipe=Path(recipe[1]).stem if recipe else "",
-        config={key: value for key, value in flatten(recorded["config"]).items() if key not in MAY_DIFFER},
-        results=read_json(folder.results_json),
-        history=read_json(folder.history_json),
-    )
+    return runs, skipped
 
 
 def group(runs: Sequence[Run]) -> list[Group]:
-    """Runs that differ in their seed only, together; by data set, and within it the best on validation first.
+    """Groups runs that differ only in their seed; sorted by data set, then by falling validation accuracy.
 
-    A seed that was run again tells nothing new about chance in training, and begins a group of its own.
+    A repeated seed says nothing new about the variation between seeds and starts another group.
     """
-    together: dict[tuple, list[Run]] = {}
+    runs_by_key: dict[tuple, list[Run]] = {}
     repeats = collections.Counter()
     for run in sorted(runs, key=lambda run: run.results["seed"]):
-        alike = json.dumps([run.config, run.results["data"]], sort_keys=True)
-        together.setdefault((alike, repeats[alike, run.results["seed"]]), []).append(run)
-        repeats[alike, run.results["seed"]] += 1
-    groups = [Group(members) for members in together.values()]
-
-    def rank(one: Group):
-        return one.runs[0].results["data"]["name"], -one.accuracy("validation")["accuracy"]
-
-    return sorted(groups, key=rank)
+        config_and_data = json.dumps([run.config, run.results["data"]], sort_keys=True)
+        seed = (config_and_data, run.results["seed"])
+        runs_by_key.setdefault((config_and_data, repeats[seed]), []).append(run)
+        repeats[seed] += 1
+    groups = [Group(members) for members in runs_by_key.values()]
+    return sorted(groups, key=lambda group: (group.data, -group.accuracy("validation")["accuracy"]))
 
 
-def differences(groups: Sequence[Group]) -> list[dict[str, object]]:
-    """For each group its values of the keys that are not the same in all groups."""
-    configs = [one.runs[0].config for one in groups]
+def config_differences(groups: Sequence[Group]) -> list[dict[str, object]]:
+    """For each group, its values of the keys that are not identical in all groups."""
+    configs = [group.runs[0].config for group in groups]
     keys = dict.fromkeys(key for config in configs for key in config)
-    varied = [key for key in keys if len({json.dumps(config.get(key)) for config in configs}) > 1]
-    return [{key: config.get(key) for key in varied} for config in configs]
+    changed = [key for key in keys if len({json.dumps(config.get(key)) for config in configs}) > 1]
+    return [{key: config.get(key) for key in changed} for config in configs]

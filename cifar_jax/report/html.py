@@ -1,4 +1,4 @@
-"""Pages from templates: self-contained, with figures inlined and no script."""
+"""Self-contained HTML and Markdown pages from templates, with inlined figures and without scripts."""
 
 import base64
 import io
@@ -10,11 +10,17 @@ from PIL import Image
 
 from cifar_jax.files.atomic import atomic_path
 
-LARGE = 400_000  # bytes of a PNG: above, it is inlined with 256 colors; ten such figures stay below 5 MB
+LARGE = 400_000  # bytes: a larger PNG is reduced to 256 colors, so that a page with ten figures is smaller than 5 MB
+SMALLEST, LARGEST = 88, 110  # CSS pixels per inch of a figure: its smallest text, 9 pt, is at least 11 px high
+DPI = 200  # of a PNG that does not say
 
 
 def write_page(path: Path, template: str, **values) -> None:
-    """Fills in the template of that name and replaces `path` by it at once; in HTML every value is escaped.
+    """Renders a template to `path`, atomically; in HTML every value is escaped.
+
+    Args:
+        template: a file in templates/.
+        values: its variables.
 
     Raises:
         OSError: the file cannot be written.
@@ -26,7 +32,13 @@ def write_page(path: Path, template: str, **values) -> None:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"percent": percent, "interval": interval, "number": number, "p_value": p_value}
+    environment.filters |= {
+        "percent": percent,
+        "interval": interval,
+        "signed_interval": signed_interval,
+        "number": number,
+        "p_value": p_value,
+    }
     text = environment.get_template(template).render(**values)
     with atomic_path(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
@@ -42,24 +54,34 @@ def interval(bounds: tuple[float, float]) -> str:
     return f"{100 * bounds[0]:.2f} to {100 * bounds[1]:.2f}"
 
 
+def signed_interval(bounds: tuple[float, float]) -> str:
+    """Two differences of shares, in points: (-0.0079, 0.0168) as '-0.79 to +1.68'."""
+    return f"{100 * bounds[0]:+.2f} to {100 * bounds[1]:+.2f}"
+
+
 def number(value: float) -> str:
-    """With a separator of thousands; below 100 with three significant digits."""
+    """With thousands separators; below 100 with three significant digits."""
     return f"{value:,.0f}" if abs(value) >= 100 or float(value).is_integer() else f"{value:.3g}"
 
 
 def p_value(probability: float) -> str:
-    """With two significant digits; what is too small for a float is no zero."""
+    """Two significant digits; never 0, even if it is too small for a float."""
     return f"{probability:.2g}" if probability else "< 1e-300"
 
 
 def inlined(path: Path, *, alt: str) -> Markup:
-    """An <img> that holds the PNG itself, with its size so that the page does not jump while it loads."""
+    """An <img> element with the PNG as a data URI and its size in pixels, so that the layout does not shift on loading.
+
+    Its width on the page follows from its width in inches, see `SMALLEST`; a wider figure than the page scrolls.
+    """
     content = path.read_bytes()
     with Image.open(io.BytesIO(content)) as image:
         width, height = image.size
+        inches = width / image.info.get("dpi", (DPI, DPI))[0]
         if len(content) > LARGE:
             smaller = io.BytesIO()
             image.convert("RGB").quantize(256).save(smaller, "png", optimize=True)
             content = smaller.getvalue()
     source = f"data:image/png;base64,{base64.b64encode(content).decode()}"
-    return Markup('<img src="{}" alt="{}" width="{}" height="{}">').format(source, alt, width, height)
+    style = f"min-width: {SMALLEST * inches:.0f}px; max-width: {LARGEST * inches:.0f}px"
+    return Markup('<img src="{}" alt="{}" width="{}" height="{}" style="{}">').format(source, alt, width, height, style)

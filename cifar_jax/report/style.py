@@ -1,6 +1,6 @@
-"""The one look of every figure: read on a phone, by the color-blind, and in print.
+"""The style of all figures: readable on a phone, with color blindness, and in print.
 
-Figures are built without pyplot, so that drawing them leaves no state behind and never asks for a display.
+Figures are built without pyplot, so that they leave no global state and need no display.
 """
 
 import contextlib
@@ -15,16 +15,17 @@ from matplotlib.figure import Figure
 
 from cifar_jax.files.atomic import atomic_path
 
-WIDTH = 6.5  # inches: the text width of a page, and a phone's screen with 9 pt still readable
+WIDTH = 6.5  # inches: the text width of a page; wider than a phone's screen, where it scrolls
+NARROW = 4.15  # inches: fits a screen 390 px wide with 9 pt text 11 px high, see `html.SMALLEST`
 DPI = 200
 
-# Okabe and Ito (2008), told apart with every kind of color blindness; the order alternates dark and light
+# Okabe and Ito (2008), distinguishable with every kind of color blindness; dark and light alternate
 BLUE, ORANGE, GREEN, VERMILLION, PURPLE = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7"
 PALETTE = (BLUE, ORANGE, GREEN, VERMILLION, PURPLE)
 GRAY = "#595959"
 
 STYLE = {
-    "font.family": "DejaVu Sans",  # comes with matplotlib: the same figure everywhere
+    "font.family": "DejaVu Sans",  # ships with Matplotlib: the same figure everywhere
     "font.size": 9.5,
     "axes.titlesize": 10,
     "axes.titlelocation": "left",
@@ -34,7 +35,7 @@ STYLE = {
     "legend.fontsize": 9,
     "figure.titlesize": 11,
     "figure.titleweight": "bold",
-    "text.parse_math": False,  # a dollar sign in a class name is a dollar sign
+    "text.parse_math": False,  # a dollar sign in a class name is not math
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.axisbelow": True,
@@ -48,36 +49,40 @@ STYLE = {
 
 
 @contextlib.contextmanager
-def figure(path: pathlib.Path, *, title: str, height: float) -> Iterator[Figure]:
-    """A figure to draw on, written to `path` as PNG when the block ends; an error leaves nothing behind.
+def figure(path: pathlib.Path, *, title: str, height: float, width: float = WIDTH) -> Iterator[Figure]:
+    """Yields a figure to draw on; it is written to `path` as PNG when the block ends without an error.
 
     Args:
-        path: of the PNG; missing folders are made. It is replaced at once, never half there.
-        title: stands above the axes at the left; long lines are wrapped.
-        height: inches, without the title's.
+        path: of the PNG, written atomically; missing folders are created.
+        title: above the axes at the left; long lines are wrapped.
+        height: inches, without the title.
+        width: inches.
 
     Raises:
         OSError: the file cannot be written.
     """
-    together = title.replace(" = ", "\u00a0=\u00a0")  # an n stays with its number
-    lines = [part for line in together.splitlines() for part in textwrap.wrap(printable(line), 66)]
-    with matplotlib.style.context(["default", STYLE]):  # whatever the user's own matplotlibrc says
-        canvas = FigureCanvasAgg(Figure((WIDTH, height + 0.2 * len(lines)), DPI, layout="constrained"))
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    unbroken = title.replace(" = ", "\u00a0=\u00a0")  # no line break within 'n = 10,000'
+    columns = int(66 * width / WIDTH)
+    lines = [part for line in unbroken.splitlines() for part in textwrap.wrap(printable(line), columns)]
+    with matplotlib.style.context(["default", STYLE]):  # the user's matplotlibrc is ignored
+        canvas = FigureCanvasAgg(Figure((width, height + 0.2 * len(lines)), DPI, layout="constrained"))
         canvas.figure.suptitle("\n".join(lines), x=0.01, horizontalalignment="left")
         yield canvas.figure
-        with atomic_path(path) as temporary:
-            # no version of the library inside: the same figure gives the same bytes
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            # without the library's version: the same figure gives the same bytes
             canvas.figure.savefig(temporary, format="png", metadata={"Software": None})
 
 
 def printable(text: str) -> str:
-    """`text` with every character that the font lacks written as its code point, such as \\u732b."""
+    """`text` with characters that the font lacks replaced by their code points, such as \\u732b."""
     font = font_manager.get_font(font_manager.findfont(STYLE["font.family"]))
     return "".join(c if font.get_char_index(ord(c)) else f"\\u{ord(c):04x}" for c in text)
 
 
 def short(name: str, length: int = 18) -> str:
-    """A class name for a tick label: printable, and where it is long cut towards the end, which it keeps."""
+    """A class name for a tick label: printable, and a long name shortened in the middle."""
     name = printable(name)
     if len(name) <= length:
         return name
@@ -85,6 +90,6 @@ def short(name: str, length: int = 18) -> str:
     return f"{name[:head]}…{name[head + 1 - length :]}"
 
 
-def width(names: list[str]) -> float:
-    """Inches that the longest of `names` takes as a tick label, roughly."""
+def label_width(names: list[str]) -> float:
+    """The approximate width in inches of the longest of `names` as a tick label."""
     return 0.075 * max(map(len, names))

@@ -69,17 +69,6 @@ class RunFolder:
     def evaluation_dir(self, split: str) -> pathlib.Path:
         return self.path / "evaluation" / split
 
-    def matches_results(self, evaluated: Mapping) -> bool:
-        """Whether an evaluation of the test split is the one in results.json, or is to become it.
-
-        Args:
-            evaluated: what metrics.json holds; of another checkpoint, say, or without test-time augmentation.
-        """
-        if not self.results_json.exists():
-            return True
-        test = read_json(self.results_json)["test"]
-        return all(evaluated[key] == test[key] for key in ("checkpoint_step", "tta"))
-
     def require_same(self, config: Mapping) -> None:
         """Refuses a folder that holds a run of another configuration; reads only.
 

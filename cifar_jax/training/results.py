@@ -134,6 +134,7 @@ def finish(
             split=split,
             step=best.step,
             tta=with_tta(experiment.config, split),
+            directory=folder.evaluation_dir(split),
             temperature=temperature,
             with_figures=split == "test",
         )
@@ -144,8 +145,8 @@ def finish(
     top5 = ("top5_accuracy", "top5_accuracy_interval")  # of more than ten classes
     kept = ("data", "split", *HEADLINE, *top5, "temperature_scaled", "tta", "without_tta", "checkpoint_step")
     results = {split: {name: found[name] for name in kept if name in found} for split, found in evaluations.items()}
-    if experiment.config.optimizer.name == "lbfgs":  # its last fit took the validation images in
-        results["validation"]["before_refit"] = {
+    if experiment.config.optimizer.name == "lbfgs":  # its final fit includes the validation images
+        results["validation"]["before_final_fit"] = {
             "accuracy": history.columns["val_accuracy"][-1],
             "loss": history.columns["val_loss"][-1],
         }

@@ -127,7 +127,7 @@ def test_the_probe_is_evaluated_from_its_folder_to_the_last_digit(backbone, tmp_
     assert (
         max(tried["validation_accuracy"] for tried in probe["path"])
         == read_json(RunFolder(tmp_path / "run").history_json)["val_accuracy"][0]
-        == returned["validation"]["before_refit"]["accuracy"]
+        == returned["validation"]["before_final_fit"]["accuracy"]
     )
 
 
