@@ -182,19 +182,17 @@ def test_evaluate_reproduces_the_results_of_training_exactly(finished, main, spl
     assert metrics["checkpoint_step"] == results["best_step"]
 
 
-def test_evaluate_of_the_latest_checkpoint_with_test_time_augmentation(copy, main):
-    before = (copy.figures_dir / "confusion_matrix.png").read_bytes()
+def test_evaluating_another_checkpoint_keeps_the_evaluation_in_results_json(copy, main):
+    files = [copy.evaluation_dir("test") / "metrics.json", *copy.figures_dir.glob("*.png")]
+    before = {file: file.read_bytes() for file in files}
     code, out, err = main("--mode=evaluate", "--workdir", copy.path, "--checkpoint=latest", "--tta")
     assert code == 0, err
     assert "with test-time augmentation" in out
-    metrics = read_json(copy.evaluation_dir("test") / "metrics.json")
+    directory = copy.evaluation_dir("test") / f"step_{EPOCHS * 9}_tta"
+    metrics = read_json(directory / "metrics.json")
     assert metrics["checkpoint_step"] == EPOCHS * 9 and metrics["tta"] and metrics["without_tta"]["n"] == 500
-    # The run's report keeps the figures of the best checkpoint.
-    assert (copy.evaluation_dir("test") / "confusion_matrix.png").exists()
-    assert (copy.figures_dir / "confusion_matrix.png").read_bytes() == before
-    # Evaluating the best checkpoint removes the figures of the latest one.
-    assert main("--mode=evaluate", "--workdir", copy.path)[0] == 0
-    assert not list(copy.evaluation_dir("test").glob("*.png"))
+    assert (directory / "predictions.npz").exists() and (directory / "confusion_matrix.png").exists()
+    assert {file: file.read_bytes() for file in files} == before
 
 
 def test_a_damaged_checkpoint_is_skipped_and_it_is_an_error_if_all_are_damaged(copy, main):
@@ -204,7 +202,8 @@ def test_a_damaged_checkpoint_is_skipped_and_it_is_an_error_if_all_are_damaged(c
     code, _, err = main(*evaluate)
     assert code == 0, err
     assert f"step {newest}" in err and f"step {older[-1]} is taken" in err and "Traceback" not in err
-    assert read_json(copy.evaluation_dir("test") / "metrics.json")["checkpoint_step"] == older[-1]
+    evaluations = [read_json(file) for file in copy.evaluation_dir("test").glob("**/metrics.json")]
+    assert older[-1] in {metrics["checkpoint_step"] for metrics in evaluations}
     for step in older:
         damage(copy, step)
     assert "no checkpoint in" in assert_one_error(main(*evaluate), 1)

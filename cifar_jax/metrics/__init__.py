@@ -1,1 +1,1 @@
-"""Accuracy, calibration and paired tests from arrays; NumPy only."""
+"""Accuracy, calibration and paired tests; NumPy and SciPy only."""

@@ -20,8 +20,7 @@ def evaluate(
         data: where the data set is now, if it moved; its fingerprint must be that of the run. '' = as recorded.
 
     Returns:
-        The content of metrics.json, which is written to evaluation/SPLIT or, if it is not the evaluation in results.json,
-        to evaluation/SPLIT/step_N[_tta|_plain].
+        The content of metrics.json, see `evaluation_directory` for its place.
 
     Raises:
         UsageError: no such checkpoint, or not a run folder.

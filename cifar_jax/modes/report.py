@@ -1,4 +1,4 @@
-"""`--mode report`: the page of one run, or the comparison of all runs below a folder."""
+"""`--mode report`: the page of a run, or the comparison of all runs below a folder."""
 
 from pathlib import Path
 
@@ -7,10 +7,17 @@ from cifar_jax.runs.run_folder import RunFolder
 
 
 def report(workdir: str | Path) -> list[Path]:
-    """Writes the page of one run again, or compares all finished runs below a folder.
+    """Rewrites the page of a run; given a folder of runs, compares all finished runs below it.
+
+    Args:
+        workdir: a run folder, or a folder that contains run folders.
 
     Returns:
         The files written.
+
+    Raises:
+        UsageError: there is no finished run.
+        DataError: a file of the run is missing or damaged.
     """
     folder = RunFolder(Path(workdir))
     if not folder.config_json.exists():

@@ -1,1 +1,1 @@
-"""Figures and the page that shows them, from plain arrays and files only; imports no JAX."""
+"""Figures and pages, from plain arrays and the files of run folders; imports no JAX."""

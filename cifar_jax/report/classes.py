@@ -1,6 +1,6 @@
-"""Figures with one value a class: how many images it has, how well it is recognized, what it is taken for.
+"""Figures by class: label distribution, precision and recall, confusion matrix.
 
-Every function takes plain arrays, a title that the caller composes (data set, split, n, run) and the path to write.
+Every function takes plain arrays, a title (data set, split, n, run) and the path to write.
 """
 
 from collections.abc import Sequence
@@ -14,11 +14,11 @@ from matplotlib.ticker import MaxNLocator
 
 from cifar_jax.report import style
 
-MAX_NAMED = 20  # classes: above, names no longer fit side by side
-MAX_COUNTED = 12  # classes: above, a count no longer fits into its cell
+MAX_NAMED = 20  # classes; with more, their names do not fit side by side
+MAX_COUNTED = 12  # classes; with more, a count does not fit into its cell
 CONFUSED_PAIRS = 10
 WEAKEST, STRONGEST = 12, 6
-SCORES = {  # mark and color of each figure of a class
+SCORES = {  # with marker and color
     "precision": ("<", style.BLUE),
     "recall": (">", style.VERMILLION),
     "f1": ("|", "black"),
@@ -28,24 +28,24 @@ SCORES = {  # mark and color of each figure of a class
 def label_distribution(
     counts_by_split: dict[str, np.ndarray], class_names: Sequence[str], *, title: str, path: Path
 ) -> None:
-    """Images a class and split: a bar for each, or for more than 20 classes the counts in falling order.
+    """Images per class and split: one bar each, or for more than 20 classes the counts in falling order.
 
     Args:
-        counts_by_split: integers (C,) by split.
-        class_names: C names.
+        counts_by_split: integers (K,) by split.
+        class_names: K names.
     """
     num_splits = len(counts_by_split)
     if len(class_names) <= MAX_NAMED:
         height = len(class_names) * (0.15 * num_splits + 0.1) + 0.9
-        with style.figure(path, title=title, height=height) as figure:
+        with style.figure(path, title=title, height=height, width=style.NARROW) as figure:
             _bars(figure.subplots(), counts_by_split, [style.short(name) for name in class_names])
             figure.legend(loc="outside lower center", ncols=num_splits)
     else:
-        with style.figure(path, title=title, height=1.7 * num_splits + 0.3) as figure:
+        with style.figure(path, title=title, height=1.9 * num_splits + 0.3, width=style.NARROW) as figure:
             panels = figure.subplots(num_splits, sharex=True, squeeze=False)[:, 0]
             for i, (split, counts_K) in enumerate(counts_by_split.items()):
                 _profile(panels[i], np.asarray(counts_K), class_names, split=split, color=style.PALETTE[i])
-            panels[-1].set_xlabel("classes, from most to fewest images in that split")
+            panels[-1].set_xlabel("classes, from most to fewest images")
 
 
 def _bars(axes: Axes, counts_by_split: dict[str, np.ndarray], names: list[str]) -> None:
@@ -70,13 +70,11 @@ def _profile(axes: Axes, counts_K: np.ndarray, class_names: Sequence[str], *, sp
     axes.stairs(counts_K[order], np.arange(len(order) + 1), color=color, linewidth=1.4)
     most, fewest = order[0], order[-1]
     if counts_K[most] == counts_K[fewest]:
-        spread = f"{counts_K[most]:,} in each of {len(order)} classes"
+        spread = f"{counts_K[most]:,} per class, {len(order)} classes"
     else:
-        spread = (
-            f"{counts_K[most]:,} ({style.short(class_names[most])}) to "
-            f"{counts_K[fewest]:,} ({style.short(class_names[fewest])})"
-        )
-    axes.set_title(f"{style.printable(split)}: {counts_K.sum():,} images, {spread}")
+        names = [style.short(class_names[i], 10) for i in (most, fewest)]
+        spread = f"{counts_K[most]:,} ({names[0]}) to {counts_K[fewest]:,} ({names[1]})"
+    axes.set_title(f"{style.printable(split)}: {counts_K.sum():,} images\n{spread}")
     axes.set_xlim(0, len(order))
     axes.set_ylim(0, max(1, counts_K.max() * 1.08))
     axes.set_ylabel("images")
@@ -85,50 +83,48 @@ def _profile(axes: Axes, counts_K: np.ndarray, class_names: Sequence[str], *, sp
 
 
 def per_class(scores: dict[str, list], *, title: str, path: Path) -> None:
-    """Precision, recall and F1 of every class, the weakest on top; of many classes the profile and both ends.
+    """Precision, recall and F1 of every class, the weakest first; of many classes the F1 curve and both ends.
 
     Args:
-        scores: `per_class` of metrics.json: names, and for each of them precision, recall and f1 (0 to 1) and support
-            (images).
+        scores: `per_class` of metrics.json: names, precision, recall and f1 (0 to 1) and support (images).
     """
     order = np.argsort(scores["f1"], kind="stable")
     if len(order) <= MAX_NAMED:
-        with style.figure(path, title=title, height=0.27 * len(order) + 1.1) as figure:
+        with style.figure(path, title=title, height=0.27 * len(order) + 1.1, width=style.NARROW) as figure:
             axes = figure.subplots()
             _score_rows(axes, scores, order)
-            axes.set_xlabel("percent (behind each name: images)")
+            axes.set_xlabel("percent (in brackets: images)")
             figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=3)
     else:
-        heights = (2.0, 0.27 * WEAKEST + 0.4, 0.27 * STRONGEST + 0.7)
-        with style.figure(path, title=title, height=sum(heights) + 0.3) as figure:
+        heights = (2.2, 0.27 * WEAKEST + 0.4, 0.27 * STRONGEST + 0.7)
+        with style.figure(path, title=title, height=sum(heights) + 0.3, width=style.NARROW) as figure:
             profile, weakest, strongest = figure.subplots(3, height_ratios=heights)
             f1_K = 100 * np.asarray(scores["f1"])[order]
             profile.stairs(f1_K, np.arange(len(order) + 1), fill=True, color=style.GRAY, alpha=0.35)
             profile.stairs(f1_K, np.arange(len(order) + 1), color=style.GRAY, linewidth=1.4)
-            profile.set(
-                xlim=(0, len(order)), ylim=(0, 100), ylabel="F1 (%)", xlabel="classes, from weakest to strongest"
-            )
+            profile.set(xlim=(0, len(order)), ylim=(0, 100), ylabel="F1 (%)", xlabel="classes, weakest first")
             profile.set_title(
-                f"F1 of all {len(order)} classes: {f1_K[0]:.0f} to {f1_K[-1]:.0f} %, mean {f1_K.mean():.1f} %"
+                f"F1 of {len(order)} classes\n{f1_K[0]:.0f} to {f1_K[-1]:.0f} %, mean {f1_K.mean():.1f} %"
             )
             _score_rows(weakest, scores, order[:WEAKEST])
-            weakest.set_title(f"the {WEAKEST} weakest in percent (behind each name: images)")
+            weakest.set_title(f"the {WEAKEST} weakest")
             _score_rows(strongest, scores, order[-STRONGEST:])
+            strongest.set_title(f"the {STRONGEST} strongest")
             for axes in (weakest, strongest):
                 axes.set_xlim(-3, 103)
-            strongest.set_title(f"the {STRONGEST} strongest in percent")
+            strongest.set_xlabel("percent (in brackets: images)")
             figure.legend(*weakest.get_legend_handles_labels(), loc="outside lower center", ncols=3)
 
 
 def _score_rows(axes: Axes, scores: dict[str, list], order: np.ndarray) -> None:
-    """A row a class with a mark for each score, and beside its name how many images it has."""
+    """One row per class with a marker for each score; its label has the number of images in brackets."""
     rows = np.arange(len(order))
     values = {score: 100 * np.asarray(scores[score])[order] for score in SCORES}
     axes.hlines(rows, np.minimum.reduce([*values.values()]), np.maximum.reduce([*values.values()]), color="#BBBBBB")
-    for score, (mark, color) in SCORES.items():
-        size = 11 if mark == "|" else 6.5
+    for score, (marker, color) in SCORES.items():
+        size = 11 if marker == "|" else 6.5
         label = "F1" if score == "f1" else score
-        axes.plot(values[score], rows, mark, color=color, markersize=size, markeredgewidth=1.6, label=label)
+        axes.plot(values[score], rows, marker, color=color, markersize=size, markeredgewidth=1.6, label=label)
     names = [f"{style.short(scores['names'][i])} ({scores['support'][i]:,})" for i in order]
     axes.set_yticks(rows, names)
     axes.tick_params(axis="y", length=0)
@@ -139,16 +135,16 @@ def _score_rows(axes: Axes, scores: dict[str, list], order: np.ndarray) -> None:
 
 
 def confusion_matrix(confusion_KK: np.ndarray, class_names: Sequence[str], *, title: str, path: Path) -> None:
-    """True classes in rows: color is the share of the row, text count and share; of many classes the worst pairs.
+    """Counts and shares of the true class (color), true classes in rows; of many classes the worst pairs as a list.
 
     Args:
-        confusion_KK: integers (C, C).
-        class_names: C names.
+        confusion_KK: integers (K, K).
+        class_names: K names.
     """
     confusion_KK = np.asarray(confusion_KK)
     share_KK = confusion_KK / np.maximum(confusion_KK.sum(axis=1, keepdims=True), 1)
     ticks = [style.short(name, 14) for name in class_names]
-    height = style.WIDTH + 0.4  # the matrix is a square, and the space taken by names is the same on both sides
+    height = style.WIDTH + 0.4  # the matrix is square, and so is the space for names
     if len(class_names) <= MAX_COUNTED:
         with style.figure(path, title=title, height=height) as figure:
             axes = figure.subplots()
@@ -164,11 +160,11 @@ def confusion_matrix(confusion_KK: np.ndarray, class_names: Sequence[str], *, ti
 
 
 def _matrix(figure: FigureBase, axes: Axes, share_KK: np.ndarray, names: list[str]) -> None:
-    # the square root keeps a confusion of 1 % apart from none
+    # the square root makes a confusion of 1 % visible
     image = axes.imshow(share_KK, cmap="Blues", norm=PowerNorm(0.5, 0, 1), interpolation="nearest")
-    marks = (0, 0.01, 0.05, 0.2, 0.5, 1)
-    bar = figure.colorbar(image, ax=axes, location="bottom", aspect=40, ticks=marks, pad=0.01)
-    bar.ax.set_xticklabels([f"{mark:.0%}" for mark in marks])
+    shares = (0, 0.01, 0.05, 0.2, 0.5, 1)
+    bar = figure.colorbar(image, ax=axes, location="bottom", aspect=40, ticks=shares, pad=0.01)
+    bar.ax.set_xticklabels([f"{share:.0%}" for share in shares])
     bar.set_label("share of the true class (square-root scale)")
     ticks = np.arange(0, len(names), -(-len(names) // MAX_NAMED))
     axes.set_xticks(ticks, [names[i] for i in ticks], rotation=90)

@@ -11,7 +11,7 @@ from PIL import Image
 from cifar_jax.files.atomic import atomic_path
 
 LARGE = 400_000  # bytes: a larger PNG is reduced to 256 colors, so that a page with ten figures is smaller than 5 MB
-SMALLEST, LARGEST = 88, 110  # CSS pixels per inch of a figure: its smallest text, 9 pt, is at least 11 px high
+SMALLEST, LARGEST = 88, 100  # CSS pixels per inch of a figure: its smallest text, 9 pt, is at least 11 px high
 DPI = 200  # of a PNG that does not say
 
 
@@ -38,6 +38,7 @@ def write_page(path: Path, template: str, **values) -> None:
         "signed_interval": signed_interval,
         "number": number,
         "p_value": p_value,
+        "breakable": breakable,
     }
     text = environment.get_template(template).render(**values)
     with atomic_path(path) as temporary:
@@ -67,6 +68,11 @@ def number(value: float) -> str:
 def p_value(probability: float) -> str:
     """Two significant digits; never 0, even if it is too small for a float."""
     return f"{probability:.2g}" if probability else "< 1e-300"
+
+
+def breakable(key: str) -> Markup:
+    """A dotted configuration key that a browser may break after its dots."""
+    return Markup(".<wbr>").join(key.split("."))
 
 
 def inlined(path: Path, *, alt: str) -> Markup:

@@ -1,6 +1,6 @@
-"""Figures made of images: samples of each class, augmentation, and what the network gets wrong or barely right.
+"""Figures made of images: samples of each class, augmented images, and mistakes.
 
-Every function takes plain arrays, a title that the caller composes (data set, split, n, run) and the path to write.
+Every function takes plain arrays, a title (data set, split, n, run) and the path to write.
 """
 
 from collections.abc import Sequence
@@ -13,8 +13,8 @@ from matplotlib.figure import FigureBase
 from cifar_jax.report import style
 
 SAMPLE_ROWS, SAMPLE_COLUMNS = 12, 10
-JUDGED_ROWS, JUDGED_COLUMNS = 3, 4
-SMALL = 64  # pixels: images up to this size show their pixels
+MISTAKE_ROWS, MISTAKE_COLUMNS = 3, 4
+SMALL = 64  # pixels: images up to this size are drawn without interpolation
 
 
 def samples(
@@ -25,12 +25,12 @@ def samples(
     title: str,
     path: Path,
 ) -> None:
-    """A row of images a class, the first of each; of many classes 12, evenly spaced, as the title says.
+    """The first images of each class, one row per class; of many classes 12, evenly spaced.
 
     Args:
         images_NHWC: uint8 RGB, 0 to 255.
-        labels_N: integers, 0 to C - 1.
-        class_names: C names.
+        labels_N: integers, 0 to K - 1.
+        class_names: K names.
     """
     num_classes = len(class_names)
     shown = np.linspace(0, num_classes - 1, min(num_classes, SAMPLE_ROWS)).round().astype(int)
@@ -42,11 +42,11 @@ def samples(
 
 
 def augmentation(before_NHWC: np.ndarray, after_ENHWC: np.ndarray, *, title: str, path: Path) -> None:
-    """The same images in columns: as they are stored, and below as the network sees them in E epochs.
+    """One image per column: as stored, and below as the model sees it in each of E epochs.
 
     Args:
         before_NHWC: uint8 RGB, 0 to 255; about 8 images.
-        after_ENHWC: likewise, perhaps of another size.
+        after_ENHWC: uint8 RGB, 0 to 255; H and W may differ from those of `before_NHWC`.
     """
     epochs = [f"epoch {number}" for number in range(1, len(after_ENHWC) + 1)]
     columns = len(before_NHWC)
@@ -56,12 +56,12 @@ def augmentation(before_NHWC: np.ndarray, after_ENHWC: np.ndarray, *, title: str
 def _rows_of_images(
     blocks: Sequence[Sequence[np.ndarray]], names: Sequence[list[str]], *, columns: int, title: str, path: Path
 ) -> None:
-    """Blocks of rows of images of one size, with a name beside each row."""
+    """Draws blocks of rows of images; the images of a block have one size, and each row has a name."""
     sheets = [_sheet(block, columns=columns) for block in blocks]
     heights = [sheet.shape[0] / sheet.shape[1] for sheet in sheets]
-    width = style.WIDTH - 0.2 - style.width([name for rows in names for name in rows])
+    width = style.WIDTH - 0.2 - style.label_width([name for rows in names for name in rows])
     with style.figure(path, title=title, height=width * sum(heights) + 0.15 * len(sheets)) as figure:
-        figure.set_layout_engine("compressed")  # keeps the names beside a image that may not be stretched
+        figure.set_layout_engine("compressed")  # keeps the names next to images of fixed aspect ratio
         panels = figure.subplots(len(sheets), height_ratios=heights, squeeze=False)[:, 0]
         for axes, sheet, block, rows in zip(panels, sheets, blocks, names, strict=True):
             _show(axes, sheet, image_side=block[0].shape[2])
@@ -69,7 +69,7 @@ def _rows_of_images(
 
 
 def _sheet(rows: Sequence[np.ndarray], *, columns: int) -> np.ndarray:
-    """Rows of images (N, H, W, C) of one size on white, with gaps of a sixteenth of a image."""
+    """Rows of images (N, H, W, C) of one size on white, separated by 1/16 of their width."""
     height, width, channels = rows[0].shape[1:]
     gap = max(1, width // 16)
     step_y, step_x = height + gap, width + gap
@@ -81,7 +81,7 @@ def _sheet(rows: Sequence[np.ndarray], *, columns: int) -> np.ndarray:
 
 
 def _show(axes: Axes, image_HWC: np.ndarray, *, image_side: int) -> None:
-    # large images are reduced, where taking the nearest pixel would flicker
+    # large images are scaled down, where nearest-pixel sampling causes artifacts
     axes.imshow(image_HWC, interpolation="nearest" if image_side <= SMALL else "antialiased")
     axes.set_xticks([])
     axes.set_yticks([])
@@ -98,34 +98,34 @@ def mistakes(
     title: str,
     path: Path,
 ) -> None:
-    """The twelve mistakes of the highest confidence, and the twelve right answers of the lowest.
+    """The twelve most confident mistakes and the twelve least confident correct predictions.
 
     Args:
         images_NHWC: uint8 RGB, 0 to 255.
-        labels_N: integers, 0 to C - 1.
+        labels_N: integers, 0 to K - 1.
         probabilities_NK: 0 to 1.
-        class_names: C names, at least two.
+        class_names: K names, at least two.
     """
     names = [style.short(name, 13) for name in class_names]
     first_N, second_N = np.argsort(-probabilities_NK, axis=1, kind="stable")[:, :2].T
     confidence_N = probabilities_NK.max(axis=1)
-    rising = np.argsort(confidence_N, kind="stable")
+    order = np.argsort(confidence_N, kind="stable")
     is_wrong_N = first_N != labels_N
-    wrong, right = rising[is_wrong_N[rising]][::-1], rising[~is_wrong_N[rising]]
+    wrong, correct = order[is_wrong_N[order]][::-1], order[~is_wrong_N[order]]
 
-    shown = JUDGED_ROWS * JUDGED_COLUMNS
+    shown = MISTAKE_ROWS * MISTAKE_COLUMNS
     wrong_captions = [f"{names[labels_N[i]]}\n→ {names[first_N[i]]} {confidence_N[i]:.0%}" for i in wrong[:shown]]
-    right_captions = [
+    correct_captions = [
         f"{names[first_N[i]]} {confidence_N[i]:.0%}\nor {names[second_N[i]]} {probabilities_NK[i, second_N[i]]:.0%}"
-        for i in right[:shown]
+        for i in correct[:shown]
     ]
     parts = [
-        (f"most confident of {len(wrong):,} mistakes: true class, and what it was taken for", wrong, wrong_captions),
-        (f"least certain of {len(right):,} hits: true class, and the nearest rival", right, right_captions),
+        (f"most confident of {len(wrong):,} mistakes: true class → predicted class", wrong, wrong_captions),
+        (f"least confident of {len(correct):,} correct predictions, with the second class", correct, correct_captions),
     ]
-    rows = [max(1, -(-len(captions) // JUDGED_COLUMNS)) for _, _, captions in parts]
+    rows = [max(1, -(-len(captions) // MISTAKE_COLUMNS)) for _, _, captions in parts]
     aspect = images_NHWC.shape[1] / images_NHWC.shape[2]
-    heights = [row * (aspect * style.WIDTH / JUDGED_COLUMNS + 0.4) + 0.3 for row in rows]
+    heights = [row * (aspect * style.WIDTH / MISTAKE_COLUMNS + 0.4) + 0.3 for row in rows]
     with style.figure(path, title=title, height=sum(heights)) as figure:
         halves = figure.subfigures(2, height_ratios=heights)
         for half, row_count, (heading, indices, captions) in zip(halves, rows, parts, strict=True):
@@ -134,7 +134,7 @@ def mistakes(
 
 
 def _captioned(figure: FigureBase, images_NHWC: np.ndarray, captions: Sequence[str], *, rows: int) -> None:
-    cells = figure.subplots(rows, JUDGED_COLUMNS, squeeze=False).ravel()
+    cells = figure.subplots(rows, MISTAKE_COLUMNS, squeeze=False).ravel()
     for axes in cells:
         axes.set_axis_off()
     for axes, image_HWC, caption in zip(cells, images_NHWC, captions, strict=False):

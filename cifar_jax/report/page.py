@@ -1,4 +1,4 @@
-"""report.html of one run: everything in its folder on one page."""
+"""report.html of one run: results, figures, architecture and configuration on one page."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,32 +8,31 @@ from cifar_jax.report.figures import run_name
 from cifar_jax.report.html import inlined, write_page
 from cifar_jax.runs.run_folder import RunFolder, read_json
 
-FIGURES = {  # by section, in order, each with what it shows
+FIGURES = {  # by section, in order, with captions
     "Training": {
-        "curves": "Loss, accuracy, learning rate and speed. In training, loss (with label smoothing) and accuracy are "
-        "means over the epoch on augmented images: they may look worse than in validation, which is measured on "
-        "plain images at the end of the epoch.",
+        "curves": "Training loss (with label smoothing) and accuracy are means over the epoch on augmented images. "
+        "They can be worse than validation loss and accuracy, measured without augmentation at its end.",
     },
     "Test images": {
         "per_class": "Precision, recall and F1 of each class, weakest first.",
+        "calibration": "For a calibrated model, predictions with a confidence of 80 % are right in 80 % of the cases. "
+        "ECE is the mean gap between confidence and accuracy.",
         "confusion_matrix": "True classes in rows, predicted classes in columns.",
-        "mistakes": "The most confident mistakes and the least certain hits.",
-        "calibration": "Whether a confidence of 80 % is right in 80 % of the cases. ECE is the mean gap between "
-        "confidence and accuracy.",
+        "mistakes": "The most confident mistakes and the least confident correct predictions.",
     },
     "Data": {
         "samples": "The first training images of each class.",
-        "label_distribution": "Images of each class and split.",
-        "augmentation": "Training images as they are stored, and as the network saw them in its first epochs.",
+        "label_distribution": "Number of images per class and split.",
+        "augmentation": "Training images as stored, and as the model saw them in the first epochs.",
     },
 }
 
 
 def write(folder: RunFolder) -> Path:
-    """Leaves report.html of a finished run, made of what its folder holds.
+    """Writes report.html of a finished run from the files in its folder.
 
     Returns:
-        The file: self-contained HTML without scripts.
+        The file, self-contained HTML without scripts.
 
     Raises:
         DataError: results.json or another file of the folder is missing or damaged.
@@ -53,7 +52,7 @@ def write(folder: RunFolder) -> Path:
 
 
 def _inlined(folder: RunFolder, captions: dict[str, str]) -> Iterator[tuple[str, str]]:
-    """Image and caption of each figure that the folder has."""
+    """Image and caption of each figure that exists."""
     for name, caption in captions.items():
         path = folder.figures_dir / f"{name}.png"
         if path.exists():

@@ -61,7 +61,6 @@ def figure(path: pathlib.Path, *, title: str, height: float, width: float = WIDT
     Raises:
         OSError: the file cannot be written.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     unbroken = title.replace(" = ", "\u00a0=\u00a0")  # no line break within 'n = 10,000'
     columns = int(66 * width / WIDTH)
     lines = [part for line in unbroken.splitlines() for part in textwrap.wrap(printable(line), columns)]
@@ -69,8 +68,7 @@ def figure(path: pathlib.Path, *, title: str, height: float, width: float = WIDT
         canvas = FigureCanvasAgg(Figure((width, height + 0.2 * len(lines)), DPI, layout="constrained"))
         canvas.figure.suptitle("\n".join(lines), x=0.01, horizontalalignment="left")
         yield canvas.figure
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
+        with atomic_path(path) as temporary:
             # without the library's version: the same figure gives the same bytes
             canvas.figure.savefig(temporary, format="png", metadata={"Software": None})
 

@@ -1,4 +1,4 @@
-"""Logits of whole splits against the model applied to each image by itself."""
+"""Logits of whole splits against the model applied to single images."""
 
 import jax
 import numpy as np
@@ -10,7 +10,7 @@ from cifar_jax.devices import make_mesh, replicate
 from cifar_jax.evaluation.logits import compile_predict, predict_split
 from cifar_jax.models.cnn import CNN
 
-SIZE = 37  # divides by neither the batch nor the devices
+SIZE = 37  # a multiple of neither the batch size nor the number of devices
 MODEL = CNN(num_classes=5, widths=(8,), convs_per_block=1, whitening=False)
 
 
@@ -29,7 +29,7 @@ def variables(images):
     variables = jax.jit(
         lambda: MODEL.init(jax.random.key(0), prepare(jax.numpy.asarray(images.images_NHWC[:1])), train=False)
     )()
-    random = np.random.default_rng(1)  # statistics that are not those of the start
+    random = np.random.default_rng(1)  # statistics other than the initial ones
     return jax.tree.map(lambda x: x + random.uniform(0, 0.3, x.shape).astype(np.float32), variables)
 
 
@@ -49,23 +49,23 @@ def predicted(images, variables, *, devices, batch_size, tta):
 
 
 @pytest.mark.parametrize("devices, batch_size", [(1, 10), (8, 12), (8, 1000)])
-def test_every_image_counts_once_and_in_order(images, variables, apply_to_each, devices, batch_size):
-    found = predicted(images, variables, devices=devices, batch_size=batch_size, tta=False)
-    assert set(found) == {"plain"}
-    assert found["plain"].shape == (SIZE, 5)
-    assert found["plain"].dtype == np.float32
+def test_every_image_is_evaluated_once_and_in_order(images, variables, apply_to_each, devices, batch_size):
+    logits = predicted(images, variables, devices=devices, batch_size=batch_size, tta=False)
+    assert set(logits) == {"plain"}
+    assert logits["plain"].shape == (SIZE, 5)
+    assert logits["plain"].dtype == np.float32
     expected = apply_to_each(images.images_NHWC)
-    assert np.ptp(expected, axis=0).min() > 1e-3, "images that cannot be told apart prove nothing"
-    np.testing.assert_allclose(found["plain"], expected, rtol=1e-5, atol=1e-5)
+    assert np.ptp(expected, axis=0).min() > 1e-3, "the images have different logits"
+    np.testing.assert_allclose(logits["plain"], expected, rtol=1e-5, atol=1e-5)
 
 
-def test_augmentation_averages_six_views(images, variables, apply_to_each):
-    found = predicted(images, variables, devices=8, batch_size=16, tta=True)
+def test_test_time_augmentation_averages_six_views(images, variables, apply_to_each):
+    logits = predicted(images, variables, devices=8, batch_size=16, tta=True)
     images_NHWC = images.images_NHWC
     padded = np.pad(images_NHWC, ((0, 0), (1, 1), (1, 1), (0, 0)), mode="reflect")
     expected = 0
     for weight, view in ((1 / 4, images_NHWC), (1 / 8, padded[:, :8, :8]), (1 / 8, padded[:, 2:, 2:])):
         expected = expected + weight * (apply_to_each(view) + apply_to_each(view[:, :, ::-1]))
-    np.testing.assert_allclose(found["plain"], apply_to_each(images_NHWC), rtol=1e-5, atol=1e-5)
-    np.testing.assert_allclose(found["tta"], expected, rtol=1e-5, atol=1e-5)
-    assert np.abs(found["tta"] - found["plain"]).max() > 1e-3
+    np.testing.assert_allclose(logits["plain"], apply_to_each(images_NHWC), rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(logits["tta"], expected, rtol=1e-5, atol=1e-5)
+    assert np.abs(logits["tta"] - logits["plain"]).max() > 1e-3

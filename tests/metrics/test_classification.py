@@ -14,12 +14,12 @@ CLASSES = 12
 
 @pytest.fixture(scope="module")
 def split():
-    """Logits and labels of a middling model; class 10 is never predicted, class 11 has no images."""
+    """Logits and labels of a mediocre model; class 10 is never predicted, class 11 has no images."""
     generator = np.random.default_rng(3)
     labels_N = generator.integers(0, 11, 700).astype(np.int32)
     logits_NK = generator.normal(size=(700, CLASSES)).astype(np.float32) * 2
     logits_NK[np.arange(700), labels_N] += 2.5
-    logits_NK[::2] *= 0.4  # half under-confident, so that both signs are among the bins
+    logits_NK[::2] *= 0.4  # half of the images under-confident: bins of both signs
     logits_NK[:, 10] = -9.0
     return logits_NK, labels_N
 
@@ -30,10 +30,9 @@ def softmax(logits_NK):
 
 
 @pytest.mark.parametrize("correct, n", [(0, 1), (1, 1), (0, 10), (10, 10), (7, 10), (9234, 10000), (1, 10000)])
-@pytest.mark.parametrize("confidence", [0.9, 0.95])
-def test_wilson_interval_equals_scipy(correct, n, confidence):
-    expected = scipy.stats.binomtest(correct, n).proportion_ci(confidence, method="wilson")
-    assert classification.wilson_interval(correct, n, confidence=confidence) == pytest.approx(expected, abs=1e-14)
+def test_wilson_interval_equals_scipy(correct, n):
+    expected = scipy.stats.binomtest(correct, n).proportion_ci(0.95, method="wilson")
+    assert classification.wilson_interval(correct, n) == pytest.approx(expected, abs=1e-14)
 
 
 def test_wilson_interval_has_exact_ends():
@@ -42,8 +41,8 @@ def test_wilson_interval_has_exact_ends():
 
 
 @pytest.mark.parametrize("correct, n", [(0, 0), (-1, 5), (6, 5)])
-def test_wilson_interval_refuses_what_is_no_proportion(correct, n):
-    with pytest.raises(ValueError, match="no proportion"):
+def test_wilson_interval_refuses_impossible_counts(correct, n):
+    with pytest.raises(ValueError, match="not a proportion"):
         classification.wilson_interval(correct, n)
 
 
@@ -54,6 +53,12 @@ def test_mean_interval_equals_scipy():
     assert mean == pytest.approx(np.mean(values), abs=1e-15)
     assert (low, high) == pytest.approx((expected.low, expected.high), abs=1e-12)
     assert classification.mean_interval([0.5, 0.5]) == (0.5, 0.5, 0.5)
+
+
+def test_the_interval_of_a_mean_is_clipped_to_the_possible_values():
+    assert classification.mean_interval([0.02, 0.3])[1] < 0
+    assert classification.mean_interval([0.02, 0.3], bounds=(0, 1))[1] == 0
+    assert classification.mean_interval([0.98, 0.7], bounds=(0, 1))[2] == 1
 
 
 def test_mean_interval_of_one_seed_is_refused():
@@ -68,19 +73,19 @@ def test_confusion_and_per_class_equal_sklearn(split):
     expected = sklearn_metrics.confusion_matrix(labels_N, predictions_N, labels=range(CLASSES))
     assert confusion_KK.dtype == np.int64
     np.testing.assert_array_equal(confusion_KK, expected)
-    assert expected[:, 10].sum() == 0 and expected[11].sum() == 0  # the 0/0 cases are in the data
+    assert expected[:, 10].sum() == 0 and expected[11].sum() == 0  # the data contain the 0/0 cases
     scores = sklearn_metrics.precision_recall_fscore_support(
         labels_N, predictions_N, labels=range(CLASSES), zero_division=0
     )
     ours = classification.per_class(confusion_KK)
-    for name, values_C in zip(("precision", "recall", "f1", "support"), scores, strict=True):
-        np.testing.assert_allclose(ours[name], values_C, rtol=1e-14, err_msg=name)
+    for name, values_K in zip(("precision", "recall", "f1", "support"), scores, strict=True):
+        np.testing.assert_allclose(ours[name], values_K, rtol=1e-14, err_msg=name)
 
 
 @pytest.mark.parametrize("labels, predictions", [([0, 3], [0, 0]), ([0, 0], [3, 0]), ([0, -1], [0, 0])])
 def test_confusion_refuses_classes_out_of_range(labels, predictions):
-    # label 0 called 3 would otherwise be filed silently under label 1
-    with pytest.raises(ValueError, match="do not fit 0 to 2"):
+    # label 0 predicted as 3 would otherwise be counted silently as label 1
+    with pytest.raises(ValueError, match="not within 0 to 2"):
         classification.confusion_matrix(labels_N=np.array(labels), predictions_N=np.array(predictions), num_classes=3)
 
 
@@ -100,11 +105,11 @@ def slow_ece(probabilities_NK, labels_N, num_bins):
 
 
 def slow_ece_half(probabilities_NK, labels_N):
-    """Half of the 95 % interval: the spread of the gaps, turned round where their bin's mean is below 0."""
+    """Half of the 95 % interval: the spread of the gaps, with the sign reversed in bins of negative mean."""
     gaps_N = probabilities_NK.max(axis=1) - (probabilities_NK.argmax(axis=1) == labels_N)
     bins_N = np.ceil(probabilities_NK.max(axis=1) * 15)
     means_N = np.array([gaps_N[bins_N == b].mean() for b in bins_N])
-    assert (means_N < 0).any() and (means_N > 0).any()  # else the turning round would not be tested
+    assert (means_N < 0).any() and (means_N > 0).any()  # both signs are tested
     return 1.959964 * scipy.stats.sem(np.where(means_N < 0, -gaps_N, gaps_N), ddof=0)
 
 
@@ -116,10 +121,10 @@ def test_ece_equals_a_slow_loop(split, num_bins):
         probabilities_NK=probabilities_NK, labels_N=labels_N, num_bins=num_bins
     )
     assert ours == pytest.approx(slow_ece(probabilities_NK, labels_N, num_bins), abs=1e-13)
-    assert ours > 0.01  # else the comparison would say little
+    assert ours > 0.01  # the comparison is not of zeros
 
 
-def test_reliability_bins_hold_their_upper_edge():
+def test_reliability_bins_include_their_upper_edge():
     probabilities_NK = np.array([[0.75, 0.25], [0.5, 0.5], [0.50001, 0.49999], [1.0, 0.0]])
     bins = classification.reliability_bins(
         probabilities_NK=probabilities_NK, labels_N=np.array([0, 0, 1, 1]), num_bins=4
@@ -172,7 +177,7 @@ def test_summary_is_json_and_agrees_with_sklearn(split):
     assert summary["loss_interval"] == pytest.approx([summary["loss"] - half, summary["loss"] + half])
 
 
-def test_summary_repeats_to_the_last_digit_and_ignores_an_offset_of_the_logits(split):
+def test_summary_is_deterministic_and_ignores_an_offset_of_the_logits(split):
     logits_NK, labels_N = split
     first, second = (
         classification.summarize(logits_NK=logits_NK.copy(), labels_N=labels_N, class_names=names(CLASSES))
@@ -197,7 +202,7 @@ def test_ece_interval_covers_the_true_error(scale, name):
     intervals = [draw(2000)["ece_interval"] for _ in range(100)]
     covered = sum(low <= truth <= high for low, high in intervals)
     assert covered >= 88, name
-    assert np.mean([high - low for low, high in intervals]) < truth  # and say something
+    assert np.mean([high - low for low, high in intervals]) < truth  # and are not trivially wide
 
 
 def test_summary_of_one_image_and_few_classes_is_finite():
@@ -208,12 +213,12 @@ def test_summary_of_one_image_and_few_classes_is_finite():
     assert "top5_accuracy" not in summary
 
 
-def test_summary_refuses_nothing_and_numbers_that_are_not_finite(split):
+def test_summary_refuses_empty_splits_and_logits_that_are_not_finite(split):
     logits_NK, labels_N = split
     with pytest.raises(DataError, match="no images"):
         classification.summarize(logits_NK=logits_NK[:0], labels_N=labels_N[:0], class_names=names(CLASSES))
-    damaged_NC = logits_NK.copy()
-    damaged_NC[[5, 9], 2] = np.nan, np.inf
+    damaged_NK = logits_NK.copy()
+    damaged_NK[[5, 9], 2] = np.nan, np.inf
     with pytest.raises(DataError, match=r"2 of 700 images \(first: image 5\).*checkpoint") as error:
-        classification.summarize(logits_NK=damaged_NC, labels_N=labels_N, class_names=names(CLASSES))
+        classification.summarize(logits_NK=damaged_NK, labels_N=labels_N, class_names=names(CLASSES))
     assert "\n" not in str(error.value)

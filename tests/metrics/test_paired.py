@@ -16,17 +16,17 @@ def test_mcnemar_counts_fair_coins(only_first, only_second):
     assert paired.mcnemar(only_first, only_second) == pytest.approx(min(1.0, 2 * tail), rel=1e-9)
 
 
-def test_mcnemar_nears_the_chi_squared_form_with_many_images():
+def test_mcnemar_approaches_the_chi_squared_form_with_many_images():
     b, c = 1100, 1000
     chi_squared = stats.chi2.sf((abs(b - c) - 1) ** 2 / (b + c), df=1)
     assert paired.mcnemar(b, c) == pytest.approx(chi_squared, rel=0.02)
 
 
 @pytest.mark.parametrize("rates", [(0.9, 0.85), (0.5, 0.5), (0.99, 0.6)])
-def test_the_bootstrap_is_that_of_scipy(rates):
+def test_the_bootstrap_interval_equals_scipy(rates):
     random = np.random.default_rng(0)
     first_N, second_N = (random.random(400) < rate for rate in rates)
-    found = paired.compare(first_N, second_N)
+    result = paired.compare(first_N, second_N)
     expected = stats.bootstrap(
         (first_N.astype(float), second_N.astype(float)),
         lambda x, y, axis: (y - x).mean(axis=axis),
@@ -36,19 +36,19 @@ def test_the_bootstrap_is_that_of_scipy(rates):
         n_resamples=10_000,
         rng=random,
     ).confidence_interval
-    assert found.difference == pytest.approx(second_N.mean() - first_N.mean())
-    assert found.interval == pytest.approx(tuple(expected), abs=0.004)  # the intervals are 0.06 to 0.14 wide
+    assert result.difference == pytest.approx(second_N.mean() - first_N.mean())
+    assert result.interval == pytest.approx(tuple(expected), abs=0.004)  # the intervals are 0.06 to 0.14 wide
 
 
-def test_the_other_way_round_it_is_the_negative():
+def test_swapping_the_classifiers_negates_the_difference():
     random = np.random.default_rng(1)
     first_N, second_N = random.random(1000) < 0.8, random.random(1000) < 0.7
-    forward, back = paired.compare(first_N, second_N), paired.compare(second_N, first_N)
-    assert (forward.only_first, forward.only_second) == (back.only_second, back.only_first)
-    assert forward.difference == -back.difference and forward.p_value == pytest.approx(back.p_value)
-    assert forward.interval == pytest.approx(tuple(-bound for bound in back.interval[::-1]), abs=0.004)
+    forward, backward = paired.compare(first_N, second_N), paired.compare(second_N, first_N)
+    assert (forward.only_first, forward.only_second) == (backward.only_second, backward.only_first)
+    assert forward.difference == -backward.difference and forward.p_value == pytest.approx(backward.p_value)
+    assert forward.interval == pytest.approx(tuple(-bound for bound in backward.interval[::-1]), abs=0.004)
 
 
 def test_equal_classifiers_do_not_differ():
-    found = paired.compare(np.array([True, False, True]), np.array([True, False, True]))
-    assert found == paired.Paired(n=3, only_first=0, only_second=0, difference=0.0, interval=(0.0, 0.0), p_value=1.0)
+    result = paired.compare(np.array([True, False, True]), np.array([True, False, True]))
+    assert result == paired.Paired(n=3, only_first=0, only_second=0, difference=0.0, interval=(0.0, 0.0), p_value=1.0)

@@ -1,4 +1,4 @@
-"""Figures with few dots, a look into them, and small finished run folders."""
+"""Access to the drawn figures, and small finished run folders."""
 
 import html.parser
 import json
@@ -10,11 +10,11 @@ from cifar_jax.metrics import classification
 from cifar_jax.report import style
 from cifar_jax.runs.run_folder import RunFolder, write_json
 
-VOID = {"meta", "img", "br", "link", "hr", "input"}
+VOID = {"meta", "img", "br", "link", "hr", "input", "wbr"}
 
 
 class Parsed(html.parser.HTMLParser):
-    """Tags with their attributes and the text; a tag that is not closed in order is an error."""
+    """The tags with their attributes, and the text; unbalanced tags are an error."""
 
     def __init__(self, text):
         super().__init__()
@@ -45,28 +45,28 @@ def parse():
 
 
 @pytest.fixture(autouse=True)
-def few_dots(monkeypatch):
-    """The layout is in inches and points: fewer dots change nothing but the time to draw them."""
+def low_resolution(monkeypatch):
+    """Layout is in inches and points, so a low resolution only saves time."""
     monkeypatch.setattr(style, "DPI", 50)
 
 
 @pytest.fixture
 def drawn(monkeypatch):
-    """The figures that were drawn, to look into."""
-    kept = []
+    """A list to which every drawn figure is added."""
+    drawn = []
     original = style.FigureCanvasAgg
 
     def keep(figure):
-        kept.append(figure)
+        drawn.append(figure)
         return original(figure)
 
     monkeypatch.setattr(style, "FigureCanvasAgg", keep)
-    return kept
+    return drawn
 
 
 @pytest.fixture
 def history():
-    """`history(epochs)`: what history.json holds."""
+    """`history(epochs)`: the content of history.json."""
 
     def of(epochs):
         steps = np.arange(1, epochs + 1)
@@ -86,7 +86,7 @@ def history():
 
 @pytest.fixture
 def make_run(history):
-    """`make_run(path, ...)`: a finished run folder, whose accuracy grows with `skill`."""
+    """`make_run(path, ...)`: a finished run folder; its accuracy grows with `skill`."""
 
     def make(
         path, *, seed=0, learning_rate=0.1, skill=1.0, data="shapes", command="python main.py", names=("a", "b", "c")
@@ -95,9 +95,9 @@ def make_run(history):
         random = np.random.default_rng(seed)
         labels_N = np.random.default_rng(7).integers(0, len(names), 300)
         logits_NK = random.normal(size=(300, len(names))) + skill * np.eye(len(names))[labels_N]
-        found = {"data": data, "split": "test", "checkpoint_step": 6, "tta": False}
-        found |= classification.summarize(logits_NK=logits_NK, labels_N=labels_N, class_names=names)
-        headline = {name: value for name, value in found.items() if not isinstance(value, dict)}
+        metrics = {"data": data, "split": "test", "checkpoint_step": 6, "tta": False}
+        metrics |= classification.summarize(logits_NK=logits_NK, labels_N=labels_N, class_names=names)
+        headline = {name: value for name, value in metrics.items() if not isinstance(value, dict)}
         splits = {split: {"n": 300, "fingerprint": f"{data} {split}"} for split in ("train", "validation", "test")}
         description = {"name": data, "is_fallback": False, "classes": list(names), "splits": splits}
         config = {"optimizer": {"learning_rate": learning_rate}, "train": {"seed": seed}, "mesh": {"devices": 0}}
@@ -113,7 +113,7 @@ def make_run(history):
         results |= {"parameters": 1234, "data": description, "seed": seed}
         environment = {"devices": "1 x cpu", "versions": {"jax": "9.8.7"}, "source_revision": "abc123"}
         write_json(folder.results_json, results | {"environment": environment})
-        write_json(folder.evaluation_dir("test") / "metrics.json", found)
+        write_json(folder.evaluation_dir("test") / "metrics.json", metrics)
         np.savez(folder.evaluation_dir("test") / "predictions.npz", labels=labels_N, predictions=logits_NK.argmax(-1))
         return folder
 

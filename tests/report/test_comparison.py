@@ -1,18 +1,18 @@
-"""Runs side by side: what is grouped, averaged, compared and left out."""
+"""The comparison of runs: groups, means, paired tests and skipped runs."""
 
 import numpy as np
 import pytest
 from scipy import stats
 
 from cifar_jax.errors import UsageError
-from cifar_jax.modes.report import report
+from cifar_jax.modes import report as report_mode
 from cifar_jax.report import comparison
 from cifar_jax.runs.run_folder import read_json, write_json
 
 
 @pytest.fixture
 def runs(tmp_path, make_run):
-    """A folder of two seeds of a good recipe, a worse one, an unfinished and a damaged run."""
+    """A folder with two seeds of a good recipe, a run of a worse one, an unfinished run and a damaged one."""
     command = "python main.py --config configs/good.py"
     for seed in (1, 0):
         make_run(tmp_path / "good" / f"seed_{seed}", seed=seed, skill=2, command=command)
@@ -27,33 +27,32 @@ def test_seeds_are_one_row_with_mean_and_student_interval(runs):
     comparison.write(runs)
     good, bad = read_json(runs / "report.json")["groups"]
     results = [read_json(runs / "good" / f"seed_{seed}" / "results.json") for seed in (0, 1)]
-    accuracies = [one["test"]["accuracy"] for one in results]
+    accuracies = [result["test"]["accuracy"] for result in results]
     expected = stats.t.interval(0.95, 1, loc=np.mean(accuracies), scale=stats.sem(accuracies))
     assert good["name"] == "good" and good["recipe"] == "good" and good["seeds"] == [0, 1]
     assert good["test"]["accuracy"] == pytest.approx(np.mean(accuracies))
-    assert good["test"]["interval"] == pytest.approx(list(expected))
-    assert good["ece"] == pytest.approx(np.mean([one["test"]["ece"] for one in results]))
+    assert good["test"]["interval"] == pytest.approx(np.clip(expected, 0, 1))
+    assert good["ece"] == pytest.approx(np.mean([result["test"]["ece"] for result in results]))
     alone = read_json(runs / "bad" / "results.json")["test"]
     assert bad["recipe"] == "bad" and bad["test"]["interval"] == alone["accuracy_interval"]
-    assert [one["differs"] for one in (good, bad)] == [
+    assert [row["differences"] for row in (good, bad)] == [
         {"optimizer.learning_rate": 0.1},
         {"optimizer.learning_rate": 9.0},
     ]
 
 
-def test_a_seed_run_twice_is_not_two_seeds(tmp_path, make_run):
+def test_a_repeated_seed_does_not_count_as_two_seeds(tmp_path, make_run):
     for name, seed in (("first", 0), ("again", 0), ("other", 1)):
         make_run(tmp_path / name, seed=seed)
     comparison.write(tmp_path)
     assert sorted(group["seeds"] for group in read_json(tmp_path / "report.json")["groups"]) == [[0], [0, 1]]
 
 
-def test_what_was_left_out_is_said(runs):
+def test_skipped_runs_are_listed_with_the_reason(runs):
     comparison.write(runs)
-    left_out = read_json(runs / "report.json")["left_out"]
-    assert len(left_out) == 2
-    assert left_out[0].startswith("damaged: ") and "history.json is damaged" in left_out[0]
-    assert left_out[1].startswith("unfinished: not finished")
+    damaged, unfinished = read_json(runs / "report.json")["skipped"]
+    assert damaged.startswith("damaged: ") and "history.json is damaged" in damaged
+    assert unfinished.startswith("unfinished: not finished")
 
 
 def test_pairs_are_compared_on_the_same_images(runs):
@@ -70,30 +69,39 @@ def test_pairs_are_compared_on_the_same_images(runs):
     assert pair["interval"][0] < pair["difference"] < pair["interval"][1] < 0 and pair["p_value"] < 0.01
 
 
-def test_other_images_or_another_checkpoint_make_no_pair(tmp_path, make_run, change):
-    make_run(tmp_path / "one")
+def test_runs_on_different_test_images_are_not_compared(tmp_path, make_run):
+    make_run(tmp_path / "first")
     make_run(tmp_path / "other_data", seed=1, data="cifar10")
-    evaluated_again = make_run(tmp_path / "again", learning_rate=1.0)
-    change(evaluated_again.evaluation_dir("test") / "metrics.json", checkpoint_step=3)
     comparison.write(tmp_path)
-    found = read_json(tmp_path / "report.json")
-    assert found["pairs"] == [] and len(found["groups"]) == 3
+    report = read_json(tmp_path / "report.json")
+    assert report["pairs"] == [] and len(report["groups"]) == 2
 
 
-def test_a_run_fitted_on_its_validation_images_ranks_by_what_it_scored_before(tmp_path, make_run, change):
+def test_the_curves_of_each_data_set_have_their_own_axes(tmp_path, make_run, drawn):
+    for name, data in (("first", "shapes"), ("second", "shapes"), ("third", "cifar10")):
+        make_run(tmp_path / name, data=data, learning_rate=float(len(name)))
+    comparison.write(tmp_path)
+    cifar10, shapes = drawn[0].subfigs
+    assert [figure.get_suptitle() for figure in (cifar10, shapes)] == ["cifar10", "shapes"]
+    for figure, names in ((cifar10, {"third"}), (shapes, {"first", "second"})):
+        assert len(figure.axes) == 3
+        assert all({line.get_label() for line in axes.lines} == names for axes in figure.axes)
+
+
+def test_a_probe_ranks_by_its_validation_accuracy_before_the_final_fit(tmp_path, make_run, change):
     make_run(tmp_path / "honest", skill=2.0)
     refitted = make_run(tmp_path / "refitted", skill=3.0, learning_rate=1.0)
     validation = read_json(refitted.results_json)["validation"]
-    change(refitted.results_json, validation=validation | {"before_refit": {"accuracy": 0.25, "loss": 1.0}})
+    change(refitted.results_json, validation=validation | {"before_final_fit": {"accuracy": 0.25, "loss": 1.0}})
     comparison.write(tmp_path)
     groups = read_json(tmp_path / "report.json")["groups"]
-    assert [one["name"] for one in groups] == ["honest", "refitted"]
+    assert [row["name"] for row in groups] == ["honest", "refitted"]
     assert groups[1]["validation"]["accuracy"] == 0.25
     low, high = groups[1]["validation"]["interval"]
     assert low < 0.25 < high < 0.31
 
 
-def test_the_page_and_the_table_say_the_same_and_refer_to_nothing_outside(runs, parse):
+def test_page_and_table_agree_and_the_page_is_self_contained(runs, parse):
     comparison.write(runs)
     groups = read_json(runs / "report.json")["groups"]
     page = parse(runs / "report.html")
@@ -110,7 +118,7 @@ def test_the_page_and_the_table_say_the_same_and_refer_to_nothing_outside(runs, 
     assert {line.count("|") for line in rows[:4]} == {12} and {line.count("|") for line in rows[4:]} == {8}
 
 
-def test_a_p_value_too_small_for_a_float_is_no_zero(tmp_path, make_run):
+def test_a_p_value_too_small_for_a_float_is_not_shown_as_zero(tmp_path, make_run):
     for name, right in (("all", True), ("none", False)):
         folder = make_run(tmp_path / name, learning_rate=float(right))
         labels_N = np.zeros(2000, int)
@@ -126,23 +134,23 @@ def test_many_configurations_are_all_in_the_table_and_twenty_in_the_figure(tmp_p
     for number in range(22):
         make_run(tmp_path / f"run{number:02}", learning_rate=float(number))
     comparison.write(tmp_path)
-    found = read_json(tmp_path / "report.json")
-    assert len(found["groups"]) == 22 and len(found["pairs"]) == 22 * 21 // 2
+    report = read_json(tmp_path / "report.json")
+    assert len(report["groups"]) == 22 and len(report["pairs"]) == 22 * 21 // 2
     assert "the first 20 of 22 configurations" in drawn[0].get_suptitle()
 
 
-def test_a_folder_without_runs_is_one_line(tmp_path, make_run):
-    with pytest.raises(UsageError, match="holds no finished run: name the folder"):
+def test_a_folder_without_finished_runs_is_an_error_in_one_line(tmp_path, make_run):
+    with pytest.raises(UsageError, match="contains no finished run: name the folder"):
         comparison.write(tmp_path)
-    make_run(tmp_path / "begun").results_json.unlink()
-    with pytest.raises(UsageError, match=r"no finished run \(begun: not finished") as caught:
+    make_run(tmp_path / "started").results_json.unlink()
+    with pytest.raises(UsageError, match=r"no finished run \(started: not finished") as error:
         comparison.write(tmp_path)
-    assert "\n" not in str(caught.value) and not list(tmp_path.glob("report.*"))
+    assert "\n" not in str(error.value) and not list(tmp_path.glob("report.*"))
 
 
-def test_the_mode_writes_the_page_of_a_run_or_compares_those_below(runs):
-    assert [path.suffix for path in report(runs)] == [".html", ".md", ".json", ".png"]
-    assert report(runs / "bad") == [runs / "bad" / "report.html"]
+def test_the_mode_writes_the_page_of_a_run_or_compares_the_runs_below(runs):
+    assert [path.suffix for path in report_mode.report(runs)] == [".html", ".md", ".json", ".png"]
+    assert report_mode.report(runs / "bad") == [runs / "bad" / "report.html"]
     assert {path.stem for path in (runs / "bad" / "figures").iterdir()} == {
         *("curves", "confusion_matrix", "per_class", "calibration"),
     }

@@ -1,3 +1,7 @@
+"""Figures are complete, legible on a phone, deterministic, and accept any class name."""
+
+import itertools
+import re
 import subprocess
 import sys
 
@@ -7,11 +11,12 @@ import pytest
 from PIL import Image
 
 from cifar_jax.metrics import classification
+from cifar_jax.report import ablation, curves, html, image_grids, reliability, style
 from cifar_jax.report import classes as class_figures
-from cifar_jax.report import curves, image_grids, style
 
+PHONE = 390 - 2 * 12  # pixels: the width of a phone less the margins of the page
 TITLE = "CIFAR-10, test, n = 10,000 · cnn_scratch, seed 0"
-# long, mathematical, foreign (the font lacks some of these characters) and broken names
+# long and mathematical names, characters that the font lacks, line breaks
 ODD_NAMES = ["a$b$c", "x" * 60, "猫", "línea\nnueva", "under_score", "", "ß", "1e5", "$\\frac$", "%s {x}"]
 
 
@@ -59,21 +64,56 @@ def draw_per_class(classes, path, class_names=None):
 
 def draw_mistakes(classes, path, class_names=None):
     images_NHWC, labels_N = images_and_labels(classes, per_class=max(3, 60 // classes))
-    chances_NC = np.random.default_rng(0).dirichlet(np.ones(classes), len(labels_N))
-    image_grids.mistakes(images_NHWC, labels_N, chances_NC, class_names or names(classes), title=TITLE, path=path)
+    probabilities_NK = np.random.default_rng(0).dirichlet(np.ones(classes), len(labels_N))
+    image_grids.mistakes(images_NHWC, labels_N, probabilities_NK, class_names or names(classes), title=TITLE, path=path)
+
+
+def draw_augmentation(classes, path, class_names=None):
+    images_NHWC, _ = images_and_labels(8, per_class=1)
+    image_grids.augmentation(images_NHWC, np.stack([images_NHWC] * 3), title=TITLE, path=path)
+
+
+def draw_calibration(classes, path, class_names=None):
+    logits_NK = np.random.default_rng(0).normal(size=(300, classes)) * 3
+    metrics = classification.summarize(
+        logits_NK=logits_NK, labels_N=np.arange(300) % classes, class_names=class_names or names(classes)
+    )
+    scaled = {"temperature": 1.25, "ece": 0.0123}
+    reliability.calibration(metrics | {"temperature_scaled": scaled}, title=TITLE, path=path)
+
+
+def history(epochs):
+    columns = ("loss", "accuracy", "val_loss", "val_accuracy", "learning_rate", "images_per_second", "seconds")
+    return {"epoch": list(range(1, epochs + 1))} | {name: [0.12345] * epochs for name in columns}
+
+
+def draw_curves(classes, path, class_names=None):
+    curves.curves(history(200), title=TITLE, path=path)
+
+
+def draw_overlay(classes, path, class_names=None):
+    runs = {name: [history(200)] for name in (class_names or names(12))[:12]}
+    curves.overlay({"CIFAR-10 (cifar10-images.tar.xz)": runs, "shapes": runs}, title=TITLE, path=path)
+
+
+def draw_ablation(classes, path, class_names=None):
+    row = {"seeds": [0, 1], "accuracies": [0.7, 0.8], "accuracy": 0.75, "interval": [0.0, 1.0], "gain": 0.1}
+    rows = [row | {"name": name} for name in (class_names or names(6))[:6]]
+    ablation.waterfall({"data": "CIFAR-10", "n": 10_000, "name": "notebook_cnn", "steps": rows}, path=path)
 
 
 DRAW = [draw_samples, draw_labels, draw_confusion, draw_per_class, draw_mistakes]
+DRAW_OTHER = [draw_augmentation, draw_calibration, draw_curves, draw_overlay, draw_ablation]
 
 
 @pytest.mark.parametrize("draw", DRAW)
 @pytest.mark.parametrize("classes", [2, 12, 21, 200])
-def test_figures_by_class_are_whole_pngs_and_leave_nothing_else(tmp_path, draw, classes):
+def test_figures_by_class_are_complete_pngs_and_the_only_files(tmp_path, draw, classes):
     path = tmp_path / "figures" / "figure.png"
     draw(classes, path)
     width, height = png_size(path)
-    assert width == round(style.WIDTH * style.DPI)
-    assert width / 7 < height < 3 * width  # with two classes still a image, with many still on a page
+    assert width in (int(style.WIDTH * style.DPI), int(style.NARROW * style.DPI))
+    assert width / 7 < height < 3 * width
     assert list(path.parent.iterdir()) == [path]
 
 
@@ -91,17 +131,21 @@ def test_curves(tmp_path, history, epochs):
     assert [path.name for path in tmp_path.iterdir()] == ["curves.png"]
 
 
-@pytest.mark.parametrize("draw", DRAW)
-@pytest.mark.parametrize("classes", [10, 100])
-def test_no_text_is_small_or_leaves_the_page(tmp_path, drawn, draw, classes):
-    draw(classes, tmp_path / "f.png", [f"a long name of class {i}" for i in range(classes)])
-    assert min(text.get_fontsize() for text in drawn[0].findobj(matplotlib.text.Text)) >= 9
+@pytest.mark.parametrize("draw, classes", [*itertools.product(DRAW, (10, 100)), *((draw, 10) for draw in DRAW_OTHER)])
+def test_text_is_at_least_11_pixels_high_on_a_phone_and_inside_the_figure(tmp_path, drawn, draw, classes):
+    path = tmp_path / "f.png"
+    draw(classes, path, [f"a long name of class {i}" for i in range(classes)])
     ink, page = drawn[0].get_tightbbox(), drawn[0].bbox_inches
     assert page.x0 <= ink.x0 and ink.x1 <= page.x1
     assert page.y0 <= ink.y0 and ink.y1 <= page.y1
+    points = min(text.get_fontsize() for text in drawn[0].findobj(matplotlib.text.Text))
+    min_width = int(re.search(r"min-width: (\d+)px", html.inlined(path, alt="a figure"))[1])
+    assert points / 72 * max(min_width, PHONE) / page.width >= 11
+    if draw not in (draw_samples, draw_confusion, draw_mistakes, draw_augmentation, draw_ablation):
+        assert min_width <= PHONE  # fits without scrolling
 
 
-def test_the_same_figure_gives_the_same_bytes_whatever_the_user_has_set(tmp_path):
+def test_a_figure_has_the_same_bytes_for_any_matplotlib_settings_of_the_user(tmp_path):
     first, second = tmp_path / "1.png", tmp_path / "2.png"
     second.write_bytes(b"an older figure")
     draw_confusion(10, first)
@@ -114,24 +158,24 @@ def test_an_error_keeps_the_old_figure_and_leaves_no_temporary_file(tmp_path, mo
     path = tmp_path / "figure.png"
     path.write_bytes(b"old")
 
-    def half_written(figure, target, **_):
+    def interrupted_savefig(figure, target, **_):
         target.write_bytes(b"half")
         raise OSError("disk full")
 
-    monkeypatch.setattr("matplotlib.figure.Figure.savefig", half_written)
+    monkeypatch.setattr("matplotlib.figure.Figure.savefig", interrupted_savefig)
     with pytest.raises(OSError, match="disk full"):
         draw_confusion(3, path)
     assert path.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_style_does_not_outlive_the_figure(tmp_path):
+def test_the_style_is_restored_after_the_figure(tmp_path):
     before = dict(matplotlib.rcParams)
     draw_labels(10, tmp_path / "f.png")
     assert dict(matplotlib.rcParams) == before
 
 
-def test_names_are_printable_and_short():
+def test_names_become_printable_and_short():
     assert style.printable("Zähler → 3") == "Zähler → 3"
     assert style.printable("猫\n") == "\\u732b\\u000a"
     assert style.short("airplane") == "airplane"

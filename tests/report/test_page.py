@@ -1,4 +1,4 @@
-"""The page of a run: self-contained, well-formed, and it says what the files say."""
+"""The page of a run: self-contained, well-formed, and consistent with the files."""
 
 import base64
 import io
@@ -24,7 +24,7 @@ def written(tmp_path, make_run, parse):
     return folder, parse(folder.report_html)
 
 
-def test_the_page_refers_to_nothing_outside_and_runs_nothing(written):
+def test_the_page_is_self_contained_and_without_scripts(written):
     folder, parsed = written
     assert all(source.startswith("data:image/png;base64,") for source in parsed.values("src"))
     assert all(target.startswith("#") for target in parsed.values("href"))
@@ -34,7 +34,7 @@ def test_the_page_refers_to_nothing_outside_and_runs_nothing(written):
     assert not [name for _, attributes in parsed.tags for name in attributes if name.startswith("on")]
 
 
-def test_the_page_has_the_numbers_of_the_results(written):
+def test_the_page_shows_the_numbers_of_results_json(written):
     folder, parsed = written
     results = read_json(folder.results_json)
     for split in ("train", "validation", "test"):
@@ -46,24 +46,24 @@ def test_the_page_has_the_numbers_of_the_results(written):
         assert expected in parsed.text
 
 
-def test_of_many_classes_the_page_tells_how_often_one_of_five_is_right(tmp_path, make_run, parse):
+def test_the_page_shows_top_5_accuracy_of_many_classes(tmp_path, make_run, parse):
     folder = make_run(tmp_path / "many", names=tuple("abcdefghijkl"))
     figures.redraw(folder)
     test = read_json(folder.results_json)["test"]
     assert test["accuracy"] < test["top5_accuracy"] < 1
     bounds = "{:.2f} to {:.2f}".format(*(100 * bound for bound in test["top5_accuracy_interval"]))
-    expected = f"For {100 * test['top5_accuracy']:.2f} % [{bounds}] the true class is among the five likeliest."
+    expected = f"Top-5 accuracy {100 * test['top5_accuracy']:.2f} % [{bounds}]."
     assert expected in parse(page.write(folder)).text
 
 
-def test_the_contents_lead_to_the_sections_results_first_environment_last(written):
+def test_the_contents_link_to_the_sections_in_order(written):
     _, parsed = written
     ids = parsed.values("id")
     assert [f"#{name}" for name in ids] == parsed.values("href")
     assert ids[0] == "results" and ids[-2:] == ["configuration", "environment"]
 
 
-def test_every_figure_is_on_the_page_with_its_size_and_what_it_shows(written):
+def test_every_figure_is_on_the_page_with_its_size_and_a_description(written):
     folder, parsed = written
     images = [attributes for tag, attributes in parsed.tags if tag == "img"]
     assert len(images) == len(list(folder.figures_dir.glob("*.png"))) == 8
@@ -73,7 +73,7 @@ def test_every_figure_is_on_the_page_with_its_size_and_what_it_shows(written):
             assert decoded.size == (int(image["width"]), int(image["height"])) and len(image["alt"]) > 20
 
 
-def test_the_page_is_readable_in_the_dark_and_on_a_phone(written):
+def test_the_page_has_enough_contrast_in_light_and_dark(written):
     text = written[0].report_html.read_text(encoding="utf-8")
     assert "prefers-color-scheme: dark" in text and '<meta name="viewport"' in text
     light, dark = (
@@ -85,7 +85,17 @@ def test_the_page_is_readable_in_the_dark_and_on_a_phone(written):
         )
         for text_color in (ink, quiet):
             high, low = max(text_color, paper), min(text_color, paper)
-            assert (high + 0.05) / (low + 0.05) > 4.5  # contrast as the Web Content Accessibility Guidelines want it
+            assert (high + 0.05) / (low + 0.05) > 4.5  # as the Web Content Accessibility Guidelines require
+
+
+def test_wide_tables_and_figures_scroll_in_their_own_container(written):
+    _, parsed = written
+    containers = [attributes.get("class") for tag, attributes in parsed.tags if tag in ("div", "table", "img")]
+    kinds = [tag for tag, _ in parsed.tags if tag in ("div", "table", "img")]
+    for place, kind in enumerate(kinds):
+        if kind in ("table", "img"):
+            assert kinds[place - 1] == "div" and containers[place - 1] == "wide"
+    assert ".wide { overflow-x: auto;" in written[0].report_html.read_text(encoding="utf-8")
 
 
 def luminance(color):
@@ -94,7 +104,7 @@ def luminance(color):
     return float(linear @ [0.2126, 0.7152, 0.0722])
 
 
-def test_temperature_and_augmentation_have_their_own_rows(tmp_path, make_run, change, parse):
+def test_temperature_scaling_and_test_time_augmentation_have_their_own_rows(tmp_path, make_run, change, parse):
     folder = make_run(tmp_path / "cnn")
     test = read_json(folder.results_json)["test"]
     scaled = {
@@ -111,14 +121,14 @@ def test_temperature_and_augmentation_have_their_own_rows(tmp_path, make_run, ch
         assert expected in parsed.text
 
 
-def test_names_from_outside_are_text_and_never_markup(tmp_path, make_run, parse):
+def test_names_are_escaped(tmp_path, make_run, parse):
     folder = make_run(tmp_path / "a&b", data="<script>alert(1)</script>", command='python "x" <b>')
     parsed = parse(page.write(folder))
     assert not {"script", "b"} & {tag for tag, _ in parsed.tags}
     assert "<script>alert(1)</script>" in parsed.text and 'python "x" <b>' in parsed.text and "a&b" in parsed.text
 
 
-def test_large_figures_still_make_a_small_page(tmp_path, make_run):
+def test_a_page_with_large_figures_stays_small(tmp_path, make_run):
     folder = make_run(tmp_path / "cnn")
     folder.figures_dir.mkdir()
     noise = np.random.default_rng(0).integers(0, 256, (700, 1300, 3), np.uint8)
