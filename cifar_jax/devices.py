@@ -1,7 +1,7 @@
-"""Devices, processes and shardings: the only file that names them.
+"""Devices, processes and shardings. No other file creates them.
 
-There is one mesh axis, `data`: the batch and the data set are split over it, everything else is replicated. The same
-program runs on one CPU, on a GPU, on the cores of a TPU and on several hosts.
+The mesh has one axis, `data`. The batch and the data set are split over it; everything else is replicated. The same
+program runs on a CPU, on GPUs, on TPUs and on several hosts.
 """
 
 import contextlib
@@ -23,7 +23,7 @@ REPLICATED = PartitionSpec()
 
 
 def start(config) -> None:
-    """`initialize` as `config.mesh` says, and without the log messages that libraries write for their developers."""
+    """Calls `initialize` with the values of `config`, and silences the debug logs of libraries."""
     for name in ("jax", "orbax", "absl", "asyncio"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
     initialize(
@@ -34,14 +34,15 @@ def start(config) -> None:
 
 
 def initialize(*, cpu_devices: int, batch_size: int, compilation_cache: bool) -> None:
-    """Joins the other processes, where there are any, splits the CPU into devices, and turns on the compilation cache.
+    """Joins other processes if there are any, splits the CPU into devices, and turns on the compilation cache.
 
-    Must run before the first JAX computation; where JAX already runs (in a notebook, say) its devices stay as they are.
+    Must run before the first JAX computation. If JAX has already started (in a notebook), devices stay as they are.
 
     Args:
-        cpu_devices: devices to split the CPU into; 0 = one for each core, as far as they divide the batch. XLA:CPU
-            runs much of a network on one core a device: on two cores, the CNN trains 1.3 times as fast on two devices.
-        batch_size: of training.
+        cpu_devices: number of devices to split the CPU into; 0 = one per core, but only as many as divide the batch.
+            XLA:CPU runs large parts of a network on one core per device: on two cores, the CNN trains 1.3 times as fast
+            on two devices.
+        batch_size: training batch over all devices.
         compilation_cache: keep compiled programs in $JAX_COMPILATION_CACHE_DIR, else under ~/.cache/cifar_jax.
     """
     _join_processes()
@@ -52,39 +53,39 @@ def initialize(*, cpu_devices: int, batch_size: int, compilation_cache: bool) ->
     if cpu_devices > 1:
         memory.use_one_arena()
     if cpu_devices > 1 and "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
-        # Devices that wait for each other hold threads of XLA's pool, which has one a core; with no thread left for the
-        # one that they wait for, the program aborts after 40 seconds.
+        # XLA's thread pool has one thread per core, and a device that waits in a collective holds a thread. Without a
+        # thread for the last device, the program aborts after 40 seconds.
         os.environ.setdefault("PJRT_NPROC", str(2 * cpu_devices))
-        with contextlib.suppress(RuntimeError):  # the backend is already up; its devices are as good
+        with contextlib.suppress(RuntimeError):  # the backend has already started; keep its devices
             jax.config.update("jax_num_cpu_devices", cpu_devices)
 
 
 def _cores_that_divide(batch_size: int) -> int:
-    """As many of the cores that this process may use as share out a batch evenly, in even parts (for mixup)."""
+    """The largest number of usable cores that gives each the same, even number of images (mixup pairs images)."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return next(devices for devices in range(cores, 0, -1) if devices == 1 or batch_size % (2 * devices) == 0)
 
 
 def _keep_compiled_programs() -> None:
-    """The second start of a run takes its programs from the disk: 0.5 s instead of 6 for the training step."""
-    if not jax.config.jax_compilation_cache_dir:  # else the user has chosen one
+    """Turns on the compilation cache: at the second start, the training step takes 0.5 s instead of 6."""
+    if not jax.config.jax_compilation_cache_dir:  # else keep the choice of the user
         jax.config.update("jax_compilation_cache_dir", str(cache_root() / "compiled"))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 
 def quickly_compiled(function, **arguments):
-    """`jax.jit` of a program that takes no time but to compile: XLA:CPU optimizes it less, and gives the same numbers.
+    """`jax.jit` for programs whose run time is negligible: less optimization on XLA:CPU, with the same results.
 
-    The initial weights of the CNN are compiled in 0.6 s instead of 2.1, the order of an epoch in 0.2 instead of 0.4.
+    The initial weights of the CNN compile in 0.6 s instead of 2.1, the order of an epoch in 0.2 s instead of 0.4.
     """
     options = {"xla_backend_optimization_level": 1} if jax.default_backend() == "cpu" else {}
     return jax.jit(function, compiler_options=options, **arguments)
 
 
 def _join_processes() -> None:
-    """Calls `jax.distributed.initialize` where this process was started as one of several."""
-    if "JAX_COORDINATOR_ADDRESS" in os.environ:  # started by hand: all three are given in the environment
+    """Calls `jax.distributed.initialize` if this process is one of several."""
+    if "JAX_COORDINATOR_ADDRESS" in os.environ:  # started by hand: the environment has all three
         missing = [name for name in ("JAX_NUM_PROCESSES", "JAX_PROCESS_ID") if name not in os.environ]
         if missing:
             raise UsageError(f"JAX_COORDINATOR_ADDRESS is set but {' and '.join(missing)} is not: set all three")
@@ -98,27 +99,27 @@ def _join_processes() -> None:
         or int(os.environ.get("OMPI_COMM_WORLD_SIZE", "1")) > 1
         or "," in os.environ.get("TPU_WORKER_HOSTNAMES", "")
     ):
-        jax.distributed.initialize()  # recognizes these clusters by itself
+        jax.distributed.initialize()  # detects these clusters automatically
 
 
 def make_mesh(number: int = 0) -> Mesh:
     """The mesh over the first `number` devices of all processes (0 = all of them).
 
     Raises:
-        UsageError: fewer devices than asked for.
+        UsageError: there are fewer devices than `number`.
     """
     devices = jax.devices()
     if number > len(devices):
         raise UsageError(
-            f"--config.mesh.devices={number}: there are {len(devices)} ({devices[0].platform}); ask for at most that"
+            f"--config.mesh.devices={number}: there are {len(devices)} ({devices[0].platform}); use at most that many"
         )
     return Mesh(np.array(devices[: number or None]), (DATA_AXIS,))
 
 
 def split_over_devices(function, mesh: Mesh, *, in_specs, out_specs):
-    """`function`, run by every device on its own part; it may use collectives over `DATA_AXIS`."""
-    # check_vma=False keeps the rules of differentiation that pmap had: the gradient of a local mean is local, and
-    # the mean over devices is taken once, by name, in the training step.
+    """`function`, run by every device on its shard. It may use collectives over `DATA_AXIS`."""
+    # check_vma=False differentiates as pmap did: the gradient of a local mean stays local, and the training step
+    # averages it over the devices explicitly.
     return jax.shard_map(function, mesh=mesh, in_specs=in_specs, out_specs=out_specs, check_vma=False)
 
 
@@ -128,7 +129,7 @@ def replicate(tree, mesh: Mesh):
 
 
 def replicated_like(tree, mesh: Mesh):
-    """Shapes and dtypes of `tree` with the replicated sharding: what a checkpoint is restored into."""
+    """Shapes and dtypes of `tree` with the replicated sharding, as the target of a checkpoint restore."""
     sharding = NamedSharding(mesh, REPLICATED)
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), tree)
 
@@ -136,22 +137,22 @@ def replicated_like(tree, mesh: Mesh):
 def shard_rows(array_N: np.ndarray, mesh: Mesh) -> jax.Array:
     """Splits the rows of a host array over the mesh, padded with zeros to a multiple of its size.
 
-    Every process holds the whole host array and uploads only the rows of its own devices.
+    Every process has the whole host array and uploads only the rows of its devices.
     """
     rows = math.ceil(len(array_N) / mesh.size) * mesh.size
     sharding = NamedSharding(mesh, SHARDED)
 
     def part(index):
-        wanted = array_N[index[0]]
+        rows_of_device = array_N[index[0]]
         start, stop, _ = index[0].indices(rows)
-        padding = [(0, stop - start - len(wanted))] + [(0, 0)] * (array_N.ndim - 1)
-        return np.pad(wanted, padding) if padding[0][1] else wanted
+        padding = [(0, stop - start - len(rows_of_device))] + [(0, 0)] * (array_N.ndim - 1)
+        return np.pad(rows_of_device, padding) if padding[0][1] else rows_of_device
 
     return jax.make_array_from_callback((rows, *array_N.shape[1:]), sharding, part)
 
 
 def sharded_like(tree, mesh: Mesh):
-    """Shapes and dtypes of what `shard_rows` makes of the arrays of `tree`."""
+    """Shapes and dtypes of `shard_rows` applied to the arrays of `tree`."""
     sharding = NamedSharding(mesh, SHARDED)
 
     def padded(array_N):
@@ -162,7 +163,7 @@ def sharded_like(tree, mesh: Mesh):
 
 
 def is_first_process() -> bool:
-    """True in the one process that writes the run folder."""
+    """True in the process that writes the run folder."""
     return jax.process_index() == 0
 
 

@@ -20,5 +20,5 @@ class DataError(CifarJaxError):
 
 
 def one_line(error: Exception) -> str:
-    """The message of another library's error as part of such a line."""
+    """The message of another library's error, short enough for a part of that line."""
     return " ".join(str(error).split())[:200] or type(error).__name__

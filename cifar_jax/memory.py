@@ -1,11 +1,11 @@
-"""Memory of the process in huge pages that are kept from step to step (glibc; elsewhere nothing changes)."""
+"""Settings of glibc's malloc: huge pages that are kept between training steps. Other mallocs are left alone."""
 
 import ctypes
 import os
 import sys
 
-# Huge pages for what malloc hands out, and nothing given back in between. No caches of small blocks: those
-# that lie between two large ones would keep them apart. Read by glibc at its start.
+# Huge pages, and no memory returned to the system between steps. No per-thread caches of small blocks, which would
+# keep neighboring free blocks from merging. glibc reads these at its start.
 TUNABLES = ":".join(
     (
         "glibc.malloc.hugetlb=1",
@@ -14,22 +14,22 @@ TUNABLES = ":".join(
         "glibc.malloc.tcache_count=0",
     )
 )
-M_ARENA_MAX = -8  # of malloc.h
+M_ARENA_MAX = -8  # from malloc.h
 
-GAP = 64 * 2**20  # bytes, of which only what is used takes memory; less than a step needs
+GAP = 64 * 2**20  # bytes of address space; must be less than a training step allocates
 
 
 def is_glibc() -> bool:
-    """Whether this process has glibc's malloc; with any other, nothing in this file does anything."""
+    """Whether this process uses glibc's malloc; if not, the functions below do nothing."""
     return sys.platform == "linux" and hasattr(ctypes.CDLL(None), "gnu_get_libc_version")
 
 
 def use_huge_pages() -> None:
-    """Starts this program anew, in the same process, with glibc set to `TUNABLES`. To be called before all else.
+    """Restarts this program in the same process (exec) with `TUNABLES`. Must be called before anything else.
 
-    XLA:CPU asks for the memory of a training step, a gigabyte or more, at every step. As glibc comes, that is a
-    quarter of a million page faults a step; with the tunables there is hardly any, and the CNN trains 1.2 times as fast
-    on two cores (`benchmarks/README.md`). Where the user has set GLIBC_TUNABLES, that stands.
+    XLA:CPU allocates the memory of a training step, a gigabyte or more, at every step. With glibc's defaults this
+    causes 250,000 page faults per step; with the tunables hardly any, and the CNN trains 1.2 times as fast on two cores
+    (`benchmarks/README.md`). A GLIBC_TUNABLES that the user has set is kept.
     """
     if is_glibc() and "GLIBC_TUNABLES" not in os.environ:
         os.environ["GLIBC_TUNABLES"] = TUNABLES
@@ -37,28 +37,28 @@ def use_huge_pages() -> None:
 
 
 def use_one_arena() -> None:
-    """Makes all threads that start from now on share the memory of the first one (glibc, with `TUNABLES`).
+    """Makes all threads that start later allocate from the main arena (glibc, with `TUNABLES`).
 
-    To be called before JAX computes, where the CPU is more than one device. A step then runs on threads of its own, and
-    in an arena other than the first one glibc maps and unmaps large memory whatever the tunables say: a gigabyte a
-    step. Its price is that threads wait for each other where they allocate much: a ResNet-50 is compiled in 17 s
-    instead of 10, which a single device need not pay, as its steps run on the first thread.
+    Call this before JAX computes if the CPU is split into several devices. Training steps then run on other threads,
+    and in their arenas glibc ignores the tunables: it maps and unmaps a gigabyte per step. The cost is contention
+    between threads that allocate: a ResNet-50 compiles in 17 s instead of 10 s. With a single device, steps run on the
+    main thread and this is not needed.
     """
     if is_glibc() and os.environ.get("GLIBC_TUNABLES") == TUNABLES:
         ctypes.CDLL(None).mallopt(M_ARENA_MAX, 1)
 
 
 def tidy() -> None:
-    """Gives back what malloc holds and nobody uses, and leaves a gap for small blocks (glibc only).
+    """Returns free memory to the system and leaves a gap for small blocks (glibc, with `TUNABLES`).
 
-    To be called now and then between steps: what is needed again costs its page faults again, a tenth of a second or
-    more. glibc gives a block the smallest gap that it fits in. Without any, small blocks go to the end of the heap, the
-    next step does not fit any more where the last one was, and takes new memory, half a gigabyte at a time.
+    Call this rarely, between steps: memory that is needed again costs page faults again, 0.1 s or more. glibc puts a
+    block into the smallest gap that fits. Without a gap, small blocks go to the end of the heap. The next step then no
+    longer fits where the last one was and takes new memory, half a gigabyte at a time.
     """
     if is_glibc() and os.environ.get("GLIBC_TUNABLES") == TUNABLES:
         libc = ctypes.CDLL(None)
         libc.malloc_trim(0)
         libc.malloc.restype = ctypes.c_void_p
         gap = ctypes.c_void_p(libc.malloc(ctypes.c_size_t(GAP)))
-        libc.malloc(ctypes.c_size_t(64))  # never freed: it keeps the gap apart from the end of the heap
+        libc.malloc(ctypes.c_size_t(64))  # never freed: it separates the gap from the end of the heap
         libc.free(gap)
