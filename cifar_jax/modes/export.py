@@ -1,170 +1,285 @@
-"""`--mode export`: a run as a file that other programs read, loaded again and compared before it says done."""
+"""`--mode export`: writes the network of a run as a file for other programs, reads it again and compares.
+
+FILE.json next to it (the sidecar) states everything that a program needs to use the file: how images are prepared, what
+the network takes and returns, and the classes.
+"""
 
 import dataclasses
 import json
 import logging
-import tempfile
+import os
 from collections.abc import Callable
 from pathlib import Path
 
-import flax.traverse_util
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import safetensors.numpy
+from flax.traverse_util import flatten_dict
 
 from cifar_jax import pretrained
 from cifar_jax.errors import DataError, UsageError
-from cifar_jax.experiment import Experiment
+from cifar_jax.files.atomic import atomic_path
+from cifar_jax.files.checksums import checksum
 from cifar_jax.models.layers import portable_forms
+from cifar_jax.preprocessing.preprocess import Preprocessing
 from cifar_jax.pretrained import Backbone
 from cifar_jax.training.restore import restore_network, start_devices
 
 SUFFIXES = {"safetensors": ".safetensors", "keras": ".h5", "stablehlo": ".stablehlo", "onnx": ".onnx"}
+TOLERANCE = 1e-4  # of the range of the logits
+_EXPORTER = "cifar-jax --mode export"
+_KERNELS_HWIO = "convolutions (height, width, in, out), dense layers (in, out)"
+_KERNELS_OIHW = "convolutions (out, in, height, width), linear layers (out, in)"
 
 
-def export(workdir: str | Path, *, output: str, format: str, checkpoint: str) -> list[Path]:
-    """Writes the network of a run, and beside it a small JSON with classes and preprocessing.
+@dataclasses.dataclass(frozen=True)
+class _Network:
+    """What is exported: uint8 images (N, stored_size, stored_size, 3) -> float32 logits (N, K)."""
+
+    model: nn.Module
+    variables: dict
+    preprocessing: Preprocessing
+    stored_size: int
+
+    def logits(self, images_NHWC: jax.Array) -> jax.Array:
+        return self.model.apply(self.variables, self.preprocessing(images_NHWC), train=False)
+
+
+def export(workdir: str | Path, *, output: str | Path, format: str, checkpoint: str = "best") -> list[Path]:
+    """Writes the network of a run and its sidecar.
 
     Args:
-        workdir: the run folder; all else is found there.
-        output: the file; its name ends as `SUFFIXES` says.
-        format: 'safetensors': weights, of a ResNet v1.5 under torchvision's names, else under our own; 'keras': weights
-            of a ResNet v1 as Keras' ResNet50 reads them; 'stablehlo': a program for CPU, CUDA and TPU, from uint8
-            images (any number, H, W, 3), as they are stored, to float32 logits (`jax.export.deserialize`);
-            'onnx': the same, computed in float32, for ONNX Runtime and others.
+        workdir: the run folder.
+        output: the file; its suffix is the one in `SUFFIXES`. Only an earlier export is overwritten.
+        format: 'safetensors': weights, of a ResNet v1.5 under torchvision's names, of any other network under our own;
+            'keras': weights of a ResNet v1 for `load_weights` of Keras's ResNet50; 'stablehlo': a program for CPU, CUDA
+            and TPU (`jax.export.deserialize`) from stored uint8 images (any number, H, W, 3) to float32 logits;
+            'onnx': the same program, computed in float32, for ONNX Runtime and others.
         checkpoint: 'best', 'latest' or the number of a step.
 
     Returns:
-        The two files.
+        The file and its sidecar.
 
     Raises:
-        UsageError: a network that the format has no names for, or a file name that does not fit.
-        DataError: what was read again is not what was written.
+        UsageError: the format does not support this network, or `output` cannot be written.
+        DataError: the file that was read again differs from what was written.
     """
-    path = Path(output)
+    path = Path(output).expanduser()
+    sidecar = path.with_name(f"{path.name}.json")
+    _require_writable(path, sidecar, suffix=SUFFIXES[format])
     start_devices(workdir)
-    if path.suffix != SUFFIXES[format]:
-        raise UsageError(f"--output={output}: a file of format {format} ends in {SUFFIXES[format]}")
     experiment, restored = restore_network(workdir, checkpoint=checkpoint)
     variables = jax.tree.map(np.asarray, restored.state.variables)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    image_size = restored.metadata["stored_size"]
-    if format == "stablehlo":
-        same = _write_program(experiment, variables, path, image_size)
-    elif format == "onnx":
-        same = _write_onnx(experiment, variables, path, image_size)
-    elif format == "keras" or (experiment.config.model.name == "resnet" and _variant(experiment) == "v1.5"):
-        same = _write_backbone(experiment, variables, path, "keras" if format == "keras" else "torchvision")
-    else:
-        same = _write_tree(variables, path)
-    if not same:
-        raise DataError(f"{path}: what was read again differs from what was written; try another disk")
-    about = {
-        "classes": list(experiment.dataset.class_names),
-        "image_size": image_size,
-        "preprocessing": {**experiment.preprocessing.__dict__},
-        "data": experiment.dataset.name,
-        "checkpoint_step": restored.step,
+    stored_size = restored.metadata["stored_size"]
+    network = _Network(experiment.model, variables, experiment.preprocessing, stored_size)
+    with atomic_path(path) as temporary:
+        description = _WRITERS[format](network, temporary, path.name)
+        sha256 = checksum(temporary)
+    classes = list(experiment.dataset.class_names)
+    content = {
+        "exported_by": _EXPORTER,
+        "file": path.name,
+        "sha256": sha256,
+        "format": format,
+        **description,
+        "stored_image": {
+            "size": stored_size,
+            "channel_order": "RGB",
+            "dtype": "uint8",
+            "resize": {"method": "bicubic", "antialias": True, "target": "the shorter side"},
+            "crop": "center square",
+        },
+        "output": {"name": "logits", "dtype": "float32", "shape": [None, len(classes)], "activation": None},
+        "classes": classes,
+        "model": {"class": type(network.model).__name__, **_settings(network.model)},
+        "source": {
+            "run": Path(workdir).resolve().name,
+            "data": experiment.dataset.name,
+            "checkpoint_step": restored.step,
+        },
     }
-    beside = path.with_suffix(".json")
-    beside.write_text(json.dumps(about, indent=2) + "\n")
-    return [path, beside]
+    with atomic_path(sidecar) as temporary:
+        temporary.write_text(json.dumps(content, indent=2, default=str) + "\n", encoding="utf-8")
+    return [path, sidecar]
 
 
-def _variant(experiment: Experiment) -> str:
-    return experiment.backbone.variant if experiment.backbone else experiment.config.model.variant
+def _settings(model: nn.Module) -> dict:
+    names = (field.name for field in dataclasses.fields(model))
+    return {name: getattr(model, name) for name in names if name not in ("parent", "name")}
 
 
-def _write_backbone(experiment: Experiment, variables: dict, path: Path, naming: str) -> bool:
-    model, preprocessing = experiment.config.model, experiment.preprocessing
-    if model.name != "resnet" or model.stem:
-        raise UsageError(f"{naming} has names for ResNets with their own stem only: use --format safetensors")
-    names = ("variant", "stage_sizes", "width", "block")
-    architecture = experiment.backbone.architecture if experiment.backbone else {name: model[name] for name in names}
-    backbone = Backbone(
-        **architecture | {"stage_sizes": tuple(architecture["stage_sizes"])},
-        **variables,
-        preprocessing=pretrained.Preprocessing(
-            mean=preprocessing.mean,
-            std=preprocessing.std,
-            resize_method=preprocessing.resize_method,
-            crop_fraction=1.0,
-            image_size=preprocessing.image_size,
-        ),
-        source=str(path),
-        sha256="",
-    )
+def _require_writable(path: Path, sidecar: Path, *, suffix: str) -> None:
+    if path.suffix != suffix:
+        raise UsageError(f"--output={path}: a file of this --format ends in {suffix}")
+    folder = next(parent for parent in path.absolute().parents if parent.exists())
+    if path.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK):
+        raise UsageError(f"--output={path} cannot be written; choose another path")
+    if path.exists() or sidecar.exists():
+        try:
+            is_export = json.loads(sidecar.read_text(encoding="utf-8"))["exported_by"] == _EXPORTER
+        except (OSError, ValueError, TypeError, KeyError):
+            is_export = False
+        if not is_export:
+            raise UsageError(f"--output={path}: the file or its .json exists and is no export; choose another path")
+
+
+def _write_keras(network: _Network, path: Path, name: str) -> dict:
+    backbone = Backbone.of_model(network.model, network.variables, network.preprocessing)
+    if backbone is None:
+        raise UsageError("--format keras is for ResNets of variant v1 with the ImageNet stem: use --format safetensors")
+    _write_backbone(backbone, path, naming="keras")
+    shape = (network.preprocessing.image_size, network.preprocessing.image_size, 3)
+    depth = {(3, 4, 6, 3): 50, (3, 4, 23, 3): 101, (3, 8, 36, 3): 152}.get(backbone.stage_sizes)
+    arguments = f"weights=None, input_shape={shape}, classes={backbone.num_classes}, classifier_activation=None"
+    use = [
+        "import keras",
+        f"model = keras.applications.ResNet{depth}({arguments})",
+        f"model.load_weights({name!r})",
+        "logits = model(images, training=False)",
+    ]
+    return {
+        "contains": "weights only",
+        "use": use if depth and backbone.width == 64 else None,
+        "tensor_layout": _KERNELS_HWIO,
+        **_prepared_input(network, "NHWC", channel_order="BGR", maximum=255),
+    }
+
+
+def _write_safetensors(network: _Network, path: Path, name: str) -> dict:
+    backbone = Backbone.of_model(network.model, network.variables, network.preprocessing)
+    if backbone is None or backbone.variant != pretrained.NAMINGS["torchvision"].variant:
+        _write_tree(network.variables, path)
+        layout = {"use": None, "tensor_layout": _KERNELS_HWIO}
+        return {"contains": "weights only", **layout, **_prepared_input(network, "NHWC")}
+    _write_backbone(backbone, path, naming="torchvision")
+    block = {"bottleneck": "Bottleneck", "basic": "BasicBlock"}[backbone.block]
+    use = [
+        "import safetensors.torch, torch",
+        f"from torchvision.models.resnet import {block}, ResNet",
+        f"model = ResNet({block}, {list(backbone.stage_sizes)}, num_classes={backbone.num_classes}).eval()",
+        f"model.load_state_dict(safetensors.torch.load_file({name!r}))",
+        "logits = model(torch.from_numpy(images)).detach()",
+    ]
+    return {
+        "contains": "weights only",
+        "use": use if backbone.width == 64 else None,
+        "tensor_layout": _KERNELS_OIHW,
+        **_prepared_input(network, "NCHW"),
+    }
+
+
+def _prepared_input(network: _Network, layout: str, *, channel_order: str = "RGB", maximum: int = 1) -> dict:
+    """The part of the sidecar on images that are resized and normalized before a network that has only its weights."""
+    preprocessing, size = network.preprocessing, network.preprocessing.image_size
+    resize = {"method": preprocessing.resize_method, "antialias": True, "dtype": "float32", "clip": False}
+    order = {"RGB": slice(None), "BGR": slice(None, None, -1)}[channel_order]
+    return {
+        "input": {
+            "dtype": "float32",
+            "layout": layout,
+            "shape": [None, 3, size, size] if layout == "NCHW" else [None, size, size, 3],
+            "channel_order": channel_order,
+            "value_range": [0, maximum],
+            "resize": resize if size != network.stored_size else None,
+        },
+        "normalization": {
+            "mean": [maximum * mean for mean in preprocessing.mean[order]],
+            "std": [maximum * std for std in preprocessing.std[order]],
+        },
+    }
+
+
+def _write_backbone(backbone: Backbone, path: Path, *, naming: str) -> None:
     pretrained.write(backbone, path, naming=naming)
-    with tempfile.TemporaryDirectory() as cache:
-        found = pretrained.load(path, cache_dir=Path(cache))
-    return _equal(variables, {"params": found.params, "batch_stats": found.batch_stats})
+    written = pretrained.read(path, sha256="")
+    for name in ("params", "batch_stats"):
+        _require_equal(getattr(backbone, name), getattr(written, name), path)
 
 
-def _write_tree(variables: dict, path: Path) -> bool:
-    tensors = flax.traverse_util.flatten_dict(variables, sep="/")
+def _write_tree(variables: dict, path: Path) -> None:
+    tensors = flatten_dict(variables, sep="/")
     safetensors.numpy.save_file(tensors, path)
-    return _equal(tensors, safetensors.numpy.load_file(path))
+    _require_equal(tensors, safetensors.numpy.load_file(path), path)
 
 
-def _write_program(experiment: Experiment, variables: dict, path: Path, image_size: int) -> bool:
+def _require_equal(written: dict, read: dict, path: Path) -> None:
+    same = jax.tree.structure(written) == jax.tree.structure(read)
+    if not same or not all(jax.tree.leaves(jax.tree.map(np.array_equal, written, read))):
+        raise DataError(f"{path}: what was read again differs from what was written; try another disk")
+
+
+def _write_stablehlo(network: _Network, path: Path, name: str) -> dict:
     try:
-        import flatbuffers  # noqa: F401 (what jax.export serializes with)
+        import flatbuffers  # noqa: F401 (jax.export serializes with it)
         import jax.export
     except ImportError as error:
-        raise UsageError('--format stablehlo needs flatbuffers: pip install "cifar_jax[export]"') from error
-
+        raise UsageError("--format stablehlo needs flatbuffers: pip install '.[export]'") from error
     with portable_forms():
-        program = jax.export.export(_logits(experiment, variables), platforms=("cpu", "cuda", "tpu"))
-        path.write_bytes(program(_any_number_of_images(image_size)).serialize())
-    read_again = jax.export.deserialize(bytearray(path.read_bytes()))
-    return _same_logits(read_again.call, experiment, variables, image_size)
+        program = jax.export.export(jax.jit(network.logits), platforms=("cpu", "cuda", "tpu"))
+        path.write_bytes(program(_any_number_of_images(network)).serialize())
+    _require_same_logits(jax.export.deserialize(bytearray(path.read_bytes())).call, network, path)
+    load = f"program = jax.export.deserialize(bytearray(open({name!r}, 'rb').read()))"
+    return _program(network, use=["import jax.export", load, "logits = program.call(images)"])
 
 
-def _write_onnx(experiment: Experiment, variables: dict, path: Path, image_size: int) -> bool:
+def _write_onnx(network: _Network, path: Path, name: str) -> dict:
     try:
         import onnxruntime
         from jax2onnx import to_onnx
-    except ImportError as error:
+    except (ImportError, AttributeError) as error:  # AttributeError: jax2onnx 0.17.1 with jax 0.12
         raise UsageError(
-            "--format onnx needs jax2onnx, in a virtual environment of its own, since it holds Orbax back: "
-            'pip install "cifar_jax[onnx]"'
+            f"--format onnx needs jax2onnx and a JAX that it supports ({error}): "
+            "in a new virtual environment, pip install '.[onnx]'"
         ) from error
     logging.getLogger("onnx_ir").setLevel(logging.ERROR)
-    experiment = dataclasses.replace(experiment, model=experiment.model.clone(dtype=jnp.float32))
+    network = dataclasses.replace(network, model=network.model.clone(dtype=jnp.float32))
+    images = [_any_number_of_images(network)]
     with portable_forms():
-        program = to_onnx(
-            _logits(experiment, variables),
-            [_any_number_of_images(image_size)],
-            input_names=["images"],
-            output_names=["logits"],
-        )
+        program = to_onnx(jax.jit(network.logits), images, input_names=["images"], output_names=["logits"])
     path.write_bytes(program.SerializeToString())
     options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3  # errors: jax2onnx gives some layers the shapes of another layout, which do no harm
+    options.log_severity_level = 3  # errors only: jax2onnx declares some layers in another layout, which is harmless
     session = onnxruntime.InferenceSession(path, options)
-    return _same_logits(
-        lambda images_NHWC: session.run(None, {"images": images_NHWC})[0], experiment, variables, image_size
-    )
+    _require_same_logits(lambda images_NHWC: session.run(None, {"images": images_NHWC})[0], network, path)
+    load = f"session = onnxruntime.InferenceSession({name!r})"
+    return _program(network, use=["import onnxruntime", load, "(logits,) = session.run(None, {'images': images})"])
 
 
-def _any_number_of_images(image_size: int) -> jax.ShapeDtypeStruct:
+def _program(network: _Network, *, use: list[str]) -> dict:
+    """The part of the sidecar on a program that resizes and normalizes the images."""
+    size = network.stored_size
+    images = {"name": "images", "dtype": "uint8", "layout": "NHWC", "shape": [None, size, size, 3]}
+    images |= {"channel_order": "RGB", "value_range": [0, 255], "resize": None}
+    return {
+        "contains": "whole program, with resizing and normalization",
+        "use": use,
+        "tensor_layout": None,
+        "input": images,
+        "normalization": None,
+    }
+
+
+def _any_number_of_images(network: _Network) -> jax.ShapeDtypeStruct:
     import jax.export
 
     (batch,) = jax.export.symbolic_shape("batch")
-    return jax.ShapeDtypeStruct((batch, image_size, image_size, 3), jnp.uint8)
+    return jax.ShapeDtypeStruct((batch, network.stored_size, network.stored_size, 3), jnp.uint8)
 
 
-def _logits(experiment: Experiment, variables: dict) -> Callable:
-    return jax.jit(lambda images_NHWC: experiment.logits(variables, images_NHWC))
+def _require_same_logits(program: Callable, network: _Network, path: Path) -> None:
+    shape = (3, network.stored_size, network.stored_size, 3)
+    noise_NHWC = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+    expected_NK = np.asarray(jax.jit(network.logits)(noise_NHWC))
+    error = np.abs(np.asarray(program(noise_NHWC)) - expected_NK).max()
+    if not error <= TOLERANCE * np.ptp(expected_NK):
+        raise DataError(f"{path}: the logits of the exported program differ by {error:.1e} from those of the run")
 
 
-def _same_logits(found: Callable, experiment: Experiment, variables: dict, image_size: int) -> bool:
-    noise_NHWC = np.random.default_rng(0).integers(0, 256, (3, image_size, image_size, 3), dtype=np.uint8)
-    return bool(np.allclose(found(noise_NHWC), _logits(experiment, variables)(noise_NHWC), rtol=1e-4, atol=1e-4))
-
-
-def _equal(written, found) -> bool:
-    if jax.tree.structure(written) != jax.tree.structure(found):
-        return False
-    return all(jax.tree.leaves(jax.tree.map(np.array_equal, written, found)))
+_WRITERS = {
+    "safetensors": _write_safetensors,
+    "keras": _write_keras,
+    "stablehlo": _write_stablehlo,
+    "onnx": _write_onnx,
+}

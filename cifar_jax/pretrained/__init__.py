@@ -1,7 +1,7 @@
-"""Published ResNet weights: `load` turns a name or a file into Flax trees, `write` turns them back."""
+"""Published ResNet weights: `load` reads a name or a file into Flax trees, `write` writes them back."""
 
-from cifar_jax.pretrained.backbone import Backbone, Preprocessing
-from cifar_jax.pretrained.catalogue import CATALOGUE
-from cifar_jax.pretrained.loading import load, write
+from cifar_jax.pretrained.backbone import Backbone
+from cifar_jax.pretrained.catalog import CATALOG
+from cifar_jax.pretrained.loading import NAMINGS, load, read, write
 
-__all__ = ["CATALOGUE", "Backbone", "Preprocessing", "load", "write"]
+__all__ = ["CATALOG", "NAMINGS", "Backbone", "load", "read", "write"]

@@ -1,43 +1,29 @@
-"""A network's weights with all that is needed to use them: what `load` returns and `write` takes."""
+"""A network's weights with everything needed to use them: `load` returns it, `write` takes it."""
 
 import dataclasses
 from typing import Literal
 
-ABOUT = "cifar_jax"  # under this name, files that we write keep what the format itself has no place for
+import flax.linen as nn
 
+from cifar_jax.models.resnet import VARIANTS, ResNet
+from cifar_jax.preprocessing.preprocess import Preprocessing
 
-@dataclasses.dataclass(frozen=True)
-class Preprocessing:
-    """The images that a network was trained on and evaluated with: RGB of values in 0..1, then (x - mean) / std.
-
-    Attributes:
-        mean: of each channel, RGB.
-        std: likewise.
-        resize_method: bilinear where the source does not say.
-        crop_fraction: side of the center crop over the side of the resized image; None where the source does not say.
-        image_size: pixels, after the crop; 224 where the source does not say.
-    """
-
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
-    resize_method: Literal["bilinear", "bicubic"]
-    crop_fraction: float | None
-    image_size: int
+METADATA_KEY = "cifar_jax"  # the entry of a weight file under which `write` keeps what the format has no field for
 
 
 @dataclasses.dataclass(frozen=True)
 class Backbone:
-    """Weights of a ResNet as nested dicts of float32 numpy arrays, named as in `models.resnet.ResNet`.
+    """Weights of a ResNet as nested dicts of float32 NumPy arrays, named as in `models.resnet.ResNet`.
 
     Attributes:
         variant: key of `models.resnet.VARIANTS`.
-        stage_sizes: blocks of each stage.
+        stage_sizes: blocks in each stage.
         width: channels of the stem.
         block: 'bottleneck' or 'basic'.
-        params: with 'head' where the source has a classifier.
+        params: with 'head' if the source has a classifier.
         batch_stats: running mean and variance of every BatchNorm; empty for GroupNorm.
-        preprocessing: of the images that the weights are meant for.
-        source: the catalogue's name, or the path.
+        preprocessing: of the images that the weights expect.
+        source: the name in the catalog, or the path.
         sha256: of the file that was read, hexadecimal.
     """
 
@@ -53,25 +39,47 @@ class Backbone:
 
     @property
     def num_classes(self) -> int | None:
-        """Classes that the head tells apart; None without a head."""
+        """Outputs of the head; None without a head."""
         return len(self.params["head"]["bias"]) if "head" in self.params else None
 
     @property
     def architecture(self) -> dict:
-        """Keyword arguments of `models.resnet.ResNet`, but that the variant stands for its settings."""
+        """Keyword arguments of `models.resnet.ResNet`, except that `variant` names a group of its settings."""
         return {name: getattr(self, name) for name in ("variant", "stage_sizes", "width", "block")}
 
     @property
     def description(self) -> dict:
-        """All but the weights, as JSON takes it."""
-        about = {"source": self.source, "sha256": self.sha256, **self.architecture}
-        return about | {"stage_sizes": list(self.stage_sizes), "preprocessing": dataclasses.asdict(self.preprocessing)}
+        """Everything but the weights, as JSON can hold it."""
+        identity = {"source": self.source, "sha256": self.sha256, **self.architecture}
+        return identity | {
+            "stage_sizes": list(self.stage_sizes),
+            "preprocessing": dataclasses.asdict(self.preprocessing),
+        }
 
     @classmethod
     def from_description(cls, description: dict) -> "Backbone":
         """A backbone without its weights: `params` and `batch_stats` are empty."""
-        fields = description["preprocessing"]
-        preprocessing = Preprocessing(**fields | {name: tuple(fields[name]) for name in ("mean", "std")})
+        preprocessing = Preprocessing.from_json(description["preprocessing"])
         stage_sizes = tuple(description["stage_sizes"])
-        given = description | {"stage_sizes": stage_sizes, "preprocessing": preprocessing}
-        return cls(**given, params={}, batch_stats={})
+        fields = description | {"stage_sizes": stage_sizes, "preprocessing": preprocessing}
+        return cls(**fields, params={}, batch_stats={})
+
+    @classmethod
+    def of_model(cls, model: nn.Module, variables: dict, preprocessing: Preprocessing) -> "Backbone | None":
+        """The weights of a trained model; None if it is not a ResNet of one of the published variants."""
+        if not isinstance(model, ResNet):
+            return None
+        for variant, settings in VARIANTS.items():
+            if all(getattr(model, name) == value for name, value in (_DEFAULTS | settings).items()):
+                architecture = {"stage_sizes": model.stage_sizes, "width": model.width, "block": model.block}
+                source = {"preprocessing": preprocessing, "source": "", "sha256": ""}
+                return cls(variant, **architecture, **variables, **source)
+        return None
+
+
+# The defaults of the settings that differ between variants.
+_DEFAULTS = {
+    field.name: field.default
+    for field in dataclasses.fields(ResNet)
+    if any(field.name in settings for settings in VARIANTS.values())
+}

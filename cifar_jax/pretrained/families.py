@@ -1,19 +1,20 @@
-"""How each source of ResNet weights names its tensors: one table a family, from our layers to theirs.
+"""How each source of ResNet weights names its tensors: one table per family, from our layers to theirs.
 
-A name is the layer's template, the family's separator and its word for the leaf. Templates are filled with the block's
-place: `stage` and `block` count from 1, `stage0` and `block0` from 0, `stage1` from 2 (Keras: conv2 is stage 1).
+A name is the template of the layer, the separator of the family and its name of the parameter. Templates are filled in
+with the position of the block: `stage` and `block` count from 1, `stage0` and `block0` from 0, `stage_plus_1` from 2
+(Keras: conv2 is stage 1).
 """
 
 import dataclasses
 import re
 
-from cifar_jax.pretrained.backbone import Preprocessing
+from cifar_jax.preprocessing.preprocess import Preprocessing
 
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-IMAGENET = Preprocessing(IMAGENET_MEAN, IMAGENET_STD, "bilinear", 0.875, 224)
-PLUS_MINUS_ONE = Preprocessing((0.5, 0.5, 0.5), (0.5, 0.5, 0.5), "bilinear", None, 224)
-# The weights take 0..255 less the mean, channels in the order BGR; the order is undone in the first kernel.
-CAFFE = Preprocessing((123.68 / 255, 116.779 / 255, 103.939 / 255), (1 / 255, 1 / 255, 1 / 255), "bilinear", None, 224)
+# Resize method and size are 'bilinear' and 224 if the source does not state them.
+IMAGENET = Preprocessing((0.485, 0.456, 0.406), (0.229, 0.224, 0.225), 224, "bilinear")
+PLUS_MINUS_ONE = Preprocessing((0.5, 0.5, 0.5), (0.5, 0.5, 0.5), 224, "bilinear")
+# The weights expect values of 0..255 minus the mean, in BGR order; `convert` reorders the first kernel to RGB.
+CAFFE = Preprocessing((123.68 / 255, 116.779 / 255, 103.939 / 255), (1 / 255, 1 / 255, 1 / 255), 224, "bilinear")
 
 _TORCH_LEAVES = {"kernel": "weight", "bias": "bias"}
 _TORCH_NORM_LEAVES = {"scale": "weight", "bias": "bias", "mean": "running_mean", "var": "running_var"}
@@ -26,19 +27,20 @@ class Family:
     """One naming of the tensors of a ResNet.
 
     Attributes:
-        variant: the key of `models.resnet.VARIANTS` whose network these weights are.
-        mark: regular expression that is found in the names of this family and of none before it in `FAMILIES`.
-        block: regular expression whose groups are a tensor's stage and block, as the family counts them.
-        layers: our layer (without its block) -> template of theirs.
-        leaves, norm_leaves: our parameter of a convolution or the head, or of a norm -> theirs.
-        torch_layout: kernels lie as (out, in, height, width) and the head as (classes, features).
-        caffe: every convolution has a bias in front of its norm, and the first takes BGR.
-        ignored: regular expression of names without a place in the network.
-        preprocessing: what the family's networks usually take; a catalogue entry says it better.
+        variant: the key of `models.resnet.VARIANTS` that these weights belong to.
+        signature: regular expression that matches names of this family and of none after it in `FAMILIES`.
+        block: regular expression whose groups are the stage and block of a tensor, in the family's numbering.
+        layers: our layer (without its block) -> template of its name.
+        preprocessing: the usual one of this family; a catalog entry or the file's own metadata overrides it.
+        leaves, norm_leaves: our parameter of a convolution or the head, or of a norm -> its name.
+        torch_layout: kernels are (out, in, height, width) and the head is (K, features); otherwise
+            (height, width, in, out) and (features, K).
+        caffe: every convolution has a bias before its norm, and the first kernel takes BGR.
+        ignored: regular expression of names that are not part of the network.
     """
 
     variant: str
-    mark: str
+    signature: str
     block: str
     layers: dict[str, str]
     preprocessing: Preprocessing
@@ -49,13 +51,14 @@ class Family:
     ignored: str = r"\.num_batches_tracked$"
 
     def name(self, path: str) -> str:
-        """Their name of a parameter or statistic of ours, e.g. 'stage1_block1/norm1/scale'."""
+        """The family's name of one of our parameters or statistics, e.g. 'stage1_block1/norm1/scale'."""
         block, layer, leaf = re.fullmatch(r"(?:(stage\d+_block\d+)/)?(\w+)/(\w+)", path).groups()
         stage, number = map(int, re.findall(r"\d+", block)) if block else (0, 0)
-        place = {"stage": stage, "stage0": stage - 1, "stage1": stage + 1, "block": number, "block0": number - 1}
+        position = {"stage": stage, "stage0": stage - 1, "stage_plus_1": stage + 1}
+        position |= {"block": number, "block0": number - 1}
         leaves = self.norm_leaves if "norm" in layer else self.leaves
         separator = "." if self.torch_layout else "/"
-        return self.layers[layer].format(**place) + separator + leaves[leaf]
+        return self.layers[layer].format(**position) + separator + leaves[leaf]
 
 
 def _torch_blocks(shortcut_conv: int) -> dict[str, str]:
@@ -69,34 +72,34 @@ def _torch_blocks(shortcut_conv: int) -> dict[str, str]:
     }
 
 
-# torchvision, timm, and what others have trained from them (the robust networks of MadryLab among them, which keep
-# their normalization and a second copy of the network beside the weights).
+# torchvision, timm, and networks derived from them. MadryLab's robust networks also store their normalization and a
+# second copy of the network.
 TORCHVISION = Family(
     variant="v1.5",
-    mark=r"^layer\d+\.\d+\.",
+    signature=r"^layer\d+\.\d+\.",
     block=r"^layer(\d+)\.(\d+)\.",
     layers={"stem_conv1": "conv1", "stem_norm1": "bn1", **_torch_blocks(shortcut_conv=0)},
     ignored=r"\.num_batches_tracked$|^(attacker|normalizer|normalize)\.",
     preprocessing=IMAGENET,
 )
 
-# timm's resnet..d: three convolutions in the stem, and an average pool before the shortcut's convolution.
+# timm's resnet..d: three convolutions in the stem, and average pooling before the convolution of the shortcut.
 TIMM_D = Family(
     variant="d",
-    mark=r"^conv1\.\d",
+    signature=r"^conv1\.\d",
     block=r"^layer(\d+)\.(\d+)\.",
     layers={
         **{"stem_conv1": "conv1.0", "stem_norm1": "conv1.1", "stem_conv2": "conv1.3", "stem_norm2": "conv1.4"},
         **{"stem_conv3": "conv1.6", "stem_norm3": "bn1"},
         **_torch_blocks(shortcut_conv=1),
     },
-    preprocessing=dataclasses.replace(IMAGENET, resize_method="bicubic", crop_fraction=0.95),
+    preprocessing=dataclasses.replace(IMAGENET, resize_method="bicubic"),
 )
 
 _HF_BLOCK = "encoder.stages.{stage0}.layers.{block0}."
 HUGGING_FACE = Family(
     variant="v1.5",
-    mark=r"^encoder\.stages\.",
+    signature=r"^encoder\.stages\.",
     block=r"^encoder\.stages\.(\d+)\.layers\.(\d+)\.",
     layers={
         **{"stem_conv1": "embedder.embedder.convolution", "stem_norm1": "embedder.embedder.normalization"},
@@ -109,10 +112,10 @@ HUGGING_FACE = Family(
     preprocessing=dataclasses.replace(IMAGENET, resize_method="bicubic"),
 )
 
-_KERAS_BLOCK = "conv{stage1}_block{block}_"
+_KERAS_BLOCK = "conv{stage_plus_1}_block{block}_"
 KERAS_V1 = Family(
     variant="v1",
-    mark=r"^conv\d+_block\d+_\d_conv/",
+    signature=r"^conv\d+_block\d+_\d_conv/",
     block=r"^conv(\d+)_block(\d+)_",
     layers={
         "stem_conv1": "conv1_conv",
@@ -133,7 +136,7 @@ KERAS_V1 = Family(
 
 KERAS_V2 = Family(
     variant="v2",
-    mark=r"_preact_bn/|^post_bn/",
+    signature=r"_preact_bn/|^post_bn/",
     block=r"^conv(\d+)_block(\d+)_",
     layers={
         "stem_conv1": "conv1_conv",
@@ -153,7 +156,7 @@ KERAS_V2 = Family(
 _BIT_UNIT = "block{stage}/unit{block:02}/"
 BIT = Family(
     variant="bit",
-    mark=r"^block\d+/unit\d+/",
+    signature=r"^block\d+/unit\d+/",
     block=r"^block(\d+)/unit(\d+)/",
     layers={
         "stem_conv1": "root_block/standardized_conv2d",
@@ -170,5 +173,5 @@ BIT = Family(
     preprocessing=PLUS_MINUS_ONE,
 )
 
-# In this order: the mark of a later one may be found in an earlier one's names.
+# The order matters: the signature of a later family may match names of an earlier one.
 FAMILIES = (TIMM_D, TORCHVISION, HUGGING_FACE, KERAS_V2, KERAS_V1, BIT)

@@ -1,7 +1,7 @@
-"""Keras's files: the legacy HDF5 of `keras.applications` and of Keras 2, and Keras 3's .weights.h5 and .keras.
+"""Keras's weight files: the legacy HDF5 of `keras.applications` and Keras 2, and Keras 3's .weights.h5 and .keras.
 
-The legacy layout has a group for each layer, under its name. Keras 3 numbers the layers of each class instead
-(`layers/conv2d_7/vars/0`) and keeps the names, where it does, in an attribute (.weights.h5) or in config.json (.keras).
+The legacy layout has one group per layer, under its name. Keras 3 numbers the layers of each class instead
+(`layers/conv2d_7/vars/0`) and keeps the names, if at all, in an attribute (.weights.h5) or in config.json (.keras).
 """
 
 import json
@@ -13,7 +13,7 @@ import h5py
 import numpy as np
 
 from cifar_jax.errors import DataError
-from cifar_jax.pretrained.backbone import ABOUT
+from cifar_jax.pretrained.backbone import METADATA_KEY
 
 _VARIABLES = {
     "conv2d": ("kernel", "bias"),
@@ -23,43 +23,43 @@ _VARIABLES = {
 _LEAVES = tuple(dict.fromkeys(leaf for leaves in _VARIABLES.values() for leaf in leaves))
 _CLASSES = {"Conv2D": "conv2d", "BatchNormalization": "batch_normalization", "Dense": "dense"}
 _GENERIC = re.compile(r"(conv2d|batch_normalization|dense)(?:_(\d+))?")
-_HEADS = ("probs", "fc1000")  # what the published files call `predictions`
+_HEADS = ("probs", "fc1000")  # names of the layer `predictions` in published files
 
 Layers = dict[str, dict[str, np.ndarray]]
 
 
 def read(file: BinaryIO, *, config: bytes = b"") -> tuple[dict[str, np.ndarray], str]:
-    """Tensors as 'layer/leaf', layers named as in `keras.applications`, and the attribute `ABOUT` ('' without it).
+    """Tensors as 'layer/leaf', layers named as in `keras.applications`, and the metadata of `write_legacy` or ''.
 
-    Layers that nothing names (conv2d_7) are told by their order.
+    Layers without names (conv2d_7) are identified by their order.
 
     Args:
         config: the config.json of a .keras file.
     """
     with h5py.File(file) as stored:
-        about = str(stored.attrs.get(ABOUT, ""))
+        metadata = str(stored.attrs.get(METADATA_KEY, ""))
         layers = _numbered(stored["layers"], config) if "layers" in stored else _named(stored)
     if any(_GENERIC.fullmatch(layer) and "conv" in layer for layer in layers):
         try:
             layers = _named_by_order(layers)
         except (IndexError, KeyError, ValueError) as error:
-            raise DataError("unnamed layers in another order than a ResNet's of keras.applications") from error
+            raise DataError("unnamed layers that are not in the order of a keras.applications ResNet") from error
     for head in _HEADS:
         if head in layers:
             layers["predictions"] = layers.pop(head)
-    return {f"{layer}/{leaf}": array for layer, leaves in layers.items() for leaf, array in leaves.items()}, about
+    return {f"{layer}/{leaf}": array for layer, leaves in layers.items() for leaf, array in leaves.items()}, metadata
 
 
 def _named(stored: h5py.File) -> Layers:
     """The legacy layout: [model_weights/]layer/.../leaf[:0]."""
     layers: Layers = {}
 
-    def note(path: str, item) -> None:
+    def add(path: str, item) -> None:
         if isinstance(item, h5py.Dataset):
             parts = path.split("/")
             layers.setdefault(parts[0], {})[parts[-1].removesuffix(":0")] = item[()]
 
-    stored.get("model_weights", stored).visititems(note)
+    stored.get("model_weights", stored).visititems(add)
     return layers
 
 
@@ -76,7 +76,7 @@ def _numbered(stored: h5py.Group, config: bytes) -> Layers:
 
 
 def _names_in_config(config: dict) -> dict[str, str]:
-    """Keras 3's numbered name -> name, of each layer with weights: they are numbered in the order of the model."""
+    """Keras 3's numbered name -> name of each layer with weights; numbers follow the order of the model."""
     names, counts = {}, dict.fromkeys(_CLASSES.values(), 0)
     for layer in config["config"]["layers"]:
         if generic := _CLASSES.get(layer["class_name"]):
@@ -87,7 +87,7 @@ def _names_in_config(config: dict) -> dict[str, str]:
 
 
 def _named_by_order(layers: Layers) -> Layers:
-    """Layers with generic names, named as the ResNet whose order theirs is."""
+    """Names layers with generic names by their position in a ResNet of keras.applications."""
     ordered: dict[str, list] = {generic: [] for generic in _VARIABLES}
     matched = [(_GENERIC.fullmatch(layer), leaves) for layer, leaves in layers.items()]
     for generic, leaves in sorted(matched, key=lambda item: int(item[0][2] or 0)):
@@ -95,11 +95,11 @@ def _named_by_order(layers: Layers) -> Layers:
     outputs = [leaves["kernel"].shape[-1] for leaves in ordered["conv2d"]]
     stage_sizes, first = [], 1
     while first < len(outputs):
-        # A stage begins with a block whose shortcut has a convolution, as wide as the third one that follows it.
-        begins = outputs[first + 2] == (outputs[first + 3] if first + 3 < len(outputs) else None)
-        stage_sizes += [0] if begins else []
+        # The first block of a stage has a fourth convolution, in its shortcut, as wide as the third one.
+        starts_stage = outputs[first + 2] == (outputs[first + 3] if first + 3 < len(outputs) else None)
+        stage_sizes += [0] if starts_stage else []
         stage_sizes[-1] += 1
-        first += 4 if begins else 3
+        first += 4 if starts_stage else 3
     preactivation = "bias" not in ordered["conv2d"][1]
     names = layer_order(tuple(stage_sizes), preactivation=preactivation)
     convs, norms = ([name for name in names if name.endswith(kind)] for kind in ("_conv", "_bn"))
@@ -111,7 +111,7 @@ def _named_by_order(layers: Layers) -> Layers:
 
 
 def layer_order(stage_sizes: tuple[int, ...], *, preactivation: bool) -> list[str]:
-    """The convolutions and norms of `keras.applications.ResNet50` (or ..V2) in Keras's order, which is by depth."""
+    """The convolutions and norms of `keras.applications.ResNet50` (or V2) in Keras's order, which is by depth."""
     names = ["conv1_conv"] if preactivation else ["conv1_conv", "conv1_bn"]
     for stage, blocks in enumerate(stage_sizes, start=2):
         for block in range(1, blocks + 1):
@@ -126,10 +126,10 @@ def layer_order(stage_sizes: tuple[int, ...], *, preactivation: bool) -> list[st
     return [*names, "post_bn"] if preactivation else names
 
 
-def write_legacy(path: Path, tensors: dict[str, np.ndarray], order: list[str], *, about: str) -> None:
-    """Writes 'layer/leaf' tensors as `keras.Model.load_weights` reads them: by the order of the layers."""
+def write_legacy(path: Path, tensors: dict[str, np.ndarray], order: list[str], *, metadata: str) -> None:
+    """Writes 'layer/leaf' tensors in the order of the layers, which is how `keras.Model.load_weights` matches them."""
     with h5py.File(path, "w") as file:
-        file.attrs.update({"layer_names": [layer.encode() for layer in order], ABOUT: about})
+        file.attrs.update({"layer_names": [layer.encode() for layer in order], METADATA_KEY: metadata})
         for layer in order:
             names = [name for leaf in _LEAVES if (name := f"{layer}/{leaf}") in tensors]
             file.create_group(layer).attrs["weight_names"] = [f"{name}:0".encode() for name in names]

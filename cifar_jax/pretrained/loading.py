@@ -1,4 +1,4 @@
-"""From a name or a path to a `Backbone`, and from a `Backbone` to a file that others can read."""
+"""From a name or a path to a `Backbone`, and from a `Backbone` to a file that other programs read."""
 
 import dataclasses
 import difflib
@@ -7,83 +7,97 @@ import logging
 from pathlib import Path
 from typing import Literal
 
-import safetensors
+import safetensors.numpy
 from flax.traverse_util import flatten_dict, unflatten_dict
-from safetensors.numpy import save_file
 
 from cifar_jax.errors import DataError, UsageError, one_line
 from cifar_jax.files import download
 from cifar_jax.files.atomic import atomic_path
 from cifar_jax.files.cache import cache_root
 from cifar_jax.files.checksums import checksum, record, recorded
+from cifar_jax.preprocessing.preprocess import Preprocessing
 from cifar_jax.pretrained import convert, keras_files, weight_files
-from cifar_jax.pretrained.backbone import ABOUT, Backbone, Preprocessing
-from cifar_jax.pretrained.catalogue import CATALOGUE, Entry
+from cifar_jax.pretrained.backbone import METADATA_KEY, Backbone
+from cifar_jax.pretrained.catalog import CATALOG, Entry
 from cifar_jax.pretrained.families import KERAS_V1, TORCHVISION
 
-FORMAT = 1  # raise it when conversion changes: what the cache holds is then converted anew
+NAMINGS = {"torchvision": TORCHVISION, "keras": KERAS_V1}  # what `write` can write
+CACHE_FORMAT = 2  # raise it when conversion changes: cached weights are then converted again
 
 
-def default_cache_dir() -> Path:
-    """The folder `pretrained` of the cache."""
-    return cache_root() / "pretrained"
+def load(name_or_path: str | Path) -> Backbone:
+    """Published weights by their name in `catalog.CATALOG`, or the weights in a file with the names of any family.
 
-
-def load(name_or_path: str | Path, *, cache_dir: Path | None = None) -> Backbone:
-    """Published weights by their name in `catalogue.CATALOGUE`, or those in a file of any of its families.
-
-    What was downloaded and converted is kept in the cache, by its hash. A file with torchvision's names is taken for
-    v1.5, with the stride in the 3x3 convolutions: nothing in it says so.
-
-    Args:
-        cache_dir: `default_cache_dir()` where it is not given.
+    Downloads and converted weights are kept in `cache_root() / "pretrained"`, by their checksums. A file with
+    torchvision's names is read as v1.5 (stride in the 3x3 convolutions), because nothing in it states the variant.
 
     Raises:
-        UsageError: neither a name of the catalogue nor a file.
-        DataError: it cannot be downloaded, is damaged, or holds no whole ResNet; names every tensor that does not fit.
+        UsageError: neither a name in the catalog nor a file.
+        DataError: the download failed, or the file is damaged or not a complete ResNet; lists every tensor that does
+            not fit.
     """
-    source, cache_dir = str(name_or_path), cache_dir or default_cache_dir()
-    entry = CATALOGUE.get(source)
+    source, cache = str(name_or_path), cache_root() / "pretrained"
+    entry = CATALOG.get(source)
     if entry is None:
-        path = _existing(source)
+        path = _existing_file(source)
         sha256 = checksum(path)
     else:
-        path, sha256 = _fetch(entry, cache_dir / "downloads")
-    converted = cache_dir / "converted" / f"{sha256}-{FORMAT}.safetensors"
+        path, sha256 = _download(entry, cache / "downloads")
+    converted = cache / "converted" / f"{sha256}-{CACHE_FORMAT}.safetensors"
     backbone = _from_cache(converted)
     if backbone is None:
-        backbone = _read(path, sha256)
+        backbone = read(path, sha256=sha256)
         _to_cache(converted, backbone)
     if entry is not None:
-        _require_published(backbone, entry, path)
+        # Not every publisher states a hash, but the architecture can be checked for every file.
+        if backbone.architecture != entry.architecture:
+            raise DataError(
+                f"{path}: {backbone.architecture}, but {entry.url} should be {entry.architecture}; delete the file"
+            )
         backbone = dataclasses.replace(backbone, preprocessing=entry.preprocessing)
     return dataclasses.replace(backbone, source=source)
 
 
-def write(backbone: Backbone, path: str | Path, *, naming: Literal["torchvision", "keras"]) -> None:
+def read(path: Path, *, sha256: str) -> Backbone:
+    """The weights in a file, without the cache; raises as `load`."""
+    tensors, metadata = weight_files.read(path)
+    family, architecture, params, batch_stats = convert.convert(tensors, where=str(path))
+    return Backbone(
+        **architecture,
+        params=params,
+        batch_stats=batch_stats,
+        preprocessing=_preprocessing(metadata, where=path) if metadata else family.preprocessing,
+        source=str(path),
+        sha256=sha256,
+    )
+
+
+def write(backbone: Backbone, path: Path, *, naming: Literal["torchvision", "keras"]) -> None:
     """Writes weights under the names of torchvision (.safetensors; v1.5) or of Keras (legacy .h5; v1).
 
-    `load(path)` gives the very same trees and preprocessing back; torchvision, timm and Keras read the file too.
+    `load(path)` returns identical trees and preprocessing; torchvision, timm and Keras read the file too.
 
     Raises:
         UsageError: the naming has no names for this variant.
     """
-    path = Path(path)
-    family = {"torchvision": TORCHVISION, "keras": KERAS_V1}[naming]
+    family = NAMINGS[naming]
     if family.variant != backbone.variant:
-        raise UsageError(f"{naming}'s names are for the variant {family.variant}, and this is {backbone.variant}")
+        raise UsageError(f"{naming}'s names are for variant {family.variant}, and this is variant {backbone.variant}")
+    if naming == "keras" and backbone.block != "bottleneck":
+        raise UsageError("Keras has names for bottleneck blocks only: use torchvision's names and variant v1.5")
     tensors = convert.foreign(backbone.params, backbone.batch_stats, family)
-    about = json.dumps(dataclasses.asdict(backbone.preprocessing))
+    metadata = json.dumps(dataclasses.asdict(backbone.preprocessing))
     with atomic_path(path) as temporary:
         if naming == "torchvision":
-            save_file(tensors, temporary, {ABOUT: about})
+            safetensors.numpy.save_file(tensors, temporary, {METADATA_KEY: metadata})
         else:
             order = keras_files.layer_order(backbone.stage_sizes, preactivation=False)
             order += ["predictions"] if "head" in backbone.params else []
-            keras_files.write_legacy(temporary, tensors, order, about=about)
+            keras_files.write_legacy(temporary, tensors, order, metadata=metadata)
 
 
-def _fetch(entry: Entry, folder: Path) -> tuple[Path, str]:
+def _download(entry: Entry, folder: Path) -> tuple[Path, str]:
+    """The file and its sha256."""
     path = folder / "/".join(entry.url.split("/")[3:])  # files of different folders may have the same name
     try:
         return path, download.fetch(entry.url, path, published=entry.hash)
@@ -94,72 +108,41 @@ def _fetch(entry: Entry, folder: Path) -> tuple[Path, str]:
         ) from error
 
 
-def _existing(source: str) -> Path:
+def _existing_file(source: str) -> Path:
     path = Path(source).expanduser()
     if path.is_file():
         return path
-    nearest = difflib.get_close_matches(source, CATALOGUE, n=1, cutoff=0.0)[0]
+    nearest = difflib.get_close_matches(source, CATALOG, n=1, cutoff=0.0)[0]
     raise UsageError(
         f"{source}: neither a file nor the name of published weights; did you mean {nearest}? "
-        f"Known: {', '.join(CATALOGUE)}"
+        f"Known names: {', '.join(CATALOG)}"
     )
 
 
-def _read(path: Path, sha256: str) -> Backbone:
-    tensors, about = weight_files.read(path)
-    family, architecture, params, batch_stats = convert.convert(tensors, where=str(path))
-    preprocessing = _preprocessing(about, where=path) if about else family.preprocessing
-    return Backbone(
-        **architecture,
-        params=params,
-        batch_stats=batch_stats,
-        preprocessing=preprocessing,
-        source=str(path),
-        sha256=sha256,
-    )
-
-
-def _preprocessing(text: str, *, where: Path) -> Preprocessing:
-    """As `write` noted it."""
+def _preprocessing(metadata: str, *, where: Path) -> Preprocessing:
+    """From the JSON that `write` stored."""
     try:
-        fields = json.loads(text)
-        return Preprocessing(**fields | {name: tuple(map(float, fields[name])) for name in ("mean", "std")})
-    except (ValueError, TypeError, KeyError) as error:
-        raise DataError(f"{where}: its preprocessing cannot be read ({error!r}); write it again") from error
-
-
-def _require_published(backbone: Backbone, entry: Entry, path: Path) -> None:
-    """A hash is not published for every file; that it is the network it should be can be seen of each."""
-    found = (backbone.variant, backbone.stage_sizes, backbone.width, backbone.block)
-    if found != (entry.variant, (3, 4, 6, 3), 64, "bottleneck"):
-        raise DataError(f"{path}: {found}, where {entry.url} should be a {entry.variant} ResNet-50; delete it")
-
-
-_ABOUT_BACKBONE = ("variant", "stage_sizes", "width", "block", "source", "sha256")
+        return Preprocessing.from_json(json.loads(metadata))
+    except (ValueError, TypeError, AttributeError) as error:
+        raise DataError(f"{where}: its preprocessing cannot be read ({error!r}); write the file again") from error
 
 
 def _to_cache(converted: Path, backbone: Backbone) -> None:
-    fields = {name: getattr(backbone, name) for name in _ABOUT_BACKBONE}
-    about = json.dumps(fields | {"preprocessing": dataclasses.asdict(backbone.preprocessing)})
+    metadata = {METADATA_KEY: json.dumps(backbone.description)}
     tensors = flatten_dict({"params": backbone.params, "batch_stats": backbone.batch_stats}, sep="/")
     try:
         with atomic_path(converted) as temporary:
-            save_file(tensors, temporary, {ABOUT: about})
+            safetensors.numpy.save_file(tensors, temporary, metadata)
             record(converted, checksum(temporary))
     except OSError as error:
-        logging.warning("converted weights could not be cached, the next run converts again: %s", error)
+        logging.warning("converted weights could not be cached, the next run converts them again: %s", error)
 
 
 def _from_cache(converted: Path) -> Backbone | None:
-    """None where it was never converted, or is damaged."""
+    """None if the file is missing or damaged."""
     if not converted.exists() or checksum(converted) != recorded(converted):
         return None
     with safetensors.safe_open(converted, framework="numpy") as file:
-        about = json.loads(file.metadata()[ABOUT])
+        backbone = Backbone.from_description(json.loads(file.metadata()[METADATA_KEY]))
         tensors = {path: file.get_tensor(path) for path in file.keys()}  # noqa: SIM118 (not a dict)
-    tree = unflatten_dict(tensors, sep="/")
-    about |= {"stage_sizes": tuple(about["stage_sizes"])}
-    preprocessing = _preprocessing(json.dumps(about.pop("preprocessing")), where=converted)
-    return Backbone(
-        **about, params=tree["params"], batch_stats=tree.get("batch_stats", {}), preprocessing=preprocessing
-    )
+    return dataclasses.replace(backbone, **{"batch_stats": {}} | unflatten_dict(tensors, sep="/"))

@@ -1,16 +1,16 @@
-"""Files of weights, each kind told by its content: a flat dict of named arrays, whatever wrote it."""
+"""Reads a weight file of any supported kind, recognized by its content, into a flat dict of named arrays."""
 
 import io
 import zipfile
 from pathlib import Path
 
-import ml_dtypes  # noqa: F401 (numpy learns bfloat16 from it)
+import ml_dtypes  # noqa: F401 (adds bfloat16 to NumPy)
 import numpy as np
 import safetensors
 
 from cifar_jax.errors import DataError, one_line
 from cifar_jax.pretrained import keras_files, torch_files
-from cifar_jax.pretrained.backbone import ABOUT
+from cifar_jax.pretrained.backbone import METADATA_KEY
 
 _HDF5 = b"\x89HDF\r\n\x1a\n"
 _ZIP = b"PK\x03\x04"
@@ -18,21 +18,22 @@ _KERAS_MEMBER, _NPZ_ENDING, _TORCH_ENDING = "model.weights.h5", ".npy", "data.pk
 
 
 def read(path: Path) -> tuple[dict[str, np.ndarray], str]:
-    """Every tensor of a file by its name, as stored: Keras's .h5, .weights.h5 and .keras, PyTorch's .pth, .pt, .ckpt
-    and .bin, .safetensors, .npz.
+    """Every tensor of a file by its name, as stored.
+
+    Reads Keras's .h5, .weights.h5 and .keras, PyTorch's .pth, .pt, .ckpt and .bin, .safetensors and .npz.
 
     Returns:
-        The tensors, and what `write` noted in the file ('' in files of others).
+        The tensors, and the metadata that `loading.write` stored ('' in files of other programs).
 
     Raises:
-        DataError: unknown, truncated or damaged, or a pickle that asks for more than tensors.
+        DataError: unknown, truncated or damaged, or a pickle that contains more than tensors.
     """
     try:
         return _read(path)
     except DataError as error:
         raise DataError(f"{path}: {error}") from error
-    except Exception as error:  # h5py, numpy, zipfile, json and pickle raise whatever the damage makes them raise
-        raise DataError(f"{path}: truncated or damaged ({one_line(error)}); fetch it again") from error
+    except Exception as error:  # damage makes h5py, numpy, zipfile, json and pickle raise almost any exception
+        raise DataError(f"{path}: truncated or damaged ({one_line(error)}); download it again") from error
 
 
 def _read(path: Path) -> tuple[dict[str, np.ndarray], str]:
@@ -47,7 +48,7 @@ def _read(path: Path) -> tuple[dict[str, np.ndarray], str]:
             return torch_files.read_legacy(file), ""
     if start[8:9] == b"{":
         return _read_safetensors(path)
-    raise DataError("none of .h5, .keras, .pth, .safetensors and .npz; wrong path, or damaged")
+    raise DataError("not a .h5, .keras, .pth, .safetensors or .npz file; check the path, or download it again")
 
 
 def _read_zip(file) -> tuple[dict[str, np.ndarray], str]:
@@ -61,10 +62,10 @@ def _read_zip(file) -> tuple[dict[str, np.ndarray], str]:
         if all(name.endswith(_NPZ_ENDING) for name in names):
             with np.load(file, allow_pickle=False) as arrays:
                 return dict(arrays), ""
-    raise DataError("a zip, but neither .keras nor .pth nor .npz; wrong path?")
+    raise DataError("a zip file, but not a .keras, .pth or .npz file; check the path")
 
 
 def _read_safetensors(path: Path) -> tuple[dict[str, np.ndarray], str]:
     with safetensors.safe_open(path, framework="numpy") as file:
-        about = (file.metadata() or {}).get(ABOUT, "")
-        return {name: file.get_tensor(name) for name in file.keys()}, about  # noqa: SIM118 (not a dict)
+        metadata = (file.metadata() or {}).get(METADATA_KEY, "")
+        return {name: file.get_tensor(name) for name in file.keys()}, metadata  # noqa: SIM118 (not a dict)

@@ -1,4 +1,4 @@
-"""Every tensor has its place, or the error names every one that has not."""
+"""Tensors and trees convert one to one, or the error lists every tensor that does not fit."""
 
 import jax
 import numpy as np
@@ -9,7 +9,7 @@ from cifar_jax.errors import DataError
 from cifar_jax.pretrained import convert
 from cifar_jax.pretrained.families import BIT, FAMILIES, HUGGING_FACE, KERAS_V1, KERAS_V2, TIMM_D, TORCHVISION
 
-# A name of each family, as its source writes it.
+# A tensor name of each family, copied from a published file.
 KNOWN = {
     "torchvision": (TORCHVISION, "stage2_block1/shortcut_norm/var", "layer2.0.downsample.1.running_var"),
     "timm_d": (TIMM_D, "stage2_block1/shortcut_conv/kernel", "layer2.0.downsample.1.weight"),
@@ -118,8 +118,8 @@ def test_everything_that_does_not_fit_is_named_at_once(tensors):
     assert message.startswith("weights.pth: ") and "\n" not in message
     for part in (
         "2 missing (fc.bias, layer1.0.bn2.running_mean)",
-        "1 left over (layer1.0.se.weight)",
-        "1 of a wrong shape (layer3.0.conv2.weight 3x1x32x32 for 3x3x32x32)",
+        "1 unexpected (layer1.0.se.weight)",
+        "1 of a wrong shape (layer3.0.conv2.weight 3x1x32x32 instead of 3x3x32x32)",
         "1 not floating point (layer4.0.bn1.weight)",
         "1 not finite (layer2.0.bn1.bias)",
     ):
@@ -149,5 +149,5 @@ def test_an_unknown_naming():
 
 def test_an_absurd_number_of_blocks_is_not_built(tensors):
     tensors["layer1.123456789.bn1.weight"] = np.ones(3, np.float32)
-    with pytest.raises(DataError, match=r"left over \(layer1.123456789"):
+    with pytest.raises(DataError, match=r"unexpected \(layer1.123456789"):
         convert.convert(tensors, where="x")

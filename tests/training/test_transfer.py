@@ -1,7 +1,5 @@
 """Pretrained weights as a user transfers them: a small backbone that has learnt shapes, in files of foreign names."""
 
-import sys
-
 import jax
 import numpy as np
 import pytest
@@ -78,13 +76,6 @@ def differing(a, b) -> set[str]:
 
 def head_alone(paths: set[str]) -> bool:
     return bool(paths) and all(path.startswith("params/head/") for path in paths)
-
-
-def test_an_exported_backbone_is_the_network_of_the_run(pretraining, backbone):
-    found = pretrained.load(backbone)
-    kept = weights_of(pretraining, checkpoint="latest")
-    assert not differing({"params": found.params, "batch_stats": found.batch_stats}, kept)
-    assert (backbone.parent / "backbone.json").exists()
 
 
 @pytest.mark.parametrize("recipe", ["resnet50_frozen", "resnet50_resized"])
@@ -238,45 +229,6 @@ def test_a_run_does_not_go_on_with_other_weights(backbone, tinted_backbone, tmp_
 def test_keys_that_do_not_fit_together(recipe, changes, words, backbone, tmp_path):
     with pytest.raises(UsageError, match=words):
         train(small(recipe, model__pretrained=str(backbone), **changes), tmp_path / "run")
-
-
-def test_weights_of_a_variant_go_only_under_its_names(pretraining, tmp_path):
-    with pytest.raises(UsageError, match=r"ends in \.h5"):
-        export(pretraining, output=str(tmp_path / "a.safetensors"), format="keras", checkpoint="best")
-
-
-def test_the_exported_program_gives_the_logits_of_the_run(pretraining, tmp_path):
-    path, about = export(pretraining, output=str(tmp_path / "p.stablehlo"), format="stablehlo", checkpoint="best")
-    experiment, restored = restore_run(pretraining, checkpoint="best")
-    images_NHWC = experiment.splits["test"].images_NHWC[:5]
-    found_NK = jax.export.deserialize(bytearray(path.read_bytes())).call(images_NHWC)
-    wanted_NK = experiment.logits(restored.state.variables, images_NHWC)
-    np.testing.assert_allclose(found_NK, wanted_NK, rtol=1e-4, atol=1e-5)
-    assert read_json(about)["classes"] == list(experiment.dataset.class_names)
-    program = jax.export.deserialize(bytearray(path.read_bytes())).mlir_module()
-    layers = jax.tree.leaves_with_path(restored.state.params)
-    kernels = [leaf for path, leaf in layers if path[-1].key == "kernel" and leaf.ndim == 4]
-    # None of the forms that are for this CPU; XLA writes a convolution once, or once for each of three platforms.
-    assert program.count("stablehlo.convolution") in (len(kernels), 3 * len(kernels))
-
-
-def test_the_exported_onnx_file_gives_the_logits_of_the_run(pretraining, tmp_path):
-    """Run by hand, in an environment with the extra `onnx`; no other can have it."""
-    onnxruntime = pytest.importorskip("onnxruntime", reason="the extra `onnx` goes into an environment of its own")
-    path, about = export(pretraining, output=str(tmp_path / "p.onnx"), format="onnx", checkpoint="best")
-    experiment, restored = restore_run(pretraining, checkpoint="best")
-    images_NHWC = experiment.splits["test"].images_NHWC[:5]
-    (found_NK,) = onnxruntime.InferenceSession(path).run(None, {"images": images_NHWC})
-    wanted_NK = experiment.logits(restored.state.variables, images_NHWC)
-    np.testing.assert_allclose(found_NK, wanted_NK, rtol=1e-4, atol=1e-5)
-    assert read_json(about)["classes"] == list(experiment.dataset.class_names)
-
-
-def test_without_its_library_onnx_is_refused_with_the_command_that_installs_it(pretraining, tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    with pytest.raises(UsageError, match=r'pip install "cifar_jax\[onnx\]"'):
-        export(pretraining, output=str(tmp_path / "p.onnx"), format="onnx", checkpoint="best")
-    assert not list(tmp_path.iterdir())
 
 
 def test_layer_decay_shrinks_rates_towards_the_images(backbone):
