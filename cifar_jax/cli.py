@@ -2,9 +2,10 @@
 
 import argparse
 import difflib
+import functools
 import gc
+import importlib
 import logging
-import re
 import shlex
 import sys
 from collections.abc import Sequence
@@ -51,50 +52,43 @@ def main(hooks: Sequence["Hook"] = ()) -> None:
 
 
 def run(argv: list[str], hooks: Sequence["Hook"] = ()) -> None:
-    """Parses the flags and runs one mode. JAX takes two seconds to import: it is imported after all checks.
+    """Parses the flags, runs one mode and prints its result. JAX takes two seconds to import: the checks come first.
 
     Raises:
         CifarJaxError: see `cifar_jax.errors`.
     """
     arguments, overrides = split_overrides(argv[1:])
     flags = _parse(arguments)
-    workdir = _workdir(flags)
+    workdir = flags.workdir or str(Path("runs") / recipes.find(flags.config).stem)
+    command = shlex.join([*_program(argv[0]), *argv[1:]])
     if flags.mode in MODES_WITH_CONFIG:
         config = load_config(flags.config, **overrides)
     elif overrides:
         instead = "use --data for data that moved" if flags.mode == "evaluate" else "train another run to change it"
-        raise UsageError(f"--mode {flags.mode} uses the configuration of the run: omit --config.KEY; {instead}")
-    command = shlex.join([*_program(argv[0]), *argv[1:]])
+        raise UsageError(
+            f"--mode {flags.mode} uses the configuration of the run: omit --config.{next(iter(overrides))}; {instead}"
+        )
+    if flags.mode == "predict":
+        return _predict(workdir, flags)
+    function = getattr(importlib.import_module(f"cifar_jax.modes.{flags.mode}"), flags.mode)  # modes/X.py: --mode X
     if flags.mode == "train":
-        from cifar_jax.modes.train import train
-        from cifar_jax.training import results
+        from cifar_jax.training.results import describe_results
 
-        print(results.describe_results(train(config, workdir, command=command, hooks=hooks)))
+        print(describe_results(function(config, workdir, command=command, hooks=hooks)))
         print(f"run folder: {workdir}\nreport: {Path(workdir) / 'report.html'}")
-    elif flags.mode == "ablation":
-        from cifar_jax.modes.ablation import ablation
-
-        print(*ablation(config, workdir, command=command), sep="\n")
-    elif flags.mode == "inspect":
-        from cifar_jax.modes.inspect import inspect
-
-        inspect(config)
     elif flags.mode == "evaluate":
-        from cifar_jax.modes.evaluate import evaluate
-        from cifar_jax.training import results
+        from cifar_jax.training.results import describe_metrics
 
-        metrics = evaluate(workdir, split=flags.split, checkpoint=flags.checkpoint, tta=flags.tta, data=flags.data)
-        print(results.describe_metrics(metrics))
-    elif flags.mode == "predict":
-        _predict(workdir, flags)
+        selection = {"split": flags.split, "checkpoint": flags.checkpoint, "tta": flags.tta, "data": flags.data}
+        print(describe_metrics(function(workdir, **selection)))
+    elif flags.mode == "inspect":
+        function(config)
+    elif flags.mode == "ablation":
+        print(*function(config, workdir, command=command), sep="\n")
     elif flags.mode == "export":
-        from cifar_jax.modes.export import export
-
-        print(*export(workdir, output=flags.output, format=flags.format, checkpoint=flags.checkpoint), sep="\n")
+        print(*function(workdir, output=flags.output, format=flags.format, checkpoint=flags.checkpoint), sep="\n")
     else:
-        from cifar_jax.modes.report import report
-
-        print(*report(workdir), sep="\n")
+        print(*function(workdir), sep="\n")
 
 
 def _predict(workdir: str, flags: argparse.Namespace) -> None:
@@ -112,8 +106,16 @@ def _predict(workdir: str, flags: argparse.Namespace) -> None:
         raise DataError(f"{unreadable} of {len(files)} files could not be read, see above; the others are done")
 
 
+def _program(path: str) -> list[str]:
+    """How the program was started, as the user would type it again."""
+    name = Path(path).name
+    if name == "__main__.py":
+        return ["python", "-m", "cifar_jax"]
+    return ["python", path] if name.endswith(".py") else [name]
+
+
 class _Parser(argparse.ArgumentParser):
-    """Raises errors as UsageError, and lists recipes and keys in --help."""
+    """Raises errors as UsageError, and adds modes, recipes and keys to --help."""
 
     def error(self, message: str) -> NoReturn:
         raise UsageError(message)
@@ -125,6 +127,13 @@ class _Parser(argparse.ArgumentParser):
         return super().format_help() + "\n".join(lines)
 
 
+def _folder(text: str) -> str:
+    """The value of --workdir, with `~` expanded."""
+    if "://" in text:
+        raise UsageError(f"--workdir={text}: must be a folder of a mounted file system")
+    return str(Path(text).expanduser())
+
+
 def _parse(arguments: list[str]) -> argparse.Namespace:
     """The flags other than --config.KEY.
 
@@ -132,9 +141,8 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
         UsageError: an unknown flag or mode, a stray argument, or a flag that is missing.
     """
     parser = _Parser(
-        prog="cifar-jax",
         usage="cifar-jax --config RECIPE [--config.KEY=VALUE ...] [--mode MODE] [flags]",
-        formatter_class=lambda prog: argparse.HelpFormatter(prog, width=80),
+        formatter_class=functools.partial(argparse.HelpFormatter, width=80),
         add_help=False,
         allow_abbrev=False,
     )
@@ -142,16 +150,16 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
     add("--help", "--helpfull", "-h", action="help", help="this text")
     add("--config", default="", metavar="RECIPE", help="name of a recipe, or a Python file that defines get_config()")
     add("--mode", default="train", choices=(*MODES, "ledger"), metavar="MODE", help="see below; default: train")
-    add("--workdir", default="", metavar="DIR", help="the run folder; default: runs/RECIPE")
+    add("--workdir", type=_folder, metavar="DIR", help="the run folder; default: runs/RECIPE")
     add("--split", default="test", choices=("test", "validation", "train"), help="evaluate; default: test")
-    add("--checkpoint", default="best", help="evaluate, predict, export: best (default), latest or a step")
+    add("--checkpoint", default="best", metavar="C", help="evaluate, predict, export: best (default), latest or a step")
     add(
         "--tta",
         action="store_true",
         default=None,
         help="evaluate, predict: test-time augmentation; default: as trained",
     )
-    add("--notta", dest="tta", action="store_false", default=None, help="evaluate, predict: none")
+    add("--notta", dest="tta", action="store_false", default=None, help="evaluate, predict: no augmentation")
     add("--data", default="", metavar="DIR", help="evaluate: the data of the run, if they were moved")
     add("--images", default=[], nargs="+", action="extend", metavar="FILE", help="predict: files, folders and globs")
     add("--output", default="", metavar="FILE", help="predict: a file of JSON lines; export: the file to write")
@@ -164,30 +172,9 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
         near = difflib.get_close_matches(name, vars(flags), n=1)
         raise UsageError(f"unknown flag --{name}; {f'the nearest is --{near[0]}' if near else '--help lists them'}")
     flags.mode = "ablation" if flags.mode == "ledger" else flags.mode
-    if flags.mode in MODES_WITH_CONFIG and not flags.config:
-        raise UsageError(f"--mode {flags.mode} requires --config, such as --config cnn_scratch")
-    if not flags.config and not flags.workdir:
-        raise UsageError(f"--mode {flags.mode} requires --workdir, the folder of a run")
-    for mode, name in (("predict", "images"), ("export", "output")):
-        if flags.mode == mode and not getattr(flags, name):
-            raise UsageError(f"--mode {mode} requires --{name}")
+    workdir = "config" if flags.config else "workdir"
+    required = {"predict": ("images",), "export": ("output",), **dict.fromkeys(MODES_WITH_CONFIG, ("config",))}
+    for name in (*required.get(flags.mode, ()), workdir):
+        if not getattr(flags, name):
+            raise UsageError(f"--mode {flags.mode} requires --{name}; see --help")
     return flags
-
-
-def _workdir(flags: argparse.Namespace) -> str:
-    """The run folder, with `~` expanded.
-
-    Raises:
-        UsageError: it is on a remote file system, or named after a recipe that does not exist.
-    """
-    if re.match(r"\w+://", flags.workdir):
-        raise UsageError(f"--workdir={flags.workdir}: must be a folder of a mounted file system")
-    return str(Path(flags.workdir).expanduser() if flags.workdir else Path("runs") / recipes.find(flags.config).stem)
-
-
-def _program(path: str) -> list[str]:
-    """How the program was started, as the user would type it again."""
-    name = Path(path).name
-    if name == "__main__.py":
-        return ["python", "-m", "cifar_jax"]
-    return ["python", path] if name.endswith(".py") else [name]

@@ -73,9 +73,9 @@ def main(start):
 
 
 @pytest.fixture(scope="module")
-def finished(main, tmp_path_factory) -> RunFolder:
-    workdir = tmp_path_factory.mktemp("runs") / "finished"
-    code, out, err = main(*SMALL, "--workdir", workdir)
+def finished(main, environment) -> RunFolder:
+    workdir = pathlib.Path(environment["HOME"]) / "finished"
+    code, out, err = main(*SMALL, "--workdir=~/finished")
     assert code == 0, err
     assert out.startswith("shapes, test, n = 500: accuracy ")
     return RunFolder(workdir)

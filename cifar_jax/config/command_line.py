@@ -1,4 +1,4 @@
-"""The `--config` flags of the command line, and the lines of `--help` about recipes and keys."""
+"""The `--config.KEY` flags of the command line, and the lines of `--help` about recipes and keys."""
 
 import ast
 import textwrap
@@ -33,7 +33,7 @@ def split_overrides(arguments: Sequence[str]) -> tuple[list[str], dict[str, obje
         require_known(key)
         is_switch = isinstance(KEYS[key].default, bool)
         if prefix == "--no" and (equals or not is_switch):
-            raise UsageError(f"{argument}: only a switch can be negated, and takes no value then")
+            raise UsageError(f"{argument}: only a switch can be negated, without a value")
         if is_switch and not equals:
             value = "false" if prefix == "--no" else "true"
         elif not equals and (value := next(remaining, None)) is None:
@@ -61,8 +61,8 @@ def describe_recipes() -> Iterator[str]:
 
 
 def describe_keys() -> Iterator[str]:
-    """Each key with its default and [unit], then its help and range."""
+    """Each key with its default and [unit], then its help and range, at 80 columns."""
     for name, key in KEYS.items():
-        default = repr(key.default).replace(" ", "") if isinstance(key.default, tuple) else key.default
+        default = str(key.default).replace(" ", "")
         yield f"  --config.{name}={default}" + (f" [{key.unit}]" if key.unit else "")
-        yield textwrap.indent(textwrap.fill(f"{key.help}; {key.range.description}", width=74), " " * 6)
+        yield textwrap.indent(textwrap.fill(f"{key.help} ({key.range.description})", width=74), " " * 6)

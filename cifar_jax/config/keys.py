@@ -11,35 +11,22 @@ from ml_collections import ConfigDict
 
 @dataclasses.dataclass(frozen=True)
 class Range:
-    """The values that a key allows.
+    """The values that a key allows."""
 
-    Attributes:
-        description: completes the sentence 'must be ...'.
-        allows: whether a value is in the range.
-        choices: the names to choose from; empty if the range is not a list of names.
-    """
-
-    description: str
+    description: str  # completes the sentence 'must be ...'
     allows: Callable[[object], bool]
-    choices: tuple[str, ...] = ()
+    choices: tuple[str, ...] = ()  # if the range is a list of names
 
 
 @dataclasses.dataclass(frozen=True)
 class Key:
-    """One configuration key.
+    """One configuration key."""
 
-    Attributes:
-        default: its type is the type of the key; never None, so that every key can be set on the command line.
-        help: one line.
-        unit: '' for names, switches and plain numbers.
-        free: may change between two calls for the same run, because it does not decide what is trained.
-    """
-
-    default: object
+    default: object  # never None: its type is the type of the key
     range: Range
-    help: str
+    help: str  # one line
     unit: str = ""
-    free: bool = False
+    free: bool = False  # may change between two calls for the same run: it does not decide what is trained
 
 
 def _is_integer(x: object) -> bool:
@@ -192,10 +179,8 @@ FREE_KEYS = frozenset(name for name, key in KEYS.items() if key.free)
 
 def default_config() -> ConfigDict:
     """A new configuration with the default of every key; locked against other keys."""
-    config = ConfigDict()
+    config = {}
     for name, key in KEYS.items():
         group, _, leaf = name.rpartition(".")
-        if group and group not in config:
-            config[group] = ConfigDict()
-        (config[group] if group else config)[leaf] = key.default
-    return config.lock()
+        (config.setdefault(group, {}) if group else config)[leaf] = key.default
+    return ConfigDict(config).lock()

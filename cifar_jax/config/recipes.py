@@ -1,4 +1,4 @@
-"""Recipes: Python files whose `get_config()` returns a configuration. The project's own ship with the package."""
+"""Recipes: Python files whose `get_config()` returns a configuration. The project's recipes ship with the package."""
 
 import ast
 import difflib
@@ -10,9 +10,8 @@ from ml_collections import ConfigDict
 
 from cifar_jax.errors import UsageError
 
-# In an installed package, the recipes are inside it; in a checkout, beside it.
-_PACKAGE = Path(__file__).parents[1]
-FOLDER = next((path for path in (_PACKAGE / "configs", _PACKAGE.parent / "configs") if path.is_dir()), _PACKAGE)
+_INSTALLED = Path(__file__).parents[1] / "configs"
+FOLDER = _INSTALLED if _INSTALLED.is_dir() else Path(__file__).parents[2] / "configs"  # of a checkout
 
 
 def names() -> list[str]:
@@ -22,16 +21,13 @@ def names() -> list[str]:
 
 def summary(name: str) -> str:
     """The first line of a recipe's docstring; the recipe is not executed."""
-    docstring = ast.get_docstring(ast.parse(find(name).read_text(encoding="utf-8")))
-    return (docstring or "").partition("\n")[0]
+    return (ast.get_docstring(ast.parse(find(name).read_text(encoding="utf-8"))) or "").partition("\n")[0]
 
 
 def find(name_or_file: str) -> Path:
-    """The file of a recipe.
+    """The file of a recipe: a Python file, or the name of a recipe that ships with the package.
 
-    Args:
-        name_or_file: a Python file, or the name of a recipe that ships with the package, with or without `configs/`
-            before it and `.py` after it.
+    Before such a name `configs/` may stand, and after it `.py`.
 
     Raises:
         UsageError: there is no such recipe; the message names the nearest.
@@ -43,7 +39,7 @@ def find(name_or_file: str) -> Path:
     if name in names():
         return FOLDER / f"{name}.py"
     near = difflib.get_close_matches(name, names(), n=1)
-    hint = f"the nearest is {near[0]}" if near else f"a Python file, or one of {', '.join(names())}"
+    hint = f"the nearest is {near[0]}" if near else f"name a Python file, or one of {', '.join(names())}"
     raise UsageError(f"--config {name_or_file}: no such recipe; {hint}")
 
 
@@ -59,14 +55,11 @@ def run(name_or_file: str) -> ConfigDict:
     try:
         spec.loader.exec_module(module)
         config = module.get_config()
-    except SyntaxError as error:
-        raise UsageError(f"--config {name_or_file}: {error.filename}, line {error.lineno}: {error.msg}") from error
     except Exception as error:
         lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
+        line = lines[-1] if lines else getattr(error, "lineno", 1)  # a SyntaxError is raised before a line runs
         message = f"{type(error).__name__}: {' '.join(str(error).split())}"
-        raise UsageError(f"--config {name_or_file}: {path}, line {[1, *lines][-1]}: {message}") from error
+        raise UsageError(f"--config {name_or_file}: {path}, line {line}: {message}") from error
     if not isinstance(config, ConfigDict):
-        raise UsageError(
-            f"--config {name_or_file}: get_config() must return a changed cifar_jax.config.default_config()"
-        )
+        raise UsageError(f"--config {name_or_file}: get_config() must return default_config() with changes")
     return config

@@ -1,4 +1,4 @@
-"""Rules between keys: the message for a configuration that breaks the rule, and a function: whether the rule holds.
+"""Rules between keys: the message for a configuration that breaks the rule, and whether a configuration obeys it.
 
 Rules that depend on the data or the devices are in `cifar_jax/experiment.py`.
 """
@@ -12,8 +12,7 @@ def _units(config: ConfigDict, kind: str) -> int:
 
 
 def _augments(config: ConfigDict) -> bool:
-    augment = config.augment
-    return augment.flip != "none" or any(value for key, value in augment.items() if key != "flip")
+    return config.augment.flip != "none" or any(value for key, value in config.augment.items() if key != "flip")
 
 
 RULES = (

@@ -1,8 +1,8 @@
-"""Checks of a configuration, its plain form, and what differs between two."""
+"""Checks of a configuration, overrides, its plain form, and what differs between two."""
 
 import difflib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
 from ml_collections import ConfigDict
 
@@ -20,26 +20,24 @@ def validate(config: ConfigDict) -> None:
     values = flatten(config)
     problems = [_problem(key, value) for key, value in values.items()]
     problems += [f"--config.{key}: this key is missing" for key in KEYS if key not in values]
-    problems = [problem for problem in problems if problem] or [
-        message.format(config) for message, holds in RULES if not holds(config)
-    ]
-    if problems:
-        raise UsageError("; ".join(problems))
+    if not any(problems):
+        problems = [message.format(config) for message, holds in RULES if not holds(config)]
+    if any(problems):
+        raise UsageError("; ".join(filter(None, problems)))
 
 
 def _problem(key: str, value: object) -> str:
     if key not in KEYS:
         return _unknown(key)
-    range = KEYS[key].range
-    if range.allows(value):
+    if KEYS[key].range.allows(value):
         return ""
-    near = difflib.get_close_matches(str(value).lower(), range.choices, n=1, cutoff=0.5)
+    near = difflib.get_close_matches(str(value).lower(), KEYS[key].range.choices, n=1, cutoff=0.5)
     hint = f"; the nearest is {near[0]!r}" if near else ""
-    return f"--config.{key}={value}: must be {range.description}{hint}"
+    return f"--config.{key}={value}: must be {KEYS[key].range.description}{hint}"
 
 
 def with_overrides(config: ConfigDict, overrides: Mapping) -> ConfigDict:
-    """A copy of `config` with other values, converted to the types of the keys (1 to 1.0, a list to a tuple).
+    """A locked copy of `config` with other values, converted to the types of the keys (1 to 1.0, a list to a tuple).
 
     Args:
         overrides: values by dotted key, {"train.epochs": 2}, nested, {"train": {"epochs": 2}}, or both.
@@ -75,8 +73,8 @@ def _unknown(key: str) -> str:
     return f"no configuration key {key!r}; the nearest is {nearest_key(key)!r}"
 
 
-def nearest_key(key: str, known: Iterable[str] = tuple(KEYS)) -> str:
-    """The existing key that `key` most likely means: 'optimizer.lr' means 'optimizer.learning_rate'."""
+def nearest_key(key: str) -> str:
+    """The key that the unknown `key` most likely means: 'optimizer.lr' means 'optimizer.learning_rate'."""
     group, _, name = key.rpartition(".")
 
     def similarity(candidate: str) -> float:
@@ -84,7 +82,7 @@ def nearest_key(key: str, known: Iterable[str] = tuple(KEYS)) -> str:
         initials = "".join(word[0] for word in other.split("_"))
         return _ratio(group, other_group) + 2 * max(_ratio(name, other), _ratio(name, initials))
 
-    return max(known, key=similarity)
+    return max(KEYS, key=similarity)
 
 
 def _ratio(a: str, b: str) -> float:
@@ -110,8 +108,5 @@ def to_json(config: ConfigDict) -> dict:
 def differences(before: Mapping, after: Mapping) -> list[str]:
     """Lines such as 'train.epochs: 20 -> 30', one for every key that differs between two plain configurations."""
     old, new = flatten(before), flatten(after)
-    return [
-        f"{key}: {old.get(key, 'absent')} -> {new.get(key, 'absent')}"
-        for key in {**old, **new}
-        if key not in old or key not in new or old[key] != new[key]
-    ]
+    lines = {key: f"{key}: {old.get(key, 'absent')} -> {new.get(key, 'absent')}" for key in {**old, **new}}
+    return [line for key, line in lines.items() if key not in old or key not in new or old[key] != new[key]]

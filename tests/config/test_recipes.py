@@ -79,7 +79,7 @@ def test_wrong_overrides_are_refused(overrides, message):
 @pytest.mark.parametrize(
     "source, message",
     [
-        ("def get_config(:\n", "line 1: invalid syntax"),
+        ("def get_config(:\n", "line 1: SyntaxError: invalid syntax"),
         ("\n\nimport no_such_module\n", "line 3: ModuleNotFoundError: No module named 'no_such_module'"),
         (RECIPE.replace("epochs = 3", "epoch = 3"), 'line 5: AttributeError: \'Key "epoch" does not exist'),
         (

@@ -221,7 +221,7 @@ def test_main_names_unreadable_files_and_ends_with_1(run, files, main, tmp_path)
     ("arguments", "words"),
     [
         (("--images=no/such/*.png",), "--images no/such/*.png: no such file or folder"),
-        ((), "--mode predict needs --images"),
+        ((), "--mode predict requires --images"),
         (("--images=main.py", "--checkpoint=7"), "no checkpoint of step 7"),
     ],
 )

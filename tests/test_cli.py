@@ -1,0 +1,87 @@
+"""Flags, modes and messages of the command line, in one process; tests/test_main.py starts main.py."""
+
+import shlex
+
+import pytest
+
+import cifar_jax.modes.report
+import cifar_jax.modes.train
+from cifar_jax import cli
+from cifar_jax.config import recipes
+from cifar_jax.config.keys import KEYS
+from cifar_jax.errors import UsageError
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        ("", "--mode train requires --config"),
+        ("--mode=inspect", "--mode inspect requires --config"),
+        ("--mode=ledger", "--mode ablation requires --config"),
+        ("--mode=evaluate", "--mode evaluate requires --workdir"),
+        ("--mode=report", "--mode report requires --workdir"),
+        ("--mode=predict --workdir=run", "--mode predict requires --images"),
+        ("--mode=export --workdir=run", "--mode export requires --output"),
+        ("--mode=trian --config=cnn_scratch", "invalid choice: 'trian'"),
+        ("--config=cnn_scratch --split", "--split: expected one argument"),
+        ("--config=cnn_scratch stray", "stray argument 'stray'"),
+        ("--config=cnn_scratch --worgdir=x", "unknown flag --worgdir; the nearest is --workdir"),
+        ("--config=cnn_scratch --nonsense", "unknown flag --nonsense; --help lists them"),
+        ("--config=cnn_scratch --work=x", "unknown flag --work"),  # no abbreviations: they change with new flags
+        ("--config=cnn_scratch --workdir=gs://bucket/run", "--workdir=gs://bucket/run: must be a folder"),
+        ("--mode=evaluate --config=cnn_scrach", "no such recipe; the nearest is cnn_scratch"),
+    ],
+)
+def test_wrong_flags_are_one_line(arguments, message):
+    with pytest.raises(UsageError) as error:
+        cli.run(["cifar-jax", *arguments.split()])
+    assert message in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("mode", ["evaluate", "predict --images=x", "report", "export --output=x"])
+def test_modes_that_read_a_run_refuse_overrides_of_its_configuration(mode, tmp_path):
+    command = f"cifar-jax --workdir={tmp_path} --config.data.limit=5 --mode={mode}"
+    with pytest.raises(UsageError, match=r"uses the configuration of the run: omit --config\.data\.limit"):
+        cli.run(command.split())
+
+
+@pytest.mark.parametrize(
+    "program, recorded",
+    [
+        ("main.py", "python main.py"),
+        ("/a folder/main.py", "python '/a folder/main.py'"),
+        ("/site-packages/cifar_jax/__main__.py", "python -m cifar_jax"),
+        ("/venv/bin/cifar-jax", "cifar-jax"),
+    ],
+)
+def test_the_recorded_command_starts_the_program_as_the_user_did(program, recorded, monkeypatch):
+    commands = []
+
+    def train(config, workdir, *, command, hooks):
+        commands.append(command)
+        raise UsageError("stop")
+
+    monkeypatch.setattr(cifar_jax.modes.train, "train", train)
+    arguments = ["--config", "cnn_scratch", "--config.model.widths=(8, 8)", "--workdir=my run"]
+    with pytest.raises(UsageError, match="stop"):
+        cli.run([program, *arguments])
+    assert commands == [f"{recorded} {shlex.join(arguments)}"]
+
+
+def test_the_run_folder_is_named_after_the_recipe_and_tilde_is_the_home_folder(tmp_path, monkeypatch):
+    folders = []
+    monkeypatch.setattr(cifar_jax.modes.report, "report", lambda workdir: folders.append(workdir) or [])
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for arguments in ("--config=configs/notebook/notebook_cnn.py", "--workdir=~/runs", "--workdir run"):
+        cli.run(["cifar-jax", "--mode=report", *arguments.split()])
+    assert folders == ["runs/notebook_cnn", f"{tmp_path}/runs", "run"]
+
+
+@pytest.mark.parametrize("flag", ["--help", "--helpfull", "-h"])
+def test_help_lists_modes_recipes_flags_and_keys_at_80_columns(flag, capsys):
+    with pytest.raises(SystemExit) as stop:
+        cli.run(["cifar-jax", flag])
+    text = capsys.readouterr().out
+    assert stop.value.code == 0 and max(map(len, text.splitlines())) <= 80
+    for word in (*cli.MODES, *recipes.names(), *(f"--config.{key}=" for key in KEYS), "--workdir", "--images"):
+        assert f"  {word}" in text
