@@ -29,7 +29,7 @@ class Ours:
         from cifar_jax.data import decode
         from cifar_jax.modes.predict import Predictor
 
-        self.files = decode.find([settings.images])
+        self.files = decode.find_image_files([settings.images])
         self.predictor = Predictor(settings.run, tta=False)
         self.description = {"versions": {"jax": jax.__version__, "pillow": PIL.__version__}}
 

@@ -97,7 +97,7 @@ def _predict(workdir: str, flags: argparse.Namespace) -> None:
     from cifar_jax.data import decode
     from cifar_jax.modes import predict
 
-    files = decode.find(flags.images)
+    files = decode.find_image_files(flags.images)
     table, unreadable = predict.predict_table(
         workdir, files, checkpoint=flags.checkpoint, tta=flags.tta, output=flags.output
     )

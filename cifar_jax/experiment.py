@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import logging
 
 import jax
 import jax.numpy as jnp
@@ -97,6 +98,7 @@ def assemble(config: ConfigDict, dataset: Dataset, backbone: Backbone | None = N
         config = config.copy_and_resolve_references()
         config.train.epochs = min(config.train.epochs, FALLBACK_EPOCHS)
     dataset = _with_validation(dataset, config.data)
+    logging.info("data: %s", dataset)
     height, width = dataset.train.images_NHWC.shape[1:3]
     if height != width:
         raise UsageError(f"images of {width}x{height} pixels: set --config.data.image_size=N to make them square")

@@ -1,4 +1,4 @@
-"""The files of a directory, a tar or a zip, one by one, read in a single pass."""
+"""The files of a directory, a tar or a zip, read in a single pass."""
 
 import bz2
 import gzip
@@ -17,7 +17,7 @@ from rich.progress import Progress
 
 from cifar_jax.errors import DataError, one_line
 
-# RuntimeError: how zipfile reports an encrypted member or a compression it does not know
+# RuntimeError: an encrypted member of a zip, or an unknown compression
 DAMAGE = (EOFError, OSError, RuntimeError, zlib.error, lzma.LZMAError, tarfile.TarError, zipfile.BadZipFile)
 _ZIP = b"PK\x03\x04"
 _DECOMPRESS = {b"\x1f\x8b": gzip.open, b"\xfd7": lzma.open, b"BZ": bz2.open}
@@ -27,33 +27,33 @@ Member = tuple[str, bytes | None]
 
 
 def is_archive(path: Path) -> bool:
-    """Whether the file is a tar (plain or compressed) or a zip, by its first bytes, not by its name."""
+    """Whether the file is a tar (plain or compressed) or a zip, by its first bytes."""
     with open(path, "rb") as file:
         start = file.read(_BLOCK)
     return start[:2] in _DECOMPRESS or start.startswith(_ZIP) or start[257:262] == b"ustar"
 
 
-def members(path: Path, *, wanted: tuple[str, ...] = ("",)) -> Iterator[Member]:
+def members(path: Path, *, endings: tuple[str, ...] = ("",)) -> Iterator[Member]:
     """Yields (name, bytes) of every file and (name, None) of every folder in `path`.
 
     Names are relative, with forward slashes, in no particular order; hidden ones and __MACOSX are left out.
-    A progress bar is shown where stderr is a terminal.
+    A progress bar is shown if stderr is a terminal.
 
     Args:
         path: a directory, a .tar (also .gz, .bz2, .xz) or a .zip.
-        wanted: lower-case endings of the names whose bytes are read; the others come with b''.
+        endings: lower-case; files whose name has none of them are not read, their bytes are b''.
 
     Raises:
         DataError: the archive is truncated, damaged or encrypted, or a file cannot be read.
     """
 
-    def bytes_if_wanted(name: str, read: Callable[[], bytes]) -> bytes:
-        return read() if name.lower().endswith(wanted) else b""
+    def read_if_needed(name: str, read: Callable[[], bytes]) -> bytes:
+        return read() if name.lower().endswith(endings) else b""
 
     console, silent = Console(stderr=True), not sys.stderr.isatty()
     with Progress(console=console, transient=True, disable=silent) as progress:
         try:
-            for name, data in _reader(path)(path, bytes_if_wanted, progress):
+            for name, data in _reader(path)(path, read_if_needed, progress):
                 parts = [part for part in name.split("/") if part not in ("", ".")]
                 if parts and not any(part.startswith(".") or part == "__MACOSX" for part in parts):
                     yield "/".join(parts), data
@@ -68,35 +68,35 @@ def _reader(path: Path):
         return _zip if file.read(len(_ZIP)) == _ZIP else _tar
 
 
-def _directory(path: Path, bytes_if_wanted, progress: Progress) -> Iterator[Member]:
+def _directory(path: Path, read_if_needed, progress: Progress) -> Iterator[Member]:
     folders = list(os.walk(path, followlinks=True))
     task = progress.add_task(path.name, total=sum(len(names) for _, _, names in folders))
     for folder, _, names in folders:
         below = Path(folder).relative_to(path)
         yield below.as_posix(), None
         for name in names:
-            yield (below / name).as_posix(), bytes_if_wanted(name, Path(folder, name).read_bytes)
+            yield (below / name).as_posix(), read_if_needed(name, Path(folder, name).read_bytes)
             progress.advance(task)
 
 
-def _zip(path: Path, bytes_if_wanted, progress: Progress) -> Iterator[Member]:
+def _zip(path: Path, read_if_needed, progress: Progress) -> Iterator[Member]:
     with zipfile.ZipFile(path) as archive:
         for info in progress.track(archive.infolist(), description=path.name):
             if info.is_dir():
                 yield info.filename, None
             else:
-                yield info.filename, bytes_if_wanted(info.filename, lambda info=info: archive.read(info))
+                yield info.filename, read_if_needed(info.filename, lambda info=info: archive.read(info))
 
 
-def _tar(path: Path, bytes_if_wanted, progress: Progress) -> Iterator[Member]:
-    # Decompressed here: tarfile's own streams notice neither a cut inside a header nor a wrong checksum.
+def _tar(path: Path, read_if_needed, progress: Progress) -> Iterator[Member]:
+    # Decompressed here: tarfile's own streams notice neither a truncated header nor a wrong checksum.
     with progress.open(path, "rb", description=path.name) as packed, _decompressed(packed) as stream:
         with tarfile.open(fileobj=stream, mode="r|") as archive:
             for info in archive:
                 if info.isdir():
                     yield info.name, None
                 elif info.isreg():
-                    yield info.name, bytes_if_wanted(info.name, archive.extractfile(info).read)
+                    yield info.name, read_if_needed(info.name, archive.extractfile(info).read)
         while stream.read(1 << 20):  # to the end, where the checksum is
             pass
 
@@ -104,7 +104,7 @@ def _tar(path: Path, bytes_if_wanted, progress: Progress) -> Iterator[Member]:
 def _decompressed(packed: BinaryIO) -> BinaryIO:
     magic = packed.read(2)
     if magic not in _DECOMPRESS:
-        # A whole tar ends in empty blocks; tarfile takes one cut between files or in a header for whole.
+        # A complete tar ends in empty blocks; tarfile does not notice truncation between files or in a header.
         packed.seek(-min(_BLOCK, packed.seek(0, os.SEEK_END)), os.SEEK_END)
         if any(packed.read()):
             raise tarfile.ReadError("no end-of-archive mark")

@@ -1,8 +1,8 @@
 """Decoded data sets kept on disk, so that the second run starts in a second.
 
-One uncompressed `.npz` for each source and image size, in the folder `data` of the cache.
-Its name holds a hash of where the source is and one of its state (sizes and modification times): a changed
-source is read anew. The checksums of the zip format catch damage.
+One uncompressed `.npz` for each source and image size, in the folder `data` of the cache. Its name has one hash of the
+source's path and one of its state (sizes and modification times), so a changed source is read again. The checksums of
+the zip format detect damage.
 """
 
 import hashlib
@@ -18,16 +18,16 @@ from cifar_jax.data.dataset import Dataset, ImageSet
 from cifar_jax.files.atomic import atomic_path
 from cifar_jax.files.cache import cache_root
 
-FORMAT = 1  # raise it when decoding or the layout of an entry changes: old entries are then read anew
+FORMAT = 1  # raise it when decoding or the layout of an entry changes: old entries are then ignored
 SPLITS = ("train", "test", "validation")
 
 log = logging.getLogger(__name__)
 
 
 def cached(path: Path, *, image_size: int, read: Callable[[], Dataset]) -> Dataset:
-    """What `read` returns for the file or directory `path`, from the cache where that holds it.
+    """What `read` returns for the file or directory `path`, from the cache if it has that.
 
-    A damaged entry is discarded and rebuilt; a cache that cannot be written costs a warning only.
+    A damaged entry is rebuilt; a cache that cannot be written causes a warning.
     """
     entry = _entry(path, image_size=image_size)
     dataset = _load(entry)
@@ -75,7 +75,7 @@ def _load(entry: Path) -> Dataset | None:
             return Dataset(**about, **splits)
     except FileNotFoundError:
         return None
-    except Exception as error:  # zipfile, numpy and json raise whatever the damage makes them raise
+    except Exception as error:  # zipfile, numpy and json raise anything on damaged files
         log.warning("cache entry %s is damaged (%s): reading the source again", entry, error)
         return None
 

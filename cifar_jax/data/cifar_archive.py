@@ -7,7 +7,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from cifar_jax.data import archives
-from cifar_jax.data.dataset import Dataset, ImageSet
+from cifar_jax.data.dataset import Dataset, ImageSet, require_stored_size
 from cifar_jax.errors import DataError
 from cifar_jax.files.checksums import checksum
 from cifar_jax.files.unpickle import unpickle
@@ -17,12 +17,12 @@ PIXELS = 32 * 32 * 3
 
 @dataclasses.dataclass(frozen=True)
 class Version:
-    """One of the four published archives: what it is called, what it holds.
+    """One of the four published archives.
 
     Attributes:
-        archive, md5: file name and hash of the packed form.
+        archive, md5: file name and checksum of the packed form.
         folder: the folder in it, which is also the unpacked form.
-        labels: the label of each record, in the order of the binary form; the last one is used.
+        labels: the labels of each image, in the order of the binary form; the last one is its class.
         names: for each label the file (binary) or the key in `meta` (python) with the class names.
     """
 
@@ -32,67 +32,46 @@ class Version:
     folder: str
     train: tuple[str, ...]
     test: str
-    meta: str
     labels: tuple[str, ...]
     names: tuple[str, ...]
+    meta: str = ""
 
     @property
     def is_pickled(self) -> bool:
         return bool(self.meta)
 
 
+_COARSE_AND_FINE = ("coarse_labels", "fine_labels")
+# fmt: off
 CIFAR10_PYTHON = Version(
-    title="CIFAR-10",
-    archive="cifar-10-python.tar.gz",
-    md5="c58f30108f718f92721af3b95e74349a",
-    folder="cifar-10-batches-py",
-    train=tuple(f"data_batch_{i}" for i in range(1, 6)),
-    test="test_batch",
-    meta="batches.meta",
-    labels=("labels",),
-    names=("label_names",),
+    "CIFAR-10", "cifar-10-python.tar.gz", "c58f30108f718f92721af3b95e74349a", "cifar-10-batches-py",
+    train=tuple(f"data_batch_{i}" for i in range(1, 6)), test="test_batch",
+    labels=("labels",), names=("label_names",), meta="batches.meta",
 )
 CIFAR10_BINARY = Version(
-    title="CIFAR-10",
-    archive="cifar-10-binary.tar.gz",
-    md5="c32a1d4ab5d03f1284b67883e8d87530",
-    folder="cifar-10-batches-bin",
-    train=tuple(f"data_batch_{i}.bin" for i in range(1, 6)),
-    test="test_batch.bin",
-    meta="",
-    labels=("labels",),
-    names=("batches.meta.txt",),
+    "CIFAR-10", "cifar-10-binary.tar.gz", "c32a1d4ab5d03f1284b67883e8d87530", "cifar-10-batches-bin",
+    train=tuple(f"data_batch_{i}.bin" for i in range(1, 6)), test="test_batch.bin",
+    labels=("labels",), names=("batches.meta.txt",),
 )
 CIFAR100_PYTHON = Version(
-    title="CIFAR-100",
-    archive="cifar-100-python.tar.gz",
-    md5="eb9058c3a382ffc7106e4002c42a8d85",
-    folder="cifar-100-python",
-    train=("train",),
-    test="test",
-    meta="meta",
-    labels=("coarse_labels", "fine_labels"),
-    names=("coarse_label_names", "fine_label_names"),
+    "CIFAR-100", "cifar-100-python.tar.gz", "eb9058c3a382ffc7106e4002c42a8d85", "cifar-100-python",
+    train=("train",), test="test",
+    labels=_COARSE_AND_FINE, names=("coarse_label_names", "fine_label_names"), meta="meta",
 )
 CIFAR100_BINARY = Version(
-    title="CIFAR-100",
-    archive="cifar-100-binary.tar.gz",
-    md5="03b5dce01913d631647c71ecec9e9cb8",
-    folder="cifar-100-binary",
-    train=("train.bin",),
-    test="test.bin",
-    meta="",
-    labels=("coarse_labels", "fine_labels"),
-    names=("coarse_label_names.txt", "fine_label_names.txt"),
+    "CIFAR-100", "cifar-100-binary.tar.gz", "03b5dce01913d631647c71ecec9e9cb8", "cifar-100-binary",
+    train=("train.bin",), test="test.bin",
+    labels=_COARSE_AND_FINE, names=("coarse_label_names.txt", "fine_label_names.txt"),
 )
+# fmt: on
 VERSIONS = (CIFAR10_PYTHON, CIFAR10_BINARY, CIFAR100_PYTHON, CIFAR100_BINARY)
 
 
 @dataclasses.dataclass(frozen=True)
 class Contents:
-    """All that is in an archive: images uint8 (N, 32, 32, 3) and labels int32 (L, N) of each split, names.
+    """Images uint8 (N, 32, 32, 3) and labels int32 (L, N) of each split, and the class names of each label.
 
-    L is 1 for CIFAR-10 and 2 for CIFAR-100, whose last label is the class; names[l] belong to label l.
+    L is 1 for CIFAR-10 and 2 for CIFAR-100, whose last label is the class.
     """
 
     train: tuple[np.ndarray, np.ndarray]
@@ -100,36 +79,37 @@ class Contents:
     names: tuple[tuple[str, ...], ...]
 
 
-def find(path: Path, *, name: str) -> tuple[Path, Version] | None:
-    """The archive or unpacked folder that `path` is or contains; the one of data.name `name` first."""
-    title = {"cifar10": "CIFAR-10", "cifar100": "CIFAR-100"}.get(name)
-    versions = sorted(VERSIONS, key=lambda version: version.title != title)
+def find(path: Path, *, name: str) -> Path | None:
+    """The archive or unpacked folder that `path` is or contains; that of data.name `name` is preferred."""
     if path.is_file():
-        folder = None if path.name in [version.archive for version in versions] else _top_folder(path)
-        return next(((path, v) for v in versions if path.name == v.archive or folder == v.folder), None)
-    for version in versions:
-        for place in (path, path / version.folder):
-            if (place / version.train[0]).is_file():
-                return place, version
-        if (path / version.archive).is_file():
-            return path / version.archive, version
-    return None
+        return path if version_of(path) else None
+    versions = sorted(VERSIONS, key=lambda version: version.title.replace("-", "").lower() != name)
+    inside = [path / part for version in versions for part in (version.folder, version.archive)]
+    return next((place for place in (path, *inside) if version_of(place)), None)
 
 
-def _top_folder(path: Path) -> str:
-    with contextlib.closing(archives.members(path, wanted=())) as members:
-        return next((name.split("/")[0] for name, _ in members), "")
+def version_of(path: Path) -> Version | None:
+    """Which published archive or unpacked folder `path` is."""
+    if path.is_dir():
+        return next((version for version in VERSIONS if (path / version.train[0]).is_file()), None)
+    published = next((version for version in VERSIONS if version.archive == path.name), None)
+    if not path.is_file() or published or not archives.is_archive(path):
+        return published if path.is_file() else None
+    with contextlib.closing(archives.members(path, endings=())) as members:  # renamed or packed by the user
+        folder = next((member.split("/")[0] for member, _ in members), "")
+    return next((version for version in VERSIONS if version.folder == folder), None)
 
 
-def read(path: Path, version: Version) -> Dataset:
-    """The data set in an archive or its unpacked folder; CIFAR-100 with its 100 fine labels.
+def read(path: Path, *, image_size: int) -> Dataset:
+    """Reads an archive or its unpacked folder; CIFAR-100 with its 100 fine labels.
 
-    An archive under its published name must have the published md5; one packed anew by the user has another
-    name, and only its contents are checked.
+    An archive under its published name must have the published md5; under another name only its contents are checked.
 
     Raises:
         DataError: a wrong md5, a truncated archive, a missing, short or damaged file, a forbidden pickle.
+        UsageError: `image_size` is not that of the images.
     """
+    version = version_of(path)
     if path.name == version.archive:
         verify_md5(path, version.md5)
     contents = read_contents(path, version)
@@ -137,7 +117,7 @@ def read(path: Path, version: Version) -> Dataset:
         ImageSet(images_NHWC, labels_LN[-1], contents.names[-1])
         for images_NHWC, labels_LN in (contents.train, contents.test)
     )
-    return Dataset(version.title, str(path), train, test)
+    return require_stored_size(Dataset(version.title, str(path), train, test), image_size)
 
 
 def verify_md5(path: Path, expected: str) -> None:
@@ -148,8 +128,8 @@ def verify_md5(path: Path, expected: str) -> None:
 
 def read_contents(path: Path, version: Version) -> Contents:
     needed = {*version.train, version.test, *([version.meta] if version.is_pickled else version.names)}
-    found = ((PurePosixPath(name).name, data) for name, data in archives.members(path) if data is not None)
-    files = {name: data for name, data in found if name in needed}
+    members = ((PurePosixPath(name).name, data) for name, data in archives.members(path) if data is not None)
+    files = {name: data for name, data in members if name in needed}
     if missing := sorted(needed - set(files)):
         raise DataError(f"{path}: lacks {', '.join(missing)} of {version.title}; fetch it again")
 
@@ -164,7 +144,7 @@ def read_contents(path: Path, version: Version) -> Contents:
     if len(train[0]) != 5 * len(test[0]):
         raise DataError(
             f"{path}: {len(train[0])} training and {len(test[0])} test images, expected five to one; "
-            "a file is cut short, fetch it again"
+            "a file is truncated, fetch it again"
         )
     return Contents(train, test, names)
 
@@ -177,7 +157,7 @@ def _joined(batches: list[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, n
 def _binary_batch(data: bytes, version: Version, names: tuple, where: str) -> tuple[np.ndarray, np.ndarray]:
     record_bytes = len(version.labels) + PIXELS
     if len(data) % record_bytes:
-        raise DataError(f"{where}: {len(data)} bytes, no multiple of {record_bytes}: cut short, fetch it again")
+        raise DataError(f"{where}: {len(data)} bytes, not a multiple of {record_bytes}: truncated, fetch it again")
     records = np.frombuffer(data, np.uint8).reshape(-1, record_bytes)
     pixels, labels_LN = records[:, len(version.labels) :], records[:, : len(version.labels)].T
     return _checked(pixels, labels_LN, names, where)
@@ -189,7 +169,7 @@ def _pickled_batch(data: bytes, version: Version, names: tuple, where: str) -> t
         labels_LN = np.array([batch[key] for key in version.labels], ndmin=2)
         return _checked(np.asarray(batch["data"]), labels_LN, names, where)
     except (KeyError, ValueError, TypeError) as error:
-        raise DataError(f"{where}: no batch of {version.title} ({error!r}); fetch it again") from error
+        raise DataError(f"{where}: not a batch of {version.title} ({error!r}); fetch it again") from error
 
 
 def _checked(pixels: np.ndarray, labels_LN: np.ndarray, names: tuple, where: str) -> tuple[np.ndarray, np.ndarray]:

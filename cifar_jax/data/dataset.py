@@ -1,10 +1,12 @@
-"""The plain record in which every source of images ends."""
+"""What every data source is read into."""
 
 import dataclasses
 import functools
 import hashlib
 
 import numpy as np
+
+from cifar_jax.errors import UsageError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,24 +32,24 @@ class ImageSet:
 
     @functools.cached_property
     def fingerprint(self) -> str:
-        """sha256 (hex) of shape, pixels and labels: equal exactly where the data are equal."""
-        digest = hashlib.sha256(repr(self.images_NHWC.shape).encode())
-        digest.update(np.ascontiguousarray(self.images_NHWC))
-        digest.update(np.ascontiguousarray(self.labels_N.astype("<i4")))
-        return digest.hexdigest()
+        """sha256 (hex) of shape, pixels and labels."""
+        sha256 = hashlib.sha256(repr(self.images_NHWC.shape).encode())
+        sha256.update(np.ascontiguousarray(self.images_NHWC))
+        sha256.update(np.ascontiguousarray(self.labels_N.astype("<i4")))
+        return sha256.hexdigest()
 
 
 @dataclasses.dataclass(frozen=True)
 class Dataset:
-    """A data set as loaded: training images (validation not yet split off) and test images.
+    """A data set as loaded; `experiment.assemble` then splits validation images off.
 
     Attributes:
         name: as printed in every table, plot and file, e.g. 'CIFAR-10' or 'shapes (stand-in for cifar10)'.
-        source: where it came from, a path or 'drawn by the program'.
-        train: everything that may be trained or validated on.
-        test: never seen by training or by any choice.
-        validation: the source's own validation split, where it has one besides a test split.
-        is_fallback: True where another data set was asked for and could not be had.
+        source: a path, or 'drawn by the program'.
+        train: images for training and validation.
+        test: images that neither training nor any choice uses.
+        validation: the source's own validation split, if it has one besides a test split.
+        is_fallback: whether these images replace a data set that was not found.
     """
 
     name: str
@@ -60,3 +62,19 @@ class Dataset:
     @property
     def class_names(self) -> tuple[str, ...]:
         return self.train.class_names
+
+    def __str__(self) -> str:
+        splits = {"train": self.train, "validation": self.validation, "test": self.test}
+        counts = ", ".join(f"{name} {len(images):,}" for name, images in splits.items() if images)
+        return f"{self.name}: {len(self.class_names)} classes, {counts} (from {self.source})"
+
+
+def require_stored_size(dataset: Dataset, image_size: int) -> Dataset:
+    """The data set, if its arrays have `image_size` pixels a side or that is 0; for sources that cannot resize."""
+    height, width = dataset.train.images_NHWC.shape[1:3]
+    if image_size and (height, width) != (image_size, image_size):
+        raise UsageError(
+            f"{dataset.source}: arrays of {width}x{height} pixels; --config.data.image_size is for image "
+            f"files, use --config.model.image_size={image_size}"
+        )
+    return dataset

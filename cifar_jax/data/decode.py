@@ -16,25 +16,25 @@ SUFFIXES = (
 )
 
 
-def find(places: Sequence[str]) -> list[Path]:
-    """The image files that a user names, each once: in the order of `places`, sorted within each.
+def find_image_files(places: Sequence[str]) -> list[Path]:
+    """The image files in `places`, each once: in the order of `places`, sorted within each.
 
     Args:
-        places: files, taken whatever their names end in; folders, searched with all below for names that end in one
-            of `SUFFIXES`, hidden ones left out; and globs of both, such as 'images/**/*.png'.
+        places: files with any suffix; folders, searched recursively for visible files with one of `SUFFIXES`; and
+            globs of both, such as 'images/**/*.png'.
 
     Raises:
-        UsageError: a place at which there is no image.
+        UsageError: a place without an image.
     """
-    found: dict[Path, None] = {}
+    images: dict[Path, None] = {}
     for place in places:
         matches = [place] if place and Path(place).exists() else glob.glob(place, recursive=True)
         files = sorted({file for match in matches for file in _files(Path(match))})
         if not files:
-            problem = "holds no images" if matches else "no such file or folder"
+            problem = "contains no images" if matches else "no such file or folder"
             raise UsageError(f"--images {place}: {problem}; check the path")
-        found.update(dict.fromkeys(files))
-    return list(found)
+        images.update(dict.fromkeys(files))
+    return list(images)
 
 
 def _files(path: Path) -> list[Path]:
@@ -45,8 +45,8 @@ def _files(path: Path) -> list[Path]:
     return [file for file in images if not any(part.startswith(".") for part in file.relative_to(path).parts)]
 
 
-def read(path: Path, *, size: int) -> np.ndarray:
-    """`decode` of a file on the disk.
+def read_image(path: Path, *, size: int) -> np.ndarray:
+    """`decode_image` of a file on disk.
 
     Raises:
         DataError: it cannot be read or decoded.
@@ -55,20 +55,20 @@ def read(path: Path, *, size: int) -> np.ndarray:
         data = path.read_bytes()
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror}); check its permissions") from error
-    return decode(data, where=str(path), size=size)
+    return decode_image(data, where=str(path), size=size)
 
 
-def decode(data: bytes, *, where: str, size: int = 0) -> np.ndarray:
-    """Decodes a image of any common format, mode and orientation.
+def decode_image(data: bytes, *, where: str, size: int = 0) -> np.ndarray:
+    """Decodes an image of any common format, mode and orientation.
 
-    Of an animation the first frame counts. Transparency lies on white, the usual page: what stands free in a image of
-    a thing is meant to be seen on one, and Keras and torchvision, which drop the alpha channel, show whatever color
-    happens to be stored under it. 16 bits a channel become 8. Color profiles are not applied, as in those libraries.
+    The first frame of an animation is used. Transparent pixels are blended with white; Keras and torchvision drop the
+    alpha channel, and show an arbitrary stored color. 16 bits per channel become 8. Color profiles are not applied, as
+    in those libraries.
 
     Args:
         data: the bytes of the file.
         where: the name of the file, for the error.
-        size: pixels; the shorter side is resized to it (bicubic) and the center square kept. 0 = as stored.
+        size: pixels; see `fit_to_square`; 0 = as stored.
 
     Returns:
         uint8 (H, W, 3), RGB, 0 to 255; EXIF rotation applied.
@@ -79,11 +79,12 @@ def decode(data: bytes, *, where: str, size: int = 0) -> np.ndarray:
     try:
         with Image.open(io.BytesIO(data)) as image:
             if size:
-                # A JPEG is decoded at 1/2, 1/4 or 1/8 where that leaves twice `size`: from 2000 x 1500 pixels to 32 in
-                # 5 ms and not 28. Pixels change by under 1 of 255 on average, by 2 where 8 does not divide the sides.
+                # A JPEG is decoded at 1/2, 1/4 or 1/8 of its size if that leaves twice `size`: from 2000 x 1500 pixels
+                # to 32 in 5 ms instead of 28. Pixels change by under 1 of 255 on average, by 2 if 8 does not divide the
+                # sides.
                 image.draft(None, (2 * size, 2 * size))
             rgb = _to_rgb(ImageOps.exif_transpose(image))
-    except Exception as error:  # Pillow's decoders raise whatever the damage makes them raise
+    except Exception as error:  # Pillow's decoders raise anything on damaged files
         raise DataError(f"{where}: not a readable image ({error}); replace or remove the file") from error
     return fit_to_square(np.asarray(rgb), size) if size else np.asarray(rgb)
 
@@ -96,9 +97,9 @@ def fit_to_square(image_HWC: np.ndarray, size: int) -> np.ndarray:
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode == "F":  # convert() takes them for 0 to 255, and most are 0 to 1: all black
-        raise ValueError("floating-point pixels, whose range is not known")
-    if image.mode.startswith("I"):  # 16 bits a pixel, which convert() would clip at 255
+    if image.mode == "F":  # convert() assumes 0 to 255, most files have 0 to 1
+        raise ValueError("floating-point pixels of unknown range")
+    if image.mode.startswith("I"):  # 16 bits per pixel, which convert() would clip at 255
         return Image.fromarray((np.asarray(image).clip(0, 65535) // 257).astype(np.uint8)).convert("RGB")
     if image.has_transparency_data:
         rgba = image.convert("RGBA")

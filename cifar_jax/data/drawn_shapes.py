@@ -1,7 +1,7 @@
-"""Ten classes of 32 x 32 color images that the program draws, for machines without data and a network.
+"""Ten classes of 32 x 32 color images that the program draws: the fallback data set.
 
-One shape a image, anywhere, of any size, angle and color, on a shaded background under spots and noise.
-No color, brightness or pixel tells the class: a linear model fails, and a convolutional one does not.
+One shape per image, of random position, size, angle and color, on a shaded background under spots and noise. No color,
+brightness or single pixel depends on the class, so a linear model fails and a convolutional one does not.
 """
 
 import numpy as np
@@ -17,8 +17,8 @@ SPOTS = 3
 def draw_shapes(*, train_size: int = TRAIN_SIZE, test_size: int = TEST_SIZE, seed: int = 0) -> Dataset:
     """Draws the data set; the same sizes and seed give the same images.
 
-    Labels go round: the classes are balanced, and a smaller data set is the first part of a larger one.
-    24,000 images take some seconds on one core.
+    Labels cycle through the classes, which are balanced; a smaller data set is the first part of a larger one. 24,000
+    images take some seconds on one core.
 
     Returns:
         Images uint8 (N, 32, 32, 3), labels int32 (N,).
@@ -28,13 +28,13 @@ def draw_shapes(*, train_size: int = TRAIN_SIZE, test_size: int = TEST_SIZE, see
 
 
 def _draw_split(size: int, *, seed: int, split: int) -> ImageSet:
-    labels_N = (np.arange(size) % len(SHAPES)).astype(np.int32)
+    labels_N = (np.arange(size) % len(SIGNED_DISTANCES)).astype(np.int32)
     images_NHWC = np.empty((size, PIXELS, PIXELS, 3), np.uint8)
     for chunk, start in enumerate(range(0, size, CHUNK)):
         stream = np.random.Generator(np.random.Philox(np.random.SeedSequence((seed, split, chunk))))
-        drawn_NHWC = _draw_chunk(np.arange(CHUNK) % len(SHAPES), stream)
+        drawn_NHWC = _draw_chunk(np.arange(CHUNK) % len(SIGNED_DISTANCES), stream)
         images_NHWC[start : start + CHUNK] = drawn_NHWC[: size - start]
-    return ImageSet(images_NHWC, labels_N, tuple(SHAPES))
+    return ImageSet(images_NHWC, labels_N, tuple(SIGNED_DISTANCES))
 
 
 def _draw_chunk(labels_N: np.ndarray, stream: np.random.Generator) -> np.ndarray:
@@ -88,7 +88,7 @@ def _distances(labels_N, x_HW, y_HW, center_N2, radius_N, angle_N) -> np.ndarray
     u_NHW = x_NHW * cos_N[:, None, None] + y_NHW * sin_N[:, None, None]
     v_NHW = y_NHW * cos_N[:, None, None] - x_NHW * sin_N[:, None, None]
     distance_NHW = np.empty_like(u_NHW)
-    for label, shape in enumerate(SHAPES.values()):
+    for label, shape in enumerate(SIGNED_DISTANCES.values()):
         of_label = labels_N == label
         distance_NHW[of_label] = shape(u_NHW[of_label], v_NHW[of_label])
     return distance_NHW * radius_N[:, None, None]
@@ -147,7 +147,7 @@ def _stripes(x, y):
     return np.maximum(bars, np.maximum(abs(x), abs(y)) - 0.78)
 
 
-SHAPES = {
+SIGNED_DISTANCES = {
     "disc": _disc,
     "ring": _ring,
     "square": _square,

@@ -16,17 +16,21 @@ CLASS_NAMES = "class_names.txt"
 Images = dict[tuple[str, ...], np.ndarray]  # by the parts of their path; uint8 (H, W, 3)
 
 
+def find(path: Path, *, name: str) -> Path | None:
+    return path if path.is_dir() or archives.is_archive(path) else None
+
+
 def read(path: Path, *, image_size: int) -> Dataset:
     """Decodes every image of an image folder or of a .tar, .tar.gz, .tar.xz or .zip of one.
 
-    One wrapping folder, hidden files and files that are no images are passed over. Splits: `train`, `test`
-    and `val` (or `valid`, `validation`) as they are; without `test`, `val` is the test split; with neither,
-    or with classes at the top, a stratified sixth is held out as test (see `splits.assemble`). Classes are in
-    the order of their sorted folder names. `class_names.txt` beside the split folders, lines of
-    'folder words', gives the names to print, if it covers every class.
+    One outer folder, hidden files and other files than images are ignored. Splits: `train`, `test` and `val` (or
+    `valid`, `validation`) as they are; without `test`, `val` is the test split; with neither, or with classes at the
+    top, a stratified sixth is held out for test (see `splits.assemble`). Classes are in the order of their sorted
+    folder names. `class_names.txt` beside the split folders, with lines 'folder words', gives the names to print if it
+    covers every class.
 
     Args:
-        image_size: pixels; images become this square, see `decode.decode`. 0: all must have one size.
+        image_size: pixels; images become this square, see `decode_image`. 0: all must have one size.
 
     Raises:
         DataError: a damaged archive, an unreadable image, a class folder without images, no training
@@ -52,7 +56,7 @@ def _decode_all(path: Path, *, image_size: int):
     folders: set[tuple[str, ...]] = set()
     texts: dict[tuple[str, ...], str] = {}
     first = None
-    for name, data in archives.members(path, wanted=(*decode.SUFFIXES, CLASS_NAMES)):
+    for name, data in archives.members(path, endings=(*decode.SUFFIXES, CLASS_NAMES)):
         parts = PurePosixPath(name).parts
         folders.update(parts[:depth] for depth in range(1, len(parts) + (data is None)))
         if data is None:
@@ -60,7 +64,7 @@ def _decode_all(path: Path, *, image_size: int):
         if parts[-1] == CLASS_NAMES:
             texts[parts] = data.decode("utf-8", "replace")
         elif name.lower().endswith(decode.SUFFIXES):
-            images[parts] = image = decode.decode(data, where=f"{path}/{name}", size=image_size)
+            images[parts] = image = decode.decode_image(data, where=f"{path}/{name}", size=image_size)
             first = first or (name, image.shape)
             if image.shape != first[1]:
                 raise UsageError(
@@ -68,7 +72,7 @@ def _decode_all(path: Path, *, image_size: int):
                     f"{_size(image.shape)} ({name}); set --config.data.image_size=N to resize them all"
                 )
     if not images:
-        raise DataError(f"{path}: holds no images; expected split/class/file, e.g. train/cat/0001.png")
+        raise DataError(f"{path}: contains no images; expected split/class/file, e.g. train/cat/0001.png")
     return images, folders, texts
 
 
@@ -77,7 +81,7 @@ def _size(shape: tuple[int, ...]) -> str:
 
 
 def _unwrapped(images: Images, folders: set, texts: dict):
-    """The same without the one folder that may lie around all splits or all classes."""
+    """The same without an outer folder that contains all splits or all classes."""
     top = {parts[0] for parts in images}
     if len(top) > 1 or TRAIN in top or min(len(parts) for parts in images) < 3:
         return images, folders, texts
@@ -89,7 +93,7 @@ def _unwrapped(images: Images, folders: set, texts: dict):
 
 
 def _splits(images: Images, folders: set, path: Path) -> dict[str, list]:
-    """For each split its (class folder, file, image), sorted: the archive's order does not matter."""
+    """For each split its (class folder, file, image), sorted, so that the order in an archive does not matter."""
     has_splits = any(parts[0] == TRAIN and len(parts) > 2 for parts in images)
     if not has_splits:
         images = {(TRAIN, *parts): image for parts, image in images.items()}
@@ -99,7 +103,7 @@ def _splits(images: Images, folders: set, path: Path) -> dict[str, list]:
         if parts[0] in (TRAIN, TEST, *VALIDATION) and len(parts) > 2:
             splits.setdefault(parts[0], []).append((parts[1], parts[2:], images.pop(parts)))
     if TRAIN not in splits:
-        raise DataError(f"{path}: images lie in no class folder; expected split/class/file or class/file")
+        raise DataError(f"{path}: no images in class folders; expected split/class/file or class/file")
     for split, entries in splits.items():
         filled = {name for name, _, _ in entries}
         for parts in sorted(folders):
@@ -110,12 +114,12 @@ def _splits(images: Images, folders: set, path: Path) -> dict[str, list]:
 
 
 def _class_names(class_folders: list[str], text: str) -> tuple[str, ...]:
-    """Names to print: the words of class_names.txt where it has all classes, else the folders' names."""
+    """Names to print: those of class_names.txt if it has all classes, else those of the folders."""
     words = dict(line.split(maxsplit=1) for line in text.splitlines() if len(line.split(maxsplit=1)) == 2)
     if not all(folder in words for folder in class_folders):
         return tuple(class_folders)
     names = [words[folder].strip() for folder in class_folders]
-    # two classes may share a word (the bird and the machine 'crane'): then the folder tells them apart
+    # two classes may share a name ('crane' is a bird and a machine)
     return tuple(
         f"{name} ({folder})" if names.count(name) > 1 else name
         for name, folder in zip(names, class_folders, strict=True)

@@ -6,17 +6,22 @@ from pathlib import Path
 
 import numpy as np
 
-from cifar_jax.data.dataset import Dataset, ImageSet
+from cifar_jax.data.dataset import Dataset, ImageSet, require_stored_size
 from cifar_jax.errors import DataError
 
 
-def read(path: Path) -> Dataset:
-    """Reads train and test, and validation (x_val, y_val or images_val, labels_val) where there is one.
+def find(path: Path, *, name: str) -> Path | None:
+    return path if path.suffix == ".npz" else None
+
+
+def read(path: Path, *, image_size: int) -> Dataset:
+    """Reads train and test, and validation (x_val, y_val or images_val, labels_val) if there is one.
 
     Images are uint8 (N, H, W, 3) RGB, labels integers (N,) or (N, 1) from 0; `class_names` is optional.
 
     Raises:
-        DataError: a damaged file, a missing key, or a wrong dtype or shape; names key, got and expected.
+        DataError: a damaged file, a missing key, or a wrong dtype or shape.
+        UsageError: `image_size` is not that of the images.
     """
     try:
         with open(path, "rb") as file, np.load(file, allow_pickle=False) as members:
@@ -38,7 +43,7 @@ def read(path: Path) -> Dataset:
         )
         for split in splits
     ]
-    return Dataset(path.stem, str(path), *sets)
+    return require_stored_size(Dataset(path.stem, str(path), *sets), image_size)
 
 
 def _images(arrays: dict, key: str, shape: tuple[int, ...], path: Path) -> np.ndarray:
@@ -68,7 +73,7 @@ def _class_names(arrays: dict, labels_key: str, path: Path) -> tuple[str, ...]:
             raise DataError(_wrong(path, labels_key, labels, "integers (N,)"))
         return tuple(str(label) for label in range(int(labels.max()) + 1))
     if arrays["class_names"].dtype.kind != "U" or arrays["class_names"].ndim != 1:
-        raise DataError(_wrong(path, "class_names", arrays["class_names"], "strings (C,)"))
+        raise DataError(_wrong(path, "class_names", arrays["class_names"], "strings (K,)"))
     return tuple(arrays["class_names"].tolist())
 
 

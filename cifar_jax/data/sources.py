@@ -1,13 +1,15 @@
-"""The one way in: from `config.data` to a `Dataset`."""
+"""From `config.data` to a `Dataset`."""
 
 import dataclasses
+import functools
 import os
 import sys
 from pathlib import Path
+from typing import Protocol
 
 from ml_collections import ConfigDict
 
-from cifar_jax.data import archives, cifar_archive, drawn_shapes, image_folder, npz, tfds
+from cifar_jax.data import cifar_archive, drawn_shapes, image_folder, npz, tfds
 from cifar_jax.data.cache import cached
 from cifar_jax.data.dataset import Dataset
 from cifar_jax.data.splits import stratified_subset
@@ -19,12 +21,24 @@ CLASSES = {"cifar10": 10, "cifar100": 100}
 NAMES = (*TITLES, "shapes", "folder")
 
 
+class Reader(Protocol):
+    """A module that reads one kind of data set."""
+
+    def find(self, path: Path, *, name: str) -> Path | None:
+        """The file or folder to read in or at `path`, or None if it is of another kind; `name` is data.name."""
+
+    def read(self, path: Path, *, image_size: int) -> Dataset:
+        """Reads what `find` returned; `image_size` is data.image_size, 0 = as stored."""
+
+
+READERS: tuple[Reader, ...] = (tfds, npz, cifar_archive, image_folder)  # the first that finds its kind reads it
+
+
 def load(data_config: ConfigDict, *, allow_fallback: bool) -> Dataset:
     """Finds and reads the data set that `config.data` names.
 
-    In this order: data.dir; $CIFAR_JAX_DATA; TFDS's own directory; a download from Toronto, prepared as TFDS
-    does; and, where `allow_fallback` and data.fallback is 'shapes', the shapes that the program draws, with a
-    warning. A data.name of 'shapes' is drawn without a search. A path that is set is used or is an error.
+    In this order: data.dir; $CIFAR_JAX_DATA; TFDS's own directory; a download; and, with `allow_fallback` and
+    data.fallback='shapes', the drawn shapes, with a warning. A path that is set is used or is an error.
 
     Args:
         data_config: its name, dir, fallback, image_size and limit are read.
@@ -35,28 +49,27 @@ def load(data_config: ConfigDict, *, allow_fallback: bool) -> Dataset:
 
     Raises:
         UsageError: a path that does not exist, or a key that does not fit the data.
-        DataError: data that cannot be had or cannot be read; the message names the file.
+        DataError: data that is missing, damaged or of another kind; the message names the file.
     """
     name, limit = data_config.name, data_config.limit
-    path = _given_path(data_config)
+    path = _configured_path(data_config)
     if name == "shapes":
-        return _drawn(limit)
+        return _draw(limit)
     if path is None:
         try:
-            installed = tfds.find(tfds.default_data_dir(), name=name)
-            path = installed or tfds.download_and_prepare(name)
+            path = tfds.find(tfds.default_data_dir(), name=name) or tfds.download_and_prepare(name)
         except tfds.Unavailable as error:
             if allow_fallback and data_config.fallback == "shapes":
-                warn_of_fallback(name, cause=str(error))
-                return dataclasses.replace(_drawn(limit), name=f"shapes (stand-in for {name})", is_fallback=True)
-            ways = "; ".join(_ways(name))
-            raise DataError(f"{name} is not here and cannot be downloaded ({error}): {ways}") from error
+                _warn_of_fallback(name, cause=str(error))
+                return dataclasses.replace(_draw(limit), name=f"shapes (stand-in for {name})", is_fallback=True)
+            options = "; ".join(_ways_to_get(name))
+            raise DataError(f"{name} was not found and cannot be downloaded ({error}): {options}") from error
     dataset = _named(read(path, name=name, image_size=data_config.image_size), name, path)
     return _limited(dataset, limit) if limit else dataset
 
 
-def _given_path(data_config: ConfigDict) -> Path | None:
-    """The path that the user set, if any, and checks that it fits the name."""
+def _configured_path(data_config: ConfigDict) -> Path | None:
+    """The path that the user has set, if any."""
     name = data_config.name
     if name not in NAMES:
         raise UsageError(f"--config.data.name={name}: unknown; one of {', '.join(NAMES)}")
@@ -75,36 +88,21 @@ def _given_path(data_config: ConfigDict) -> Path | None:
     if not os.path.exists(path):
         raise UsageError(f"{key}={text}: no such file or directory; correct the path or leave it out")
     if not os.access(path, os.R_OK):
-        raise UsageError(f"{key}={text}: may not be read; change its permissions or choose another path")
+        raise UsageError(f"{key}={text}: cannot be read; change its permissions or choose another path")
     return path.resolve()
 
 
 def read(path: Path, *, name: str, image_size: int) -> Dataset:
-    """Reads whatever lies at `path`, told by looking at it; from the cache where reading takes its time."""
-    if found := tfds.find(path, name=name):
-        return cached(found, image_size=image_size, read=lambda: tfds.read(found, image_size=image_size))
-    if path.suffix == ".npz":
-        return _as_stored(npz.read(path), image_size)
-    if not path.is_dir() and not archives.is_archive(path):
-        raise DataError(f"{path}: neither .npz, .tar, .tar.gz, .tar.xz nor .zip; wrong path, or damaged")
-    if found := cifar_archive.find(path, name=name):
-        dataset = cached(found[0], image_size=0, read=lambda: cifar_archive.read(*found))
-        return _as_stored(dataset, image_size)
-    return cached(path, image_size=image_size, read=lambda: image_folder.read(path, image_size=image_size))
-
-
-def _as_stored(dataset: Dataset, image_size: int) -> Dataset:
-    height, width = dataset.train.images_NHWC.shape[1:3]
-    if image_size and (height, width) != (image_size, image_size):
-        raise UsageError(
-            f"{dataset.source}: arrays of {width}x{height} pixels; --config.data.image_size is for image "
-            f"files, use --config.model.image_size={image_size}"
-        )
-    return dataset
+    """Reads a data set of any kind, from the cache if it has been read before."""
+    for reader in READERS:
+        if location := reader.find(path, name=name):
+            read_location = functools.partial(reader.read, location, image_size=image_size)
+            return cached(location, image_size=image_size, read=read_location)
+    raise DataError(f"{path}: neither .npz, .tar, .tar.gz, .tar.xz nor .zip; wrong path, or damaged")
 
 
 def _named(dataset: Dataset, name: str, path: Path) -> Dataset:
-    """The name to print: the file stands beside 'CIFAR-10' where it is not known to be the published data."""
+    """With the name to print: 'CIFAR-10', and the file's name beside it unless it is known to be the published data."""
     dataset = dataclasses.replace(dataset, source=str(path))
     if name not in TITLES:
         return dataset
@@ -125,37 +123,33 @@ def _limited(dataset: Dataset, limit: int) -> Dataset:
     return dataclasses.replace(dataset, train=train, test=test, validation=validation)
 
 
-def _drawn(limit: int) -> Dataset:
-    """The shapes; any first part of them is stratified, so that a limit saves the drawing of the rest."""
-    most = limit or drawn_shapes.TRAIN_SIZE
-    return drawn_shapes.draw_shapes(
-        train_size=min(most, drawn_shapes.TRAIN_SIZE), test_size=min(most, drawn_shapes.TEST_SIZE)
-    )
+def _draw(limit: int) -> Dataset:
+    """The drawn shapes; with a limit only the first ones are drawn, which are stratified too."""
+    sizes = drawn_shapes.TRAIN_SIZE, drawn_shapes.TEST_SIZE
+    train_size, test_size = (min(limit or size, size) for size in sizes)
+    return drawn_shapes.draw_shapes(train_size=train_size, test_size=test_size)
 
 
-def _ways(name: str) -> tuple[str, ...]:
-    """How to get the real data."""
+def _ways_to_get(name: str) -> tuple[str, ...]:
     return (
-        f"put {tfds.VERSIONS[name].archive} (University of Toronto) anywhere and set "
-        f"--config.data.dir or {VARIABLE} to it",
+        f"download {tfds.VERSIONS[name].archive} (University of Toronto) and set --config.data.dir or {VARIABLE} to it",
         f"or to a TFDS directory with {name}",
         "or to an image folder (split/class/file), a .tar, .tar.gz, .tar.xz or .zip of one, or an .npz",
     )
 
 
-def warn_of_fallback(name: str, *, cause: str) -> None:
-    """Prints to stderr that shapes stand in for `name`, and why, and how to get the real data."""
+def _warn_of_fallback(name: str, *, cause: str) -> None:
     rule = "!" * 100
     lines = (
         rule,
-        f"WARNING: {name} IS NOT HERE. THIS RUN TRAINS ON DRAWN SHAPES INSTEAD.",
+        f"WARNING: {name} WAS NOT FOUND. THIS RUN TRAINS ON THE FALLBACK DATA SET, DRAWN SHAPES.",
         "",
         f"What happened:  neither --config.data.dir nor {VARIABLE} is set, {tfds.default_data_dir()}",
         f"                has no {name}, and it cannot be downloaded: {cause}",
         f"What it means:  every figure, table and file of this run is about 'shapes (stand-in for {name})',",
         f"                10 classes of images that the program draws. None of them is about {name}.",
-        "Real data:      " + "\n                ".join(_ways(name)),
-        "To have an error instead of this warning: --config.data.fallback=",
+        "Real data:      " + "\n                ".join(_ways_to_get(name)),
+        "To get an error instead of this warning: --config.data.fallback=",
         rule,
     )
     print("", *lines, "", sep="\n", file=sys.stderr, flush=True)

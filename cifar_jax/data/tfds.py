@@ -52,7 +52,7 @@ def read(path: Path, *, image_size: int) -> Dataset:
     Splits as for image folders: without `test`, `validation` is the test split.
 
     Args:
-        image_size: pixels; images become this square, see `decode.decode`. 0: all must have one size.
+        image_size: pixels; images become this square, see `decode_image`. 0: all must have one size.
 
     Raises:
         DataError: stored as TFRecord (only TensorFlow reads that), other features, or damaged.
@@ -68,10 +68,10 @@ def read(path: Path, *, image_size: int) -> Dataset:
     try:
         builder = tfds.builder_from_directory(path)
         features, splits = builder.info.features, tuple(builder.info.splits)
-    except Exception as error:  # whatever json, protobuf or tfds make of a damaged file
+    except Exception as error:  # json, protobuf and tfds raise anything on damaged files
         raise DataError(f"{path}: damaged TFDS directory ({one_line(error)}); prepare it again") from error
     if not {"image", "label"} <= set(features) or "train" not in splits:
-        raise DataError(f"{path}: features {', '.join(features)}; expected image and label and a train split")
+        raise DataError(f"{path}: features {', '.join(features)}; expected image, label and a split train")
     class_names = tuple(features["label"].names)
     sets = {
         split: _read_split(builder, split, class_names, image_size=image_size, where=f"{path}: {split}")
@@ -95,11 +95,11 @@ def _read_split(builder, split: str, class_names: tuple[str, ...], *, image_size
         source = builder.as_data_source(split, decoders={"image": tfds.decode.SkipDecoding()})
         for start in range(0, len(source), CHUNK):
             for record in source.__getitems__(range(start, min(start + CHUNK, len(source)))):
-                images.append(decode.decode(record["image"], where=where, size=image_size))
+                images.append(decode.decode_image(record["image"], where=where, size=image_size))
                 labels.append(record["label"])
     except DataError:
         raise
-    except Exception as error:  # array_record's C++ reader has no exception of its own
+    except Exception as error:  # array_record's C++ reader has no exception type
         raise DataError(f"{where}: damaged ({one_line(error)}); prepare it again") from error
     if len({image.shape for image in images}) > 1:
         raise UsageError(f"{where}: images of different sizes; set --config.data.image_size=N")
@@ -122,7 +122,7 @@ def download_and_prepare(name: str) -> Path:
 
 
 def prepare(name: str, *, archive: Path, data_dir: Path) -> Path:
-    """Writes `archive` (any Toronto version of `name`) as TFDS's own data set `name`, as ArrayRecord.
+    """Writes `archive` (any published version of `name`) as TFDS's own data set `name`, as ArrayRecord.
 
     The stock `tfds.data_source(name, data_dir=data_dir, download=False)` reads the result. The stock builder
     needs TensorFlow to unpack, to read the files and to encode PNG; the subclass replaces the two methods
@@ -131,10 +131,10 @@ def prepare(name: str, *, archive: Path, data_dir: Path) -> Path:
     import tensorflow_datasets as tfds
 
     stock = tfds.builder_cls(name)
-    found = cifar_archive.find(archive, name=name)
-    if found is None:
-        raise DataError(f"{archive}: no CIFAR archive from Toronto; fetch {URL}{VERSIONS[name].archive}")
-    contents = cifar_archive.read_contents(*found)
+    location = cifar_archive.find(archive, name=name)
+    if location is None:
+        raise DataError(f"{archive}: not a published CIFAR archive; fetch {URL}{VERSIONS[name].archive}")
+    contents = cifar_archive.read_contents(location, cifar_archive.version_of(location))
 
     class WithoutTensorFlow(stock, skip_registration=True):
         name = stock.name
@@ -156,9 +156,9 @@ def prepare(name: str, *, archive: Path, data_dir: Path) -> Path:
     if not sys.stderr.isatty():
         tfds.disable_progress_bar()
     builder = WithoutTensorFlow(data_dir=data_dir, file_format="array_record")
-    # Not the default mode, which takes any directory in the place, even an empty one, for the prepared data.
-    again = tfds.download.DownloadConfig(download_mode=tfds.GenerateMode.REUSE_CACHE_IF_EXISTS)
-    builder.download_and_prepare(download_config=again)
+    # The default mode takes any existing directory, even an empty one, for the prepared data.
+    rebuild = tfds.download.DownloadConfig(download_mode=tfds.GenerateMode.REUSE_CACHE_IF_EXISTS)
+    builder.download_and_prepare(download_config=rebuild)
     return Path(builder.data_dir)
 
 

@@ -72,7 +72,7 @@ def predict(
         DataError: an image that cannot be read, or no checkpoint that is whole.
     """
     if not isinstance(images, np.ndarray):
-        images = decode.find([str(images)] if isinstance(images, str | Path) else list(map(str, images)))
+        images = decode.find_image_files([str(images)] if isinstance(images, str | Path) else list(map(str, images)))
     elif images.dtype != np.uint8 or images.ndim != 4 or images.shape[-1] != 3:
         raise UsageError(f"images: {images.dtype} {images.shape}; expected uint8 (N, H, W, 3), RGB")
     start_devices(workdir)
@@ -138,7 +138,7 @@ class Predictor:
         if isinstance(image, np.ndarray):
             return decode.fit_to_square(image, self._stored_size)
         try:
-            return decode.read(image, size=self._stored_size)
+            return decode.read_image(image, size=self._stored_size)
         except DataError as error:
             logging.warning("%s", error)
             self.errors.append(str(error))

@@ -26,27 +26,6 @@ def resize(images_NHWC: jax.Array, *, size: int, method: str = "bicubic", antial
     return _resample(images_NHWC, rows_OH, columns_PW)
 
 
-def resize_and_center_crop(
-    images_NHWC: jax.Array, *, size: int, crop_fraction: float, method: str = "bicubic", antialias: bool = True
-) -> jax.Array:
-    """The middle `size` x `size` pixels of images whose short side is resized to round(size / crop_fraction).
-
-    As torchvision's Resize and CenterCrop (224 and 0.875: 256, then 224), but only what is kept is computed.
-
-    Returns:
-        float32 (N, size, size, C), as `resize`.
-    """
-    _, height, width, _ = images_NHWC.shape
-    short = round(size / crop_fraction)
-
-    def weights(in_size):
-        out_size = int(short * in_size / min(height, width))
-        outputs_O = round((out_size - size) / 2) + jnp.arange(size)
-        return resampling_weights(outputs_O, out_size=out_size, in_size=in_size, method=method, antialias=antialias)
-
-    return _resample(images_NHWC, weights(height), weights(width))
-
-
 def resampling_weights(
     outputs_O: jax.Array, *, out_size: int, in_size: int, method: str, antialias: bool = True, start=0, length=None
 ) -> jax.Array:

@@ -38,7 +38,7 @@ def test_archives_and_directories_hold_the_same(folder, archive):
 
 
 def test_only_wanted_files_are_read(archive):
-    found = dict(members(archive, wanted=(".txt",)))
+    found = dict(members(archive, endings=(".txt",)))
     assert found["b.txt"] == b"b" and found["a/3.png"] == b""
 
 

@@ -5,7 +5,7 @@ from sklearn.neighbors import KNeighborsClassifier
 from sklearn.preprocessing import StandardScaler
 
 from cifar_jax.data import drawn_shapes
-from cifar_jax.data.drawn_shapes import SHAPES, draw_shapes
+from cifar_jax.data.drawn_shapes import SIGNED_DISTANCES, draw_shapes
 
 
 @pytest.fixture(scope="module")
@@ -15,7 +15,7 @@ def drawn():
 
 def test_record_is_as_promised(drawn):
     assert drawn.name == "shapes" and not drawn.is_fallback
-    assert drawn.class_names == tuple(SHAPES) and len(SHAPES) == 10
+    assert drawn.class_names == tuple(SIGNED_DISTANCES) and len(SIGNED_DISTANCES) == 10
     for images, size in ((drawn.train, 3000), (drawn.test, 1000)):
         assert images.images_NHWC.shape == (size, 32, 32, 3) and images.images_NHWC.dtype == np.uint8
         assert images.labels_N.dtype == np.int32
@@ -62,7 +62,7 @@ def test_brightness_and_colors_use_the_whole_range(drawn):
 
 def _inside(name, *, size=400):
     y, x = np.mgrid[-1.2 : 1.2 : size * 1j, -1.2 : 1.2 : size * 1j]
-    return SHAPES[name](x, y) < 0
+    return SIGNED_DISTANCES[name](x, y) < 0
 
 
 @pytest.mark.parametrize(
@@ -91,7 +91,7 @@ def test_crescent_is_a_disc_without_another_disc():
 
 def test_every_shape_stays_in_its_circle():
     y, x = np.mgrid[-3:3:200j, -3:3:200j]
-    for shape in SHAPES.values():
+    for shape in SIGNED_DISTANCES.values():
         assert np.hypot(x, y)[shape(x, y) < 0].max() < 1.12
 
 

@@ -138,7 +138,7 @@ def test_class_that_only_the_test_split_has_is_an_error(tmp_path, write_images):
 
 
 def test_folder_without_images_or_without_classes_is_an_error(tmp_path, write_images):
-    with pytest.raises(DataError, match="holds no images"):
+    with pytest.raises(DataError, match="contains no images"):
         _read(tmp_path)
     Image.new("RGB", (4, 4)).save(tmp_path / "a.png")
     with pytest.raises(DataError, match="no class folder"):

@@ -70,7 +70,7 @@ def test_every_kind_of_path_is_recognized(tmp_path, cifar, ten_classes):
 
 def test_second_load_comes_from_the_cache(ten_classes, monkeypatch):
     first = _load(name="cifar10", dir=str(ten_classes))
-    monkeypatch.setattr(sources.folder, "read", None)
+    monkeypatch.setattr(sources.image_folder, "read", lambda path, *, image_size: pytest.fail("read again"))
     again = _load(name="cifar10", dir=str(ten_classes))
     assert (again.name, again.source) == (first.name, first.source)
     assert again.train.fingerprint == first.train.fingerprint

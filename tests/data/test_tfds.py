@@ -154,7 +154,7 @@ def test_damaged_directories_are_errors_that_name_them(prepared, tmp_path):
 
 def test_images_of_several_sizes_need_an_image_size(prepared, monkeypatch):
     sizes = iter(range(1, 10**6))
-    monkeypatch.setattr(tfds.decode, "decode", lambda *_, **__: np.zeros((next(sizes), 2, 3), np.uint8))
+    monkeypatch.setattr(tfds.decode, "decode_image", lambda *_, **__: np.zeros((next(sizes), 2, 3), np.uint8))
     with pytest.raises(UsageError, match="image_size=N"):
         tfds.read(prepared[2], image_size=0)
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cifar_jax.preprocessing.resize import resampling_weights, resize, resize_and_center_crop
+from cifar_jax.preprocessing.resize import resampling_weights, resize
 
 RESAMPLING = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
 TOLERANCE = 1e-3  # of pixel values 0..255
@@ -53,27 +53,6 @@ def test_without_antialiasing_a_pixel_sees_two_neighbors():
     whole = images(64, 64).astype(np.float64)  # the center of output pixel i lies between 4 i + 1 and 4 i + 2
     rows = (whole[:, 1::4] + whole[:, 2::4]) / 2
     np.testing.assert_allclose(found, (rows[:, :, 1::4] + rows[:, :, 2::4]) / 2, atol=TOLERANCE)
-
-
-@pytest.mark.parametrize("method", RESAMPLING)
-@pytest.mark.parametrize(
-    ("size", "fraction", "shape"), [(224, 0.875, (32, 32)), (48, 0.95, (64, 64)), (21, 0.8, (30, 50))]
-)
-def test_the_center_crop_is_cut_from_the_whole_resized_image(size, fraction, shape, method):
-    images_NHWC = images(*shape)
-    short = round(size / fraction)
-    height, width = (int(short * side / min(shape)) for side in shape)
-    top, left = round((height - size) / 2), round((width - size) / 2)
-    whole = by_pillow(images_NHWC, height, width, method)
-    crop = functools.partial(resize_and_center_crop, size=size, crop_fraction=fraction, method=method)
-    found = jax.jit(crop)(images_NHWC)
-    np.testing.assert_allclose(found, whole[:, top : top + size, left : left + size], atol=TOLERANCE)
-
-
-def test_a_crop_of_everything_is_a_resize():
-    images_NHWC = images(32, 32)
-    found = resize_and_center_crop(images_NHWC, size=64, crop_fraction=1.0)
-    np.testing.assert_array_equal(found, resize(images_NHWC, size=64))
 
 
 @pytest.mark.parametrize("method", RESAMPLING)
