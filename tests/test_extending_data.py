@@ -14,7 +14,7 @@ import numpy as np
 ROOT = Path(__file__).parents[1]
 LOAD = """
 import numpy as np
-from cifar_jax.config.schema import default_config
+from cifar_jax.config import default_config
 from cifar_jax.data import load
 config = default_config().data
 config.name, config.dir, config.limit = "folder", "fashion", 20

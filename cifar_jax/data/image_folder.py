@@ -103,7 +103,7 @@ def _splits(images: Images, folders: set, path: Path) -> dict[str, list]:
         if parts[0] in (TRAIN, TEST, *VALIDATION) and len(parts) > 2:
             splits.setdefault(parts[0], []).append((parts[1], parts[2:], images.pop(parts)))
     if TRAIN not in splits:
-        raise DataError(f"{path}: no images in class folders; expected split/class/file or class/file")
+        raise DataError(f"{path}: no class folder with images; expected split/class/file or class/file")
     for split, entries in splits.items():
         filled = {name for name, _, _ in entries}
         for parts in sorted(folders):
