@@ -37,8 +37,9 @@ class Ours:
         import optax
 
         from cifar_jax.devices import DATA_AXIS, REPLICATED, SHARDED, make_mesh, split_over_devices
-        from cifar_jax.models import initial
+        from cifar_jax.models.classifier import abstract_variables
         from cifar_jax.models.resnet import VARIANTS, ResNet
+        from cifar_jax.models.resnet_init import fill
 
         model = ResNet(num_classes=CLASSES, **VARIANTS["v1"])
         optimizer = optax.sgd(LEARNING_RATE, MOMENTUM, nesterov=True)
@@ -59,9 +60,7 @@ class Ours:
         on_mesh = split_over_devices(step, make_mesh(1), in_specs=in_specs, out_specs=REPLICATED)
         self.step = jax.jit(on_mesh, donate_argnums=(0, 1, 2))
         self.apply = jax.jit(functools.partial(model.apply, train=False))
-        initialize = functools.partial(model.init, train=False)
-        abstract = jax.eval_shape(initialize, jax.random.key(0), np.zeros((1, 32, 32, 3), np.float32))
-        self.variables = jax.device_put(initial.fill(abstract, seed=0))
+        self.variables = jax.device_put(fill(abstract_variables(model, 32), seed=0))
         params, batch_stats = jax.tree.map(np.array, (self.variables["params"], self.variables["batch_stats"]))
         self.state = params, batch_stats, optimizer.init(params)
         self.description = {

@@ -1,25 +1,23 @@
-"""What a configuration means: data, model and preprocessing, put together. Training and evaluation start here."""
+"""A configuration with its data, preprocessing and model. Training and evaluation start here."""
 
 import dataclasses
-import functools
 import logging
 
 import jax
-import jax.numpy as jnp
 import numpy as np
+from flax.traverse_util import flatten_dict
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from cifar_jax import devices, models, pretrained
 from cifar_jax.data import Dataset, ImageSet, load, split_train_validation
 from cifar_jax.errors import UsageError
-from cifar_jax.models.cnn import CNN
-from cifar_jax.models.freezing import frozen_layers
-from cifar_jax.models.resnet import ResNet
+from cifar_jax.models import freezing
+from cifar_jax.models.classifier import Classifier, abstract_variables
 from cifar_jax.preprocessing.preprocess import Preprocessing, channel_statistics
 from cifar_jax.pretrained import Backbone
 
-# On the stand-in, training is cut to this many epochs: about three minutes on two cores.
+# On the fallback data set, training is cut to this many epochs: about three minutes on two cores.
 FALLBACK_EPOCHS = 4
 
 
@@ -28,17 +26,17 @@ class Experiment:
     """A configuration with its data, model and devices.
 
     Attributes:
-        config: resolved: on a stand-in with fewer epochs than asked for.
+        config: resolved; with fewer epochs on the fallback data set.
         dataset: with its validation images split off.
-        backbone: the pretrained weights that the model starts from; without the weights, where a checkpoint has them.
-        features: what a frozen backbone made of a split, float32 (N, C), as far as it is computed.
+        backbone: the pretrained weights that the model starts from; its trees are empty if a checkpoint has them.
+        features: of a frozen backbone, for the splits computed so far, float32 (N, C).
     """
 
     config: ConfigDict
     mesh: Mesh
     dataset: Dataset
     preprocessing: Preprocessing
-    model: CNN | ResNet
+    model: Classifier
     backbone: Backbone | None = None
     features: dict[str, np.ndarray] = dataclasses.field(default_factory=dict, compare=False)
 
@@ -57,7 +55,7 @@ class Experiment:
 
     @property
     def data_description(self) -> dict:
-        """What identifies the data in config.json, checkpoints and results: two runs are alike where this is."""
+        """What identifies the data in config.json, checkpoints and results; equal for the same data."""
         return {
             "name": self.dataset.name,
             "is_fallback": self.dataset.is_fallback,
@@ -68,32 +66,36 @@ class Experiment:
         }
 
     def logits(self, variables: dict, images_NHWC: jax.Array) -> jax.Array:
-        """float32 (N, K), of uint8 images, as in evaluation."""
+        """float32 (N, K), of uint8 images as stored, in evaluation."""
         return self.model.apply(variables, self.preprocessing(images_NHWC), train=False)
 
-    def sample_input(self) -> jax.Array:
-        size = self.preprocessing.image_size
-        return jnp.zeros((1, size, size, 3))
-
-    @functools.cached_property
+    @property
     def abstract_variables(self) -> dict:
         """Shapes and dtypes of params and batch_stats; nothing is computed."""
-        return jax.eval_shape(lambda: self.model.init(jax.random.key(0), self.sample_input(), train=False))
+        return abstract_variables(self.model, self.preprocessing.image_size)
+
+    @property
+    def frozen_norms(self) -> tuple[str, ...]:
+        """Paths of the norms that keep their running statistics in training."""
+        if not self.config.model.freeze_statistics:
+            return ()
+        return freezing.frozen_norms(self.config.optimizer.rules, self.abstract_variables)
 
 
 def build(config: ConfigDict, *, allow_fallback: bool) -> Experiment:
     """Loads the data and the pretrained weights that `config` names and builds the model for them.
 
     Raises:
-        UsageError: a path or key that does not fit the data, or images that are not square.
-        DataError: data or weights that cannot be had or read.
+        UsageError: an unknown model, a path or key that does not fit the data, or images that are not square.
+        DataError: data or weights that cannot be found or read.
     """
+    models.find(config.model)
     backbone = pretrained.load(config.model.pretrained) if config.model.pretrained else None
     return assemble(config, load(config.data, allow_fallback=allow_fallback), backbone)
 
 
 def assemble(config: ConfigDict, dataset: Dataset, backbone: Backbone | None = None) -> Experiment:
-    """As `build`, of a data set and weights that are loaded already."""
+    """As `build`, from a data set and weights that are already loaded."""
     if dataset.is_fallback:
         config = config.copy_and_resolve_references()
         config.train.epochs = min(config.train.epochs, FALLBACK_EPOCHS)
@@ -102,7 +104,7 @@ def assemble(config: ConfigDict, dataset: Dataset, backbone: Backbone | None = N
     height, width = dataset.train.images_NHWC.shape[1:3]
     if height != width:
         raise UsageError(f"images of {width}x{height} pixels: set --config.data.image_size=N to make them square")
-    _require_fitting_keys(config, pixels=height)
+    _require_fitting_sizes(config, stored_size=height)
     experiment = Experiment(
         config=config,
         mesh=devices.make_mesh(config.mesh.devices),
@@ -116,62 +118,46 @@ def assemble(config: ConfigDict, dataset: Dataset, backbone: Backbone | None = N
         ),
         backbone=backbone,
     )
-    return _with_frozen_norms(experiment)
+    if config.train.cached_features:
+        _require_frozen_backbone(experiment)
+    return experiment
 
 
-def _require_fitting_keys(config: ConfigDict, *, pixels: int) -> None:
-    """Refuses keys that do not fit the model or images of `pixels` x `pixels`; see also config/rules.py."""
-    for key, side in (("crop_padding", pixels), ("cutout", config.model.image_size or pixels)):
-        if config.augment[key] >= side:
+def _require_fitting_sizes(config: ConfigDict, *, stored_size: int) -> None:
+    """Refuses keys that do not fit images of `stored_size` pixels; see config/rules.py for other rules."""
+    for key, size in (("crop_padding", stored_size), ("cutout", config.model.image_size or stored_size)):
+        if config.augment[key] >= size:
             raise UsageError(
-                f"--config.augment.{key}={config.augment[key]}: must be below the {side} pixels of a image's side"
+                f"--config.augment.{key}={config.augment[key]}: must be below {size}, the image size in pixels"
             )
-    if config.model.name != "resnet" and config.model.pretrained:
-        raise UsageError(
-            f"--config.model.pretrained={config.model.pretrained} is for ResNets: set --config.model.name=resnet"
-        )
-    if config.train.cached_features and config.model.name != "resnet":
-        raise UsageError("--config.train.cached_features is for ResNets: set --config.model.name=resnet")
 
 
-def _preprocessing(model_config, images: ImageSet, backbone: Backbone | None) -> Preprocessing:
-    """What the weights were trained on; without pretrained weights, the statistics of the training images."""
-    image_size = model_config.image_size or images.images_NHWC.shape[1]
-    if backbone is None:
-        mean, std = channel_statistics(images)
-        return Preprocessing(tuple(mean), tuple(std), image_size)
-    wanted = backbone.preprocessing
-    return Preprocessing(
-        tuple(model_config.input_mean) or wanted.mean,
-        tuple(model_config.input_std) or wanted.std,
-        image_size,
-        wanted.resize_method,
-    )
-
-
-def _with_frozen_norms(experiment: Experiment) -> Experiment:
-    """A frozen BatchNorm keeps its running statistics too: without this, training on would change the network."""
-    rules = experiment.config.optimizer.rules
-    if experiment.config.model.name != "resnet":
-        return experiment
-    frozen = frozen_layers(rules, experiment.abstract_variables["params"])
-    if experiment.config.train.cached_features and {layer.split("/")[0] for layer in frozen} != set(
-        experiment.abstract_variables["params"]
-    ) - {"head"}:
+def _require_frozen_backbone(experiment: Experiment) -> None:
+    multipliers = freezing.multipliers(experiment.config.optimizer.rules, experiment.abstract_variables["params"])
+    if {path[0] for path, multiplier in flatten_dict(multipliers).items() if multiplier} != {"head"}:
         raise UsageError(
             "--config.train.cached_features: all but the head must be frozen; "
             "set config.optimizer.rules to (('head/', 1.0), ('.*', 0.0))"
         )
-    if not experiment.config.model.freeze_statistics:
-        return experiment
-    norms = tuple(layer for layer in frozen if "norm" in layer.split("/")[-1])
-    if not norms:  # `experiment` keeps its `abstract_variables`: tracing a ResNet-50 takes 0.7 s
-        return experiment
-    return dataclasses.replace(experiment, model=experiment.model.clone(frozen_norms=norms))
+
+
+def _preprocessing(model_config, images: ImageSet, backbone: Backbone | None) -> Preprocessing:
+    """That of the pretrained weights; without them, with the statistics of the training images."""
+    image_size = model_config.image_size or images.images_NHWC.shape[1]
+    if backbone is None:
+        mean, std = channel_statistics(images)
+        return Preprocessing(tuple(mean), tuple(std), image_size)
+    published = backbone.preprocessing
+    return Preprocessing(
+        tuple(model_config.input_mean) or published.mean,
+        tuple(model_config.input_std) or published.std,
+        image_size,
+        published.resize_method,
+    )
 
 
 def _with_validation(dataset: Dataset, data_config) -> Dataset:
-    """Validation images as the source has them, else split off from the training images by the seed."""
+    """With the source's own validation images, or else with some of its training images, chosen by the seed."""
     if dataset.validation is None:
         train_indices, validation_indices = split_train_validation(
             dataset.train.labels_N, fraction=data_config.validation_fraction, seed=data_config.split_seed
@@ -184,10 +170,10 @@ def _with_validation(dataset: Dataset, data_config) -> Dataset:
 
 
 def require_divisible(experiment: Experiment) -> None:
-    """Checks that the devices can share out the batches of training; evaluation fills its own up.
+    """Checks that training batches divide evenly over the devices; evaluation pads its batches.
 
     Raises:
-        UsageError: naming the batch size and what would do.
+        UsageError: naming the batch size and a fix.
     """
     batch_size, devices = experiment.config.train.batch_size, experiment.mesh.size
     if batch_size % devices:
@@ -208,10 +194,11 @@ def require_divisible(experiment: Experiment) -> None:
 
 
 def without_data(config: ConfigDict) -> Experiment:
-    """As `build`, with blank images in place of CIFAR or shapes: what a run would be, before there are data.
+    """As `build`, with blank images instead of those of CIFAR or shapes.
 
-    An image folder is read all the same, since nothing else tells its size and classes.
+    An image folder is still read, because its size and classes are unknown.
     """
+    models.find(config.model)
     sizes = {
         "cifar10": (50_000, 10_000, 10),
         "cifar100": (50_000, 10_000, 100),

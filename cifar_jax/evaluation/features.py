@@ -1,4 +1,4 @@
-"""Features of a frozen backbone, computed once: each image passes it a single time, whatever the epochs."""
+"""Features of a frozen backbone: computed once for each image, then reused in every epoch."""
 
 import jax
 import numpy as np
@@ -11,10 +11,10 @@ from cifar_jax.experiment import Experiment
 
 
 def place_features(experiment: Experiment, split: str, variables: dict) -> DeviceSplit:
-    """A split on the devices with features, float32 (N, C), in the place of its images.
+    """A split on the devices, with features, float32 (N, C), instead of its images.
 
     Args:
-        variables: params and batch_stats, replicated; those of the backbone are the same all through a run.
+        variables: params and batch_stats, replicated; those of the backbone must not change during a run.
     """
     if split not in experiment.features:
         experiment.features[split] = _extract(experiment, split, variables)
@@ -24,7 +24,7 @@ def place_features(experiment: Experiment, split: str, variables: dict) -> Devic
 
 def classify(experiment: Experiment, variables: dict, features_NC: jax.Array) -> jax.Array:
     """float32 logits (N, K): the head alone."""
-    return experiment.model.apply(variables, features_NC, method="classify")
+    return experiment.model.apply(variables, features_NC, train=False, method="classify")
 
 
 def _extract(experiment: Experiment, split: str, variables: dict) -> np.ndarray:

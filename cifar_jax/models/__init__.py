@@ -1,47 +1,67 @@
-"""Architectures: `build` makes the one that a configuration names."""
+"""Architectures. A new one is a file here, a line in `MODELS` and a recipe.
 
+The contract of a model, on which training, freezing, evaluation and export rely:
+
+- It is a Flax Linen module that extends `Classifier` and overrides `features` and `from_config`.
+- The last layer is the Dense layer `head`. Other top-level layers are named by their place: `stageN_...` or
+  `blockN_...` (N from 1, towards the head), `final_...` behind the last stage, any other name before the first.
+  Rules for parameters (`config.optimizer.rules`) match these names, and layer decay counts the stages.
+- Norms with running statistics are `nn.BatchNorm(axis_name=DATA_AXIS)`, called with `use_running_average=not train`:
+  training averages over the batch of all devices, and `freezing.keep_statistics` finds the ones that are frozen.
+- Dropout is an `nn.Dropout`, called with `deterministic=not train`; the training step gives it its generator.
+"""
+
+import difflib
 from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
 
+from cifar_jax.errors import UsageError
+from cifar_jax.models.classifier import Classifier
 from cifar_jax.models.cnn import CNN
-from cifar_jax.models.resnet import VARIANTS, ResNet
+from cifar_jax.models.resnet import ResNet
+
+# The values of `config.model.name`.
+MODELS: dict[str, type[Classifier]] = {
+    "cnn": CNN,
+    "resnet": ResNet,
+}
 
 
-def build(model_config, *, num_classes: int, steps_per_epoch: int, architecture: Mapping | None = None) -> CNN | ResNet:
+def find(model_config) -> type[Classifier]:
+    """The class that `config.model.name` names.
+
+    Raises:
+        UsageError: an unknown name, or pretrained weights for a model that takes none.
+    """
+    name = model_config.name
+    if name not in MODELS:
+        nearest = difflib.get_close_matches(name.lower(), MODELS, n=1, cutoff=0)[0]
+        raise UsageError(f"--config.model.name={name}: must be one of {', '.join(MODELS)}; the nearest is {nearest!r}")
+    if model_config.pretrained and not MODELS[name].takes_pretrained_weights:
+        names = " or ".join(name for name, model in MODELS.items() if model.takes_pretrained_weights)
+        raise UsageError(
+            f"--config.model.pretrained={model_config.pretrained}: there are no weights for a {name}; "
+            f"set --config.model.name={names}"
+        )
+    return MODELS[name]
+
+
+def build(model_config, *, num_classes: int, steps_per_epoch: int, architecture: Mapping | None = None) -> Classifier:
     """The Flax module that `config.model` describes.
 
     `dtype='auto'` computes in bfloat16 on accelerators and in float32 on CPU, where bfloat16 gains nothing (measured
-    with jax 0.10.2: 1.03 times the images a second).
+    with jax 0.10.2: 1.03 times the images per second).
 
     Args:
-        steps_per_epoch: sets how fast a ResNet's running statistics follow: momentum max(1 - 10 / steps, 0.9), as in
-            Grill et al., Bootstrap Your Own Latent, 2020, appendix D.3.
-        architecture: variant, stage_sizes, width and block of pretrained weights, in place of the configured ones.
+        architecture: of the pretrained weights; it replaces the keys of the same names.
     """
     dtype = model_config.dtype
     if dtype == "auto":
         dtype = "float32" if jax.default_backend() == "cpu" else "bfloat16"
-    if model_config.name == "cnn":
-        return CNN(
-            num_classes=num_classes,
-            widths=tuple(model_config.widths),
-            convs_per_block=model_config.convs_per_block,
-            norm=model_config.norm,
-            whitening=model_config.whitening,
-            dtype=jnp.dtype(dtype),
-        )
-    of_config = {name: model_config[name] for name in ("variant", "stage_sizes", "width", "block")}
-    architecture = dict(architecture or of_config)
-    settings = VARIANTS[architecture.pop("variant")]
-    if model_config.stem:
-        settings = {**settings, "stem": model_config.stem}
-    return ResNet(
-        num_classes=num_classes,
-        **settings,
-        **architecture | {"stage_sizes": tuple(architecture["stage_sizes"])},
-        norm_momentum=max(1 - 10 / steps_per_epoch, 0.9),
-        remat=model_config.remat,
-        dtype=jnp.dtype(dtype),
+    settings = model_config.copy_and_resolve_references()
+    settings.update(architecture or {})
+    return find(model_config).from_config(
+        settings, num_classes=num_classes, dtype=jnp.dtype(dtype), steps_per_epoch=steps_per_epoch
     )

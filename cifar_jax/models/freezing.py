@@ -1,15 +1,24 @@
-"""Rules for parameters: ordered pairs of a regular expression and a number, of which the first that matches decides."""
+"""Freezing: which parameters `config.optimizer.rules` trains, and which running statistics stay with the frozen ones.
 
+Rules are ordered pairs of a regular expression and a multiplier of the learning rate; the first match decides, and 0
+freezes.
+"""
+
+import contextlib
 import re
 from collections.abc import Sequence
 
+import flax.linen as nn
 import jax
+from flax.traverse_util import flatten_dict
 
 from cifar_jax.errors import UsageError
 
+Rules = Sequence[tuple[str, float]]
 
-def multipliers(rules: Sequence[tuple[str, float]], params):
-    """A tree like `params` of what each parameter's learning rate is multiplied by; 0 freezes it.
+
+def multipliers(rules: Rules, params):
+    """A tree like `params` with the multiplier of each parameter's learning rate.
 
     Args:
         rules: `config.optimizer.rules`; expressions are searched for in paths such as 'stage1_block1/conv1/kernel'.
@@ -35,12 +44,30 @@ def multipliers(rules: Sequence[tuple[str, float]], params):
     return matched
 
 
-def frozen_layers(rules: Sequence[tuple[str, float]], params) -> tuple[str, ...]:
+def frozen_layers(rules: Rules, params) -> tuple[str, ...]:
     """Paths of the layers whose parameters are all frozen, e.g. 'stage1_block1/norm1'."""
-    trained, layers = set(), []
-    for path, value in jax.tree_util.tree_leaves_with_path(multipliers(rules, params)):
-        layer = "/".join(key.key for key in path[:-1])
-        layers.append(layer)
-        if value:
-            trained.add(layer)
-    return tuple(dict.fromkeys(layer for layer in layers if layer not in trained))
+    largest = {}
+    for path, value in flatten_dict(multipliers(rules, params)).items():
+        layer = "/".join(path[:-1])
+        largest[layer] = max(value, largest.get(layer, 0.0))
+    return tuple(layer for layer, value in largest.items() if value == 0)
+
+
+def frozen_norms(rules: Rules, variables: dict) -> tuple[str, ...]:
+    """Paths of the frozen layers with running statistics."""
+    norms = {"/".join(path[:-1]) for path in flatten_dict(variables.get("batch_stats", {}))}
+    return tuple(layer for layer in frozen_layers(rules, variables["params"]) if layer in norms)
+
+
+def keep_statistics(norms: Sequence[str]) -> contextlib.AbstractContextManager:
+    """The BatchNorms at these paths normalize with their running statistics in training too, and do not update them.
+
+    Without this, training would go on to change a frozen network.
+    """
+
+    def evaluate_frozen(call, arguments, keywords, context):
+        if isinstance(context.module, nn.BatchNorm) and "/".join(context.module.path) in norms:
+            keywords = keywords | {"use_running_average": True}
+        return call(*arguments, **keywords)
+
+    return nn.intercept_methods(evaluate_frozen)

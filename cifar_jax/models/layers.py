@@ -1,204 +1,105 @@
-"""Convolution and pooling in the forms that are fast on the device at hand.
-
-On accelerators these are XLA's own operations. On CPU three of XLA's defaults are slow, and the forms below give the
-same numbers (to rounding) faster; measured with jax 0.10.2 on two cores, float32 (`benchmarks/`):
-
-- The gradient with respect to the kernel, as one operation over a batch of 128, reaches a tenth of the machine's
-  matrix throughput; summed over slices of the batch that fit the cache it is 3 to 5 times faster.
-- XLA:CPU brings convolutions into its fast layout in the entry computation only. Inside a loop (`lax.scan`) the
-  gradients as `jax.grad` writes them run as naive loops, 75 times slower. Written out with explicit transposes, as
-  here, they have the fast layout everywhere (`tests/models/test_layers.py` holds this on the compiled program).
-- The gradient of `reduce_window` pooling is 8 times slower than that of a maximum over slices, and that one, as
-  `jax.grad` writes it, takes five passes over the activations; written out it takes one.
-
-A convolution with at most 64 output channels runs on one core: `mesh.py` makes each core a device.
-"""
-
-import contextlib
-import contextvars
-import functools
-import itertools
-from collections.abc import Iterator
+"""Layers that the models share. On CPU some of them compute in the faster forms of `xla_cpu.py`."""
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax import lax
 
-_DIMENSIONS = ("NHWC", "HWIO", "NHWC")
-_PORTABLE = contextvars.ContextVar("portable", default=False)
-
-
-@contextlib.contextmanager
-def portable_forms() -> Iterator[None]:
-    """What is traced within has XLA's own operations even on CPU: for programs that leave this machine."""
-    token = _PORTABLE.set(True)
-    try:
-        yield
-    finally:
-        _PORTABLE.reset(token)
-
-
-def on_cpu() -> bool:
-    """Whether to take the forms that are fast on CPU."""
-    return jax.default_backend() == "cpu" and not _PORTABLE.get()
-
-
-def _convolve(images_NHWC, kernel_HWIO, padding):
-    return lax.conv_general_dilated(images_NHWC, kernel_HWIO, (1, 1), padding, dimension_numbers=_DIMENSIONS)
-
-
-def _sliced(batch: int, at_most: int) -> int:
-    """Into how many equal slices a batch is cut: the greatest divisor that is not above `at_most`."""
-    return next(slices for slices in range(max(1, min(at_most, batch)), 0, -1) if batch % slices == 0)
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
-def _cpu_convolve(images_NHWC, kernel_HWIO, padding):
-    return _convolve(images_NHWC, kernel_HWIO, padding)
-
-
-def _cpu_convolve_forward(images_NHWC, kernel_HWIO, padding):
-    return _convolve(images_NHWC, kernel_HWIO, padding), (images_NHWC, kernel_HWIO)
-
-
-def _cpu_convolve_backward(padding, residuals, gradient_NHWC):
-    images_NHWC, kernel_HWIO = residuals
-    flipped_HWOI = kernel_HWIO[::-1, ::-1].transpose(0, 1, 3, 2)
-    sides = kernel_HWIO.shape[:2]
-    border = tuple((side - 1 - low, side - 1 - high) for side, (low, high) in zip(sides, padding, strict=True))
-    images_gradient_NHWC = _convolve(gradient_NHWC, flipped_HWOI, border)
-
-    batch, height = images_NHWC.shape[:2]
-    slices = _sliced(batch, batch * height // 256)  # 8 images of 32 px, 16 of 16 px: the fastest, within 10 %
-
-    def add_slice(total_IHWO, parts):
-        images_NHWC, gradient_NHWC = parts
-        gradient_HWNO = gradient_NHWC.transpose(1, 2, 0, 3)
-        return total_IHWO + _convolve(images_NHWC.transpose(3, 1, 2, 0), gradient_HWNO, padding), None
-
-    # A loop, and not a sum written out: the CNN's step compiles in 5.8 s instead of 8.0.
-    parts = jax.tree.map(lambda a: a.reshape(slices, batch // slices, *a.shape[1:]), (images_NHWC, gradient_NHWC))
-    zeros_IHWO = jnp.zeros_like(kernel_HWIO.transpose(2, 0, 1, 3))
-    total_IHWO, _ = lax.scan(add_slice, zeros_IHWO, parts)
-    return images_gradient_NHWC, total_IHWO.transpose(1, 2, 0, 3)
-
-
-_cpu_convolve.defvjp(_cpu_convolve_forward, _cpu_convolve_backward)
-
-
-def convolve(images_NHWC: jax.Array, kernel_HWIO: jax.Array, padding: tuple[tuple[int, int], ...]) -> jax.Array:
-    """Convolution of stride 1 with explicit `padding` ((top, bottom), (left, right)), in the fast form."""
-    if on_cpu():
-        return _cpu_convolve(images_NHWC, kernel_HWIO, padding)
-    return _convolve(images_NHWC, kernel_HWIO, padding)
+from cifar_jax.models import xla_cpu
 
 
 class Conv(nn.Module):
-    """A convolution of stride 1 without bias: the parameter `kernel`, float32 (height, width, in, out).
+    """A convolution padded by `size // 2` pixels; with an even size by one pixel less at the top and left.
 
     Attributes:
         features: output channels.
-        size: side of the square kernel.
+        size: side of the square kernel; the parameter `kernel` is float32 (size, size, in, out).
+        stride: in both directions.
+        use_bias: add the parameter `bias`.
+        standardize: filters are brought to mean 0 and variance 1 before use (Qiao et al. 2019, Weight standardization).
+        small_maps_by_taps: as of `convolve`.
         dtype: of the computation.
         kernel_init: initial values; a function of (key, shape, dtype).
     """
 
     features: int
     size: int = 3
+    stride: int = 1
+    use_bias: bool = False
+    standardize: bool = False
+    small_maps_by_taps: bool = True
     dtype: jnp.dtype = jnp.float32
-    kernel_init: nn.initializers.Initializer = nn.initializers.he_normal()
+    kernel_init: nn.initializers.Initializer = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 
     @nn.compact
     def __call__(self, images_NHWC: jax.Array) -> jax.Array:
         shape = (self.size, self.size, images_NHWC.shape[-1], self.features)
         kernel_HWIO = self.param("kernel", self.kernel_init, shape, jnp.float32)
-        low, high = (self.size - 1) // 2, self.size // 2
-        return convolve(images_NHWC.astype(self.dtype), kernel_HWIO.astype(self.dtype), ((low, high), (low, high)))
+        if self.standardize:
+            kernel_HWIO = standardized(kernel_HWIO)
+        output_NHWC = convolve(
+            images_NHWC.astype(self.dtype),
+            kernel_HWIO.astype(self.dtype),
+            stride=self.stride,
+            small_maps_by_taps=self.small_maps_by_taps,
+        )
+        if self.use_bias:
+            output_NHWC += self.param("bias", nn.initializers.zeros, (self.features,)).astype(self.dtype)
+        return output_NHWC
+
+
+def standardized(kernel_HWIO: jax.Array) -> jax.Array:
+    """Filters of mean 0 and variance 1."""
+    centered_HWIO = kernel_HWIO - kernel_HWIO.mean(axis=(0, 1, 2))
+    return centered_HWIO * lax.rsqrt(jnp.square(centered_HWIO).mean(axis=(0, 1, 2)) + 1e-10)  # epsilon as in BiT
+
+
+def convolve(images_NHWC: jax.Array, kernel_HWIO: jax.Array, *, stride: int, small_maps_by_taps=True) -> jax.Array:
+    """Convolution with a square kernel, padded by (size - 1) // 2 pixels at the top and left, size // 2 elsewhere.
+
+    Args:
+        small_maps_by_taps: on CPU, 3x3 convolutions of maps up to 4x4 are computed by `xla_cpu.convolve_by_taps`.
+    """
+    size = len(kernel_HWIO)
+    height, width = (-(-side // stride) for side in images_NHWC.shape[1:3])
+    is_small = small_maps_by_taps and height * width <= 16
+    padding = (((size - 1) // 2, size // 2),) * 2
+    if xla_cpu.on_cpu() and (size == 1 or (size == 3 and (stride > 1 or is_small))):
+        return xla_cpu.convolve_by_taps(images_NHWC, kernel_HWIO, stride)
+    if xla_cpu.on_cpu() and stride == 1:
+        return xla_cpu.convolve(images_NHWC, kernel_HWIO, padding)
+    return lax.conv_general_dilated(
+        images_NHWC, kernel_HWIO, (stride, stride), padding, dimension_numbers=("NHWC", "HWIO", "NHWC")
+    )
+
+
+class Bias(nn.Module):
+    """Adds a trained constant to each channel."""
+
+    @nn.compact
+    def __call__(self, x_NHWC: jax.Array) -> jax.Array:
+        bias_C = self.param("bias", nn.initializers.zeros, (x_NHWC.shape[-1],))
+        return xla_cpu.add_bias(x_NHWC, bias_C.astype(x_NHWC.dtype))
 
 
 def max_pool(images_NHWC: jax.Array, size: int = 2) -> jax.Array:
-    """Maximum over windows of `size` x `size` without overlap; rows and columns left over are dropped.
+    """Maximum over windows of `size` x `size` without overlap; leftover rows and columns are dropped.
 
-    Where several pixels of a window are equal and greatest, they share the gradient (`reduce_window` gives it to the
-    first one).
+    Tied pixels share the gradient (`nn.max_pool` gives it to the first).
     """
     height, width = images_NHWC.shape[1:3]
-    return _max_pool(images_NHWC[:, : height // size * size, : width // size * size], size)
+    return xla_cpu.max_of_blocks(images_NHWC[:, : height // size * size, : width // size * size], size)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
-def _max_pool(images_NHWC, size):
-    # Rows first, then neighbors within a row, as maxima of slices: 1.15 times the images a second of one
-    # `windows.max(axis=(2, 4))` in the whole training step.
-    batch, height, width, channels = images_NHWC.shape
-    windows = images_NHWC.reshape(batch, height // size, size, width // size, size * channels)
-    over_rows = functools.reduce(jnp.maximum, (windows[:, :, i] for i in range(size)))
-    return functools.reduce(jnp.maximum, jnp.split(over_rows, size, axis=-1))
+def overlapping_max_pool(images_NHWC: jax.Array, *, pad_with: float) -> jax.Array:
+    """Maximum over windows of 3x3, stride 2, after one pixel of padding of the given value on each side."""
+    padded_NHWC = jnp.pad(images_NHWC, ((0, 0), (1, 1), (1, 1), (0, 0)), constant_values=pad_with)
+    if xla_cpu.on_cpu():
+        return xla_cpu.max_of_slices(padded_NHWC, size=3, stride=2)
+    return nn.max_pool(padded_NHWC, window_shape=(3, 3), strides=(2, 2))
 
 
-def _max_pool_forward(images_NHWC, size):
-    pooled_NHWC = _max_pool(images_NHWC, size)
-    return pooled_NHWC, (images_NHWC, pooled_NHWC)
-
-
-def _max_pool_backward(size, residuals, gradient_NHWC):
-    images_NHWC, pooled_NHWC = residuals
-    batch, height, width, channels = images_NHWC.shape
-    windows = images_NHWC.reshape(batch, height // size, size, width // size, size, channels)
-    is_greatest = windows == pooled_NHWC[:, :, None, :, None]
-    # Counted by slices: a sum over two axes would first write the comparison out as float32.
-    places = itertools.product(range(size), repeat=2)
-    ties_NHWC = sum(is_greatest[:, :, row, :, column].astype(gradient_NHWC.dtype) for row, column in places)
-    share_NHWC = gradient_NHWC / ties_NHWC
-    return (jnp.where(is_greatest, share_NHWC[:, :, None, :, None], 0).reshape(images_NHWC.shape),)
-
-
-_max_pool.defvjp(_max_pool_forward, _max_pool_backward)
-
-
-@jax.custom_vjp
-def gelu(x: jax.Array) -> jax.Array:
-    """The Gaussian error linear unit in its tanh form (Hendrycks & Gimpel 2016), as `jax.nn.gelu` computes it.
-
-    The gradient is computed from `x` alone; as `jax.grad` writes it, three more arrays of that size wait for it.
-    """
-    return jax.nn.gelu(x, approximate=True)
-
-
-def _gelu_forward(x):
-    return gelu(x), x
-
-
-def _gelu_backward(x, gradient):
-    x, gradient = lax.optimization_barrier((x, gradient))  # else the tanh of the forward pass is kept all the same
-    scale = (2 / jnp.pi) ** 0.5
-    tanh = jnp.tanh(scale * (x + 0.044715 * x**3))
-    slope = scale * (1 + 3 * 0.044715 * x**2)
-    return (gradient * 0.5 * (1 + tanh + x * (1 - tanh**2) * slope),)
-
-
-gelu.defvjp(_gelu_forward, _gelu_backward)
-
-
-@jax.custom_vjp
-def add_bias(x_NHWC: jax.Array, bias_C: jax.Array) -> jax.Array:
-    """`x_NHWC + bias_C`, with the gradient of the bias as a matrix product.
-
-    XLA:CPU fuses a plain sum with all that comes before it, and then writes every constant in it out in full size:
-    with the GELU of the first layer's 24 channels that is 100 MB for 256 images.
-    """
-    return x_NHWC + bias_C
-
-
-def _add_bias_forward(x_NHWC, bias_C):
-    return add_bias(x_NHWC, bias_C), None
-
-
-def _add_bias_backward(_, gradient_NHWC):
-    rows_MC = gradient_NHWC.reshape(-1, gradient_NHWC.shape[-1])
-    ones_M = jnp.ones(len(rows_MC), rows_MC.dtype)
-    return gradient_NHWC, jnp.dot(ones_M, rows_MC, precision=lax.Precision.HIGHEST)
-
-
-add_bias.defvjp(_add_bias_forward, _add_bias_backward)
+def average_pool(images_NHWC: jax.Array) -> jax.Array:
+    """Mean over windows of 2x2 without overlap; at an odd side the last window averages only existing pixels."""
+    padding = tuple((0, side % 2) for side in images_NHWC.shape[1:3])
+    return nn.avg_pool(images_NHWC, window_shape=(2, 2), strides=(2, 2), padding=padding, count_include_pad=False)

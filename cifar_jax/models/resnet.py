@@ -1,19 +1,24 @@
-"""ResNets as they are published (He et al. 2015, 2016), so that weights from any of the usual sources fit.
+"""ResNets as published (He et al. 2015, 2016), so that weights from all the usual sources fit.
 
-The sources differ where the shapes of the weights do not tell: in where the stride sits, in what the pooling pads with,
-in epsilon. `VARIANTS` has the settings of each; `cifar_jax/pretrained` reads the weights.
+The sources differ in settings that the shapes of the weights do not show: the place of the stride, the padding of the
+pooling, epsilon. `VARIANTS` has the settings of each; `cifar_jax/pretrained` reads the weights.
 """
 
 import functools
 import math
 from collections.abc import Callable
+from typing import ClassVar
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from cifar_jax.devices import DATA_AXIS
-from cifar_jax.models.convolution import Conv, average_pool, max_pool
+from cifar_jax.errors import UsageError
+from cifar_jax.models.classifier import Classifier, abstract_variables
+from cifar_jax.models.layers import Conv, average_pool, overlapping_max_pool
+from cifar_jax.models.resnet_init import fill
 
 VARIANTS: dict[str, dict] = {
     # Keras ResNet50, from the authors' Caffe weights
@@ -35,34 +40,33 @@ VARIANTS: dict[str, dict] = {
 }
 
 
-class ResNet(nn.Module):
-    """A stem, four stages of residual blocks, the mean over the image and a linear head.
+class ResNet(Classifier):
+    """A stem, stages of residual blocks, the mean over the image and a linear head.
 
     Layers are named stem_conv1, stem_norm1, stage1_block1/conv1, .../norm1, .../shortcut_conv, .../shortcut_norm, head
     and, with `preactivation`, final_norm; numbers begin at 1.
 
     Attributes:
-        num_classes: K.
+        variant: the key of `VARIANTS` whose settings these are; '' if they are none of them.
         stage_sizes: blocks in each stage.
         width: channels of the stem; a bottleneck of stage i is width * 2**(i - 1) inside and four times that outside.
         block: 'bottleneck' (1x1, 3x3, 1x1) or 'basic' (3x3, 3x3; ResNet-18 and 34).
         preactivation: norm and ReLU before each convolution instead of after it.
-        stride_in: 'conv2', or 'conv1': which convolution of a bottleneck has the stride.
-        stride_in_last_block: stages 1 to 3 end in a block of stride 2; else stages 2 to 4 begin with it.
-        stem: 'imagenet' (7x7 of stride 2, then a max-pool), 'deep' (three 3x3 in place of the 7x7) or 'small' (one 3x3
+        stride_in: 'conv2' or 'conv1': the convolution of a bottleneck that has the stride.
+        stride_in_last_block: every stage but the last ends in a block of stride 2; else every stage but the first
+            begins with one.
+        stem: 'imagenet' (7x7 of stride 2, then a max-pool), 'deep' (three 3x3 instead of the 7x7) or 'small' (one 3x3
             of stride 1, no pool: for images of 32 pixels).
         shortcut: 'conv' (1x1, with the block's stride) or 'pool' (2x2 average-pool, then the 1x1).
         norm: 'batch', or 'group': GroupNorm of 32 groups, with standardized kernels (Qiao et al. 2019).
         epsilon: of the norms.
         norm_momentum: share of the old running statistics that a training step keeps.
         conv_bias: names of the convolutions that have a bias.
-        pool_pads_zero: the stem's max-pool pads with 0 instead of -inf; the same thing after a ReLU.
-        frozen_norms: paths of BatchNorms that use their running statistics in training too, and leave them as they are.
-        remat: compute the inside of each block again for its gradient, instead of keeping it in memory.
-        dtype: of the computation; parameters, statistics, pooled features and logits are float32.
+        pool_pads_zero: the stem's max-pool pads with 0 instead of -inf; the same result after a ReLU.
+        remat: recompute the inside of each block for its gradient instead of keeping it in memory.
     """
 
-    num_classes: int
+    variant: str = ""
     stage_sizes: tuple[int, ...] = (3, 4, 6, 3)
     width: int = 64
     block: str = "bottleneck"
@@ -76,34 +80,47 @@ class ResNet(nn.Module):
     norm_momentum: float = 0.9
     conv_bias: tuple[str, ...] = ()
     pool_pads_zero: bool = False
-    frozen_norms: tuple[str, ...] = ()
     remat: bool = False
-    dtype: jnp.dtype = jnp.float32
+    takes_pretrained_weights: ClassVar[bool] = True
 
-    def setup(self):
-        self.head = nn.Dense(self.num_classes, kernel_init=nn.initializers.zeros)
-
-    def __call__(self, images_NHWC: jax.Array, *, train: bool, return_stages: bool = False):
-        """Logits, float32 (N, K), of normalized images (N, H, W, 3).
-
-        With `return_stages` also what comes out of 'stem', 'stage1', ..., as (N, H, W, C) of `dtype`, and 'features'.
-        In training it must run where the mesh axis is bound: BatchNorm averages over the whole batch.
+    @classmethod
+    def from_config(cls, config, *, num_classes: int, dtype: jnp.dtype, steps_per_epoch: int) -> "ResNet":
+        """The ResNet of `config`; the momentum of its statistics is max(1 - 10 / steps_per_epoch, 0.9), as in
+        Grill et al., Bootstrap Your Own Latent, 2020, appendix D.3.
         """
-        stages = self.stages(images_NHWC, train=train)
-        logits_NK = self.head(stages["features"])
-        return (logits_NK, stages) if return_stages else logits_NK
+        if config.pretrained and config.stem:
+            raise UsageError("--config.model.stem: pretrained weights have their own stem; leave it empty")
+        settings = VARIANTS[config.variant]
+        return cls(
+            num_classes=num_classes,
+            **settings | ({"stem": config.stem} if config.stem else {}),
+            variant="" if config.stem else config.variant,
+            stage_sizes=tuple(config.stage_sizes),
+            width=config.width,
+            block=config.block,
+            norm_momentum=max(1 - 10 / steps_per_epoch, 0.9),
+            remat=config.remat,
+            dropout=config.get("dropout", 0.0),
+            dtype=dtype,
+        )
+
+    @property
+    def architecture(self) -> dict | None:
+        names = ("variant", "stage_sizes", "width", "block")
+        return {name: getattr(self, name) for name in names} if self.variant else None
+
+    @nn.nowrap
+    def initial_variables(self, *, seed: int, images_NHWC: np.ndarray, prepare) -> dict:
+        """As distributed by the initializers, without running them: for a ResNet-50 they take 9 to 12 seconds."""
+        return fill(abstract_variables(self, prepare.image_size), seed=seed)
 
     def features(self, images_NHWC: jax.Array, *, train: bool) -> jax.Array:
-        """What the head takes, float32 (N, C): the mean of the last stage over height and width. Needs no head."""
+        """The mean of the last stage over height and width, float32 (N, C)."""
         return self.stages(images_NHWC, train=train)["features"]
-
-    def classify(self, features_NC: jax.Array) -> jax.Array:
-        """Logits, float32 (N, K), of what `features` gives. Needs nothing but the head."""
-        return self.head(features_NC)
 
     @nn.compact
     def stages(self, images_NHWC: jax.Array, *, train: bool) -> dict[str, jax.Array]:
-        """The outputs of 'stem', 'stage1', ... and 'features'; arguments as of `__call__`."""
+        """The outputs of 'stem', 'stage1', ..., (N, H, W, C) of `dtype`, and 'features'."""
         conv = functools.partial(_conv, self)
         norm = functools.partial(_norm, self, train)
         block_class = PreactivationBlock if self.preactivation else Block
@@ -113,18 +130,36 @@ class ResNet(nn.Module):
         x_NHWC = outputs["stem"] = self._stem(images_NHWC.astype(self.dtype), conv, norm)
         for stage, blocks in enumerate(self.stage_sizes, start=1):
             for block in range(1, blocks + 1):
-                name = f"stage{stage}_block{block}"
                 x_NHWC = block_class(
                     convolutions=self._convolutions(stage, block),
                     shortcut=self.shortcut,
                     conv=conv,
-                    norm=functools.partial(norm, block=name),
-                    name=name,
+                    norm=norm,
+                    name=f"stage{stage}_block{block}",
                 )(x_NHWC)
             outputs[f"stage{stage}"] = x_NHWC
         if self.preactivation:
             x_NHWC = nn.relu(norm(name="final_norm")(x_NHWC))
         return {**outputs, "features": x_NHWC.mean(axis=(1, 2), dtype=jnp.float32)}
+
+    @nn.nowrap
+    def first_norm(self, variables: dict, images_NHWC: jax.Array) -> tuple[jax.Array, dict]:
+        """The input of the first BatchNorm, (N, H, W, C), and its running statistics 'mean' and 'var'."""
+        stem = self.clone(stage_sizes=())
+        if not self.preactivation:
+            _, captured = stem.apply(
+                variables,
+                images_NHWC,
+                train=False,
+                method="stages",
+                capture_intermediates=lambda module, _: module.name == "stem_conv1",
+                mutable=["intermediates"],
+            )
+            return captured["intermediates"]["stem_conv1"]["__call__"][0], variables["batch_stats"]["stem_norm1"]
+        # The first norm is that of the first block; without stages it is in the place of the last.
+        first = {name: layers["stage1_block1"]["norm1"] for name, layers in variables.items()}
+        variables = {name: layers | {"final_norm": first[name]} for name, layers in variables.items()}
+        return stem.apply(variables, images_NHWC, train=False, method="stages")["stem"], first["batch_stats"]
 
     def _stem(self, x_NHWC, conv, norm):
         width = self.width
@@ -139,7 +174,7 @@ class ResNet(nn.Module):
                 x_NHWC = nn.relu(norm(name=f"stem_norm{number}")(x_NHWC))
         if self.stem == "small":
             return x_NHWC
-        return max_pool(x_NHWC, pad_with=0.0 if self.pool_pads_zero else -math.inf)
+        return overlapping_max_pool(x_NHWC, pad_with=0.0 if self.pool_pads_zero else -math.inf)
 
     def _convolutions(self, stage: int, block: int) -> tuple[tuple[int, int, int], ...]:
         """(channels, size, stride) of each convolution of a block."""
@@ -167,19 +202,12 @@ def _conv(net: ResNet, channels: int, *, size: int, stride: int = 1, name: str) 
     )
 
 
-def _norm(net: ResNet, train: bool, *, name: str, block: str = "", scale_init=nn.initializers.ones) -> nn.Module:
+def _norm(net: ResNet, train: bool, *, name: str, scale_init=nn.initializers.ones) -> Callable[[jax.Array], jax.Array]:
+    settings = {"epsilon": net.epsilon, "dtype": net.dtype, "scale_init": scale_init, "name": name}
     if net.norm == "group":
-        return nn.GroupNorm(32, epsilon=net.epsilon, dtype=net.dtype, scale_init=scale_init, name=name)
-    is_frozen = (f"{block}/{name}" if block else name) in net.frozen_norms
-    return nn.BatchNorm(
-        use_running_average=is_frozen or not train,
-        momentum=net.norm_momentum,
-        epsilon=net.epsilon,
-        dtype=net.dtype,
-        scale_init=scale_init,
-        axis_name=DATA_AXIS if train and not is_frozen else None,
-        name=name,
-    )
+        return nn.GroupNorm(32, **settings)
+    norm = nn.BatchNorm(momentum=net.norm_momentum, axis_name=DATA_AXIS, **settings)
+    return functools.partial(norm, use_running_average=not train)
 
 
 class Block(nn.Module):
@@ -193,8 +221,8 @@ class Block(nn.Module):
 
     convolutions: tuple[tuple[int, int, int], ...]
     shortcut: str
-    conv: Callable[..., nn.Module]
-    norm: Callable[..., nn.Module]
+    conv: Callable[..., Callable]
+    norm: Callable[..., Callable]
 
     @nn.compact
     def __call__(self, x_NHWC: jax.Array) -> jax.Array:
@@ -226,8 +254,8 @@ class PreactivationBlock(nn.Module):
 
     convolutions: tuple[tuple[int, int, int], ...]
     shortcut: str
-    conv: Callable[..., nn.Module]
-    norm: Callable[..., nn.Module]
+    conv: Callable[..., Callable]
+    norm: Callable[..., Callable]
 
     @nn.compact
     def __call__(self, x_NHWC: jax.Array) -> jax.Array:

@@ -22,7 +22,7 @@ from cifar_jax import pretrained
 from cifar_jax.errors import DataError, UsageError
 from cifar_jax.files.atomic import atomic_path
 from cifar_jax.files.checksums import checksum
-from cifar_jax.models.layers import portable_forms
+from cifar_jax.models.xla_cpu import portable_forms
 from cifar_jax.preprocessing.preprocess import Preprocessing
 from cifar_jax.pretrained import Backbone
 from cifar_jax.training.restore import restore_network, start_devices

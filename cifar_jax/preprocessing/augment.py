@@ -1,7 +1,8 @@
-"""Augmentation and normalization of uint8 batches, as functions of arrays, inside the compiled step.
+"""Augmentation of uint8 batches, as functions of arrays, inside the compiled step.
 
-Randomness is drawn for the whole batch from the step's key and then divided among the devices, so that a image is
-changed in the same way on one device and on eight.
+Randomness is drawn for the whole batch from the step's key and then divided among the devices, so that an image is
+changed in the same way on one device and on eight. A new augmentation is a function here, called in `augment_batch`,
+and its key in the configuration's schema.
 """
 
 import math
@@ -14,14 +15,58 @@ from cifar_jax.data.batches import my_part
 from cifar_jax.preprocessing.resize import resampling_weights
 
 
-def shift_and_flip(images_BHWC: jax.Array, *, shifts_B2: jax.Array, flips_B: jax.Array) -> jax.Array:
-    """Moves each image by whole pixels, mirrored content filling the border, and mirrors it left-right where told.
+def augment_batch(images_BHWC, targets_BK, indices_B, *, seed, step, epoch, config, prepare):
+    """This device's part of a batch as the model sees it in training, with its targets; the order of augmentation.
 
-    One gather with index arithmetic: the same as reflect-padding, cropping and flipping, without the padded copy.
+    Args:
+        images_BHWC: uint8, as stored.
+        targets_BK: float32, of sum 1.
+        indices_B: row numbers of the whole batch, int32.
+        seed: `train.seed`; with `step`, the number of the batch in the run, it decides every random choice.
+        epoch: from 0.
+        config: `config.augment`.
+        prepare: the `Preprocessing` of the model: resizes and normalizes.
+
+    Returns:
+        images float32 (B, H, W, C) and targets_BK.
+    """
+    step_key = jax.random.fold_in(jax.random.key(seed), step)
+    move_key, cutout_key, mixup_key, crop_key = jax.random.split(step_key, 4)  # further keys leave these as they are
+    batch_size = len(indices_B)
+    images_BHWC = move_and_flip(
+        images_BHWC,
+        indices_B=indices_B,
+        epoch=epoch,
+        key=move_key,
+        seed=seed,
+        flip=config.flip,
+        crop_padding=config.crop_padding,
+    )
+    if config.random_resized_crop:
+        images_BHWC = random_resized_crop(
+            images_BHWC,
+            size=prepare.image_size,
+            key=crop_key,
+            batch_size=batch_size,
+            scale=(config.random_resized_crop, 1.0),
+            method=prepare.resize_method,
+        )
+    images_BHWC = prepare(images_BHWC)
+    if config.cutout:
+        images_BHWC = cutout(images_BHWC, key=cutout_key, batch_size=batch_size, side=config.cutout)
+    if config.mixup:
+        images_BHWC, targets_BK = mixup(images_BHWC, targets_BK, key=mixup_key, alpha=config.mixup)
+    return images_BHWC, targets_BK
+
+
+def shift_and_flip(images_BHWC: jax.Array, *, shifts_B2: jax.Array, flips_B: jax.Array) -> jax.Array:
+    """Shifts each image by whole pixels, reflecting it at the border, and flips it left-right where `flips_B` is true.
+
+    One gather with index arithmetic: as reflect-padding, cropping and flipping, without the padded copy.
 
     Args:
         images_BHWC: any dtype.
-        shifts_B2: int32, rows and columns; at most H - 1 and W - 1 in size.
+        shifts_B2: int32, rows and columns; at most H - 1 and W - 1 in absolute value.
         flips_B: bool.
     """
     _, height, width, _ = images_BHWC.shape
@@ -36,16 +81,16 @@ def shift_and_flip(images_BHWC: jax.Array, *, shifts_B2: jax.Array, flips_B: jax
 
 
 def first_flips(indices_B: jax.Array, *, seed: int) -> jax.Array:
-    """Whether a image (by its row number) is mirrored in even epochs: a fair coin per image, fixed for the run."""
+    """Whether an image (by its row number) is flipped in even epochs: a fair coin per image, fixed for the run."""
     key = jax.random.fold_in(jax.random.key(seed), 0x0F11B)
     return jax.vmap(lambda i: jax.random.bits(jax.random.fold_in(key, i), (), jnp.uint32) & 1)(indices_B) == 1
 
 
-def augment(images_BHWC, *, indices_B, epoch, key, seed: int, flip: str, crop_padding: int):
-    """This device's part of the batch, moved by up to `crop_padding` pixels and mirrored.
+def move_and_flip(images_BHWC, *, indices_B, epoch, key, seed: int, flip: str, crop_padding: int):
+    """This device's part of the batch, shifted by up to `crop_padding` pixels and flipped.
 
-    `flip` is 'none', 'random', or 'alternating': a coin for each image's first epoch, then every other epoch
-    (K. Jordan, 94% on CIFAR-10 in 3.29 seconds, 2024: no image is seen the same way twice in a row by chance).
+    `flip` is 'none', 'random', or 'alternating': by a coin in the first epoch, then in every other epoch (K. Jordan,
+    94% on CIFAR-10 in 3.29 seconds, 2024: no image is seen the same way twice in a row by chance).
     """
     shift_key, flip_key = jax.random.split(key)
     size = len(indices_B)
@@ -70,13 +115,13 @@ def random_resized_crop(
     ratio: tuple[float, float] = (3 / 4, 4 / 3),
     method: str = "bicubic",
 ) -> jax.Array:
-    """A random part of each image of this device, resized to float32 (B, size, size, C), on the scale of the input.
+    """A random part of each image of this device, resized to float32 (B, size, size, C), in the range of the input.
 
     The Inception crop (Szegedy et al., Going Deeper with Convolutions, 2015).
 
     Args:
         images_BHWC: any dtype; whole images, before normalization.
-        batch_size: images on all devices together.
+        batch_size: of all devices together.
         scale: of the part's area to the image's, uniform.
         ratio: of the part's width to its height, log-uniform.
         method: 'bicubic' or 'bilinear', antialiased: see `resize`.
@@ -90,8 +135,8 @@ def random_boxes(
 ) -> jax.Array:
     """int32 (B, 4): top, left, height, width in pixels of parts of images of `shape` (height, width).
 
-    As torchvision's RandomResizedCrop: of ten draws the first that fits into the image, here drawn at once. Where
-    none fits the first is cut down to the image; torchvision takes the largest centerd part that has the ratio.
+    As torchvision's RandomResizedCrop, the first of ten draws that fits into the image. If none fits, the first is cut
+    to the image; torchvision takes the largest centered part of that ratio.
     """
     area_key, ratio_key, place_key = jax.random.split(key, 3)
     limits_2 = jnp.array(shape)
@@ -107,9 +152,9 @@ def random_boxes(
 
 
 def crop_and_resize(images_BHWC: jax.Array, boxes_B4: jax.Array, *, size: int, method: str) -> jax.Array:
-    """The part of each image that its box (top, left, height, width) names, resized: float32 (B, size, size, C).
+    """The part of each image inside its box (top, left, height, width), resized: float32 (B, size, size, C).
 
-    As Pillow's `crop` and then `resize` in mode 'F': nothing outside the box is seen.
+    As Pillow's `crop`, then `resize` in mode 'F': pixels outside the box have no influence.
     """
     outputs_O = jnp.arange(size)
 
@@ -133,8 +178,8 @@ def crop_and_resize(images_BHWC: jax.Array, boxes_B4: jax.Array, *, size: int, m
 def cutout(images_BHWC: jax.Array, *, key: jax.Array, batch_size: int, side: int) -> jax.Array:
     """Sets a square of `side` pixels, anywhere inside each normalized image, to the mean color (zero).
 
-    DeVries and Taylor, Improved Regularization of Convolutional Neural Networks with Cutout, 2017; here the square is
-    always whole.
+    DeVries and Taylor, Improved Regularization of Convolutional Neural Networks with Cutout, 2017, but the square is
+    never cut by the border.
     """
     _, height, width, _ = images_BHWC.shape
     row_key, column_key = jax.random.split(key)
@@ -147,10 +192,10 @@ def cutout(images_BHWC: jax.Array, *, key: jax.Array, batch_size: int, side: int
 
 
 def mixup(images_BHWC, targets_BK, *, key: jax.Array, alpha: float):
-    """Blends each image and its target with its neighbor's, by one weight from Beta(alpha, alpha) a batch.
+    """Blends each image and its target with its neighbor's, by one weight per batch from Beta(alpha, alpha).
 
     Zhang et al., mixup: Beyond Empirical Risk Minimization, 2018. The order of a batch is random, so the neighbor is
-    a random partner; and it lies on the same device wherever a device's part of the batch is even.
+    a random partner. The part of the batch on each device must be even, so that pairs stay on one device.
     """
     weight = jax.random.beta(key, alpha, alpha)
 

@@ -17,8 +17,8 @@ class Rule:
 
     Attributes:
         multiplier: of its learning rate; 0 = frozen.
-        by_muon: where Muon is the optimizer.
-        in_head: trains from the first step, whatever `schedule.head_epochs` says.
+        by_muon: if Muon is the optimizer.
+        in_head: trains from the first step, during `schedule.head_epochs` too.
     """
 
     multiplier: float
@@ -27,7 +27,7 @@ class Rule:
 
 
 def learning_rate_schedule(schedule, *, updates_per_epoch: float, total_updates: int) -> optax.Schedule:
-    """The multiplier (0..1) of the peak learning rate at each update: linear warm-up, then what `schedule.name` says.
+    """The multiplier (0..1) of the peak learning rate at each update: linear warm-up, then `schedule.name`.
 
     Args:
         schedule: `config.schedule`; its times are in updates (`_steps`), epochs (`_epochs`) or percent of all updates
@@ -59,10 +59,10 @@ def learning_rate_schedule(schedule, *, updates_per_epoch: float, total_updates:
 
 
 def match_rules(settings, params):
-    """A tree like `params` of `Rule`; for errors see `models.rules.multipliers`.
+    """A tree like `params` of `Rule`; for errors see `models.freezing.multipliers`.
 
-    With `settings.layer_decay` below 1 the rates shrink from the head towards the images, by this factor for each
-    stage of the network (Howard and Ruder, Universal language model fine-tuning, 2018).
+    With `settings.layer_decay` below 1 the rates shrink from the head towards the input, by this factor per stage
+    (Howard and Ruder, Universal language model fine-tuning, 2018).
     """
     names = ["/".join(key.key for key in path) for path, _ in jax.tree_util.tree_leaves_with_path(params)]
     stages = max(map(_stage, names))
@@ -70,7 +70,7 @@ def match_rules(settings, params):
     def rule(path, multiplier, value) -> Rule:
         name = "/".join(key.key for key in path)
         in_head = name.startswith("head/")
-        distance = 0 if in_head else 1 if name.startswith("final_norm/") else stages - _stage(name) + 1
+        distance = 0 if in_head else 1 if name.startswith("final_") else stages - _stage(name) + 1
         by_muon = value.ndim == 4 and value.shape[-1] > 1
         return Rule(multiplier * settings.layer_decay**distance, by_muon, in_head)
 
@@ -78,22 +78,22 @@ def match_rules(settings, params):
 
 
 def _stage(name: str) -> int:
-    """The number of the stage or block that a parameter is in; 0 before the first."""
-    found = re.match(r"(?:stage|block)(\d+)_", name)
-    return int(found[1]) if found else 0
+    """The number of the stage that a parameter is in, by the names of `cifar_jax.models`; 0 before the first."""
+    match = re.match(r"(?:stage|block)(\d+)_", name)
+    return int(match[1]) if match else 0
 
 
 def build(settings, params, *, schedule: optax.Schedule, head_updates: int = 0) -> optax.GradientTransformation:
     """The optax optimizer of `settings` (`config.optimizer`) for parameters shaped like `params`.
 
-    Weight decay acts on kernels only, never on norms and biases. Frozen parameters take no part in the norm that
+    Weight decay acts on kernels only, never on norms and biases. Frozen parameters do not count in the norm that
     `clip_norm` bounds.
 
     Args:
-        head_updates: for so many updates only the head moves.
+        head_updates: the number of first updates in which only the head trains.
     """
     if settings.name == "lbfgs":
-        return optax.set_to_zero()  # the probe is fitted at one go: `training/probe.py`
+        return optax.set_to_zero()  # the probe is fitted outside of the training step: see `probe/fit_head.py`
     rules = match_rules(settings, params)
     muon = settings.name == "muon"
     labels = jax.tree.map(lambda rule: dataclasses.replace(rule, by_muon=rule.by_muon and muon), rules)
@@ -132,7 +132,7 @@ def _is_kernel(params):
 
 
 def _muon(rate: optax.Schedule, *, momentum: float) -> optax.GradientTransformation:
-    """Muon on convolution kernels (height x width x in, out), each renewed to a fixed norm instead of decayed.
+    """Muon on convolution kernels (height x width x in, out), rescaled to a fixed norm instead of decayed.
 
     K. Jordan et al., Muon: An optimizer for hidden layers in neural networks, 2024; three Newton-Schulz iterations and
     the fixed norm as in cifar10-airbench.
@@ -150,9 +150,9 @@ def _fixed_filter_norm() -> optax.GradientTransformation:
     """Rescales each kernel to Frobenius norm sqrt(out) before the update is added."""
 
     def update(updates, state, params):
-        def renew(u, p):
+        def rescale(u, p):
             return u + p * (math.sqrt(p.shape[-1]) / (jnp.linalg.norm(p) + 1e-7) - 1)
 
-        return jax.tree.map(renew, updates, params), state
+        return jax.tree.map(rescale, updates, params), state
 
     return optax.GradientTransformation(optax.init_empty_state, update)

@@ -16,10 +16,10 @@ from cifar_jax.evaluation.evaluate import HEADLINE, evaluate_split, with_tta
 from cifar_jax.experiment import Experiment
 from cifar_jax.models import summary
 from cifar_jax.models.freezing import frozen_layers
+from cifar_jax.preprocessing import augment
 from cifar_jax.report import figures, page
 from cifar_jax.runs.checkpoints import Checkpoints
 from cifar_jax.runs.run_folder import History, RunFolder, write_json
-from cifar_jax.training import step
 from cifar_jax.training.state import abstract_state
 
 LIBRARIES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
@@ -94,13 +94,14 @@ def seen_in_training(experiment: Experiment, *, size: int = 8, epochs: int = 3) 
     before_BHWC = train.images_NHWC[rows_B]
 
     def seen(images_BHWC, epoch):
-        images_BHWC, _ = step.augmented(
+        images_BHWC, _ = augment.augment_batch(
             images_BHWC,
             jnp.zeros((size, 1)),
             jnp.asarray(rows_B),
+            seed=config.train.seed,
             step=epoch * experiment.steps_per_epoch,
             epoch=epoch,
-            config=config,
+            config=config.augment,
             prepare=preprocessing,
         )
         images_BHWC = 255 * (images_BHWC * jnp.array(preprocessing.std) + jnp.array(preprocessing.mean))

@@ -1,4 +1,4 @@
-"""The training state: everything that a checkpoint must hold for training to go on bit for bit."""
+"""The training state: all that a checkpoint must hold for training to resume bit for bit."""
 
 import functools
 from typing import Any
@@ -11,15 +11,13 @@ import optax
 
 from cifar_jax.devices import quickly_compiled, replicate, replicated_like
 from cifar_jax.experiment import Experiment
-from cifar_jax.models import initial
-from cifar_jax.models.cnn import whitening_kernel
 from cifar_jax.training import optimizer
 
 
 class Metrics(flax.struct.PyTreeNode):
     """Sums over the epoch so far.
 
-    `first_bad_step` is the first step of the run whose loss was not finite, -1 while there is none.
+    `first_bad_step` is the first step of the run whose loss was not finite, or -1.
     """
 
     loss_sum: jax.Array  # float32
@@ -33,18 +31,18 @@ class Metrics(flax.struct.PyTreeNode):
 
 
 class TrainState(flax.struct.PyTreeNode):
-    """Replicated on every device. Order and augmentation follow from (seed, step), so no generator is kept."""
+    """Replicated on every device. Order, augmentation and dropout follow from (seed, step): no generator is kept."""
 
     step: jax.Array  # int32: batches seen
     params: Any
     batch_stats: Any
     opt_state: Any
-    ema_params: Any  # the average of params that evaluation uses; an empty dict where train.ema_decay is 0
+    ema_params: Any  # the average of params that evaluation uses; an empty dict if train.ema_decay is 0
     metrics: Metrics
 
     @property
     def variables(self) -> dict:
-        """What evaluation applies the model with."""
+        """The variables that evaluation uses."""
         return {"params": self.ema_params or self.params, "batch_stats": self.batch_stats}
 
 
@@ -70,7 +68,7 @@ def update_schedule(experiment: Experiment) -> optax.Schedule:
 
 
 def create(experiment: Experiment, variables: dict) -> TrainState:
-    """The state at step 0 with these params and batch_stats; traceable, so that its shapes can be had for nothing."""
+    """The state at step 0 with these params and batch_stats; traceable, so that `jax.eval_shape` gives its shapes."""
     params = variables["params"]
     return TrainState(
         step=jnp.int32(0),
@@ -83,7 +81,7 @@ def create(experiment: Experiment, variables: dict) -> TrainState:
 
 
 def abstract_state(experiment: Experiment) -> TrainState:
-    """Shapes, dtypes and shardings: what a checkpoint is restored into."""
+    """Shapes, dtypes and shardings, as a template to restore a checkpoint into."""
     state = jax.eval_shape(functools.partial(create, experiment), experiment.abstract_variables)
     return replicated_like(state, experiment.mesh)
 
@@ -96,22 +94,12 @@ def initial_state(experiment: Experiment) -> TrainState:
 
 
 def initial_variables(experiment: Experiment) -> dict:
-    """params and batch_stats at step 0.
-
-    What decides them, in this order: (1) the random initializers and train.seed; (2) pretrained weights, of everything
-    but the head; (3) for a model with a whitening layer, its filters, from the first 5,000 training images.
-    """
-    seed = experiment.config.train.seed
-    if experiment.config.model.name == "resnet":
-        abstract = experiment.abstract_variables
-        if experiment.backbone is None:
-            return initial.fill(abstract, seed=seed)
-        head = initial.fill({"params": {"head": abstract["params"]["head"]}}, seed=seed)["params"]
-        return {"params": experiment.backbone.params | head, "batch_stats": experiment.backbone.batch_stats}
-    initialize = quickly_compiled(functools.partial(experiment.model.init, train=False))
-    variables = initialize(jax.random.key(seed), experiment.sample_input())
-    if "whiten" in variables["params"]:
-        images_NHWC = experiment.preprocessing(jnp.asarray(experiment.splits["train"].images_NHWC[:5000]))
-        kernel = whitening_kernel(np.asarray(images_NHWC))
-        variables["params"] = {**variables["params"], "whiten": {"kernel": kernel}}
-    return variables
+    """params and batch_stats at step 0: random by train.seed, or pretrained with a random head."""
+    model, backbone, seed = experiment.model, experiment.backbone, experiment.config.train.seed
+    if backbone is None:
+        images_NHWC = experiment.splits["train"].images_NHWC
+        return model.initial_variables(seed=seed, images_NHWC=images_NHWC, prepare=experiment.preprocessing)
+    sample_NC = jnp.zeros((1, experiment.abstract_variables["params"]["head"]["kernel"].shape[0]))
+    initialize = quickly_compiled(functools.partial(model.init, train=False, method="classify"))
+    head = initialize(jax.random.key(seed), sample_NC)["params"]
+    return {"params": backbone.params | head, "batch_stats": backbone.batch_stats}

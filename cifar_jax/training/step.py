@@ -11,51 +11,24 @@ from jax.sharding import NamedSharding
 from cifar_jax.data.batches import epoch_order, gather
 from cifar_jax.devices import DATA_AXIS, REPLICATED, SHARDED, quickly_compiled, split_over_devices
 from cifar_jax.experiment import Experiment
+from cifar_jax.models.freezing import keep_statistics
 from cifar_jax.preprocessing import augment
+from cifar_jax.training import losses
 from cifar_jax.training.state import Metrics, TrainState, make_optimizer
 
 
-def augmented(images_BHWC, targets_BK, indices_B, *, step, epoch, config, prepare) -> tuple[jax.Array, jax.Array]:
-    """This device's part of a batch as the network sees it in training, with its targets.
-
-    Args:
-        images_BHWC: uint8, as stored.
-        targets_BK: float32, of sum 1.
-        indices_B: row numbers of the whole batch, int32.
-        step: number of the batch in the run.
-        epoch: from 0.
-        prepare: see `train_on_batch`.
-    """
-    key = jax.random.fold_in(jax.random.key(config.train.seed), step)
-    augment_key, cutout_key, mixup_key, crop_key = jax.random.split(key, 4)
-    images_BHWC = augment.augment(
-        images_BHWC,
-        indices_B=indices_B,
-        epoch=epoch,
-        key=augment_key,
-        seed=config.train.seed,
-        flip=config.augment.flip,
-        crop_padding=config.augment.crop_padding,
-    )
-    if config.augment.random_resized_crop:
-        images_BHWC = augment.random_resized_crop(
-            images_BHWC,
-            size=prepare.image_size,
-            key=crop_key,
-            batch_size=len(indices_B),
-            scale=(config.augment.random_resized_crop, 1.0),
-            method=prepare.resize_method,
-        )
-    images_BHWC = prepare(images_BHWC)
-    if config.augment.cutout:
-        images_BHWC = augment.cutout(images_BHWC, key=cutout_key, batch_size=len(indices_B), side=config.augment.cutout)
-    if config.augment.mixup:
-        images_BHWC, targets_BK = augment.mixup(images_BHWC, targets_BK, key=mixup_key, alpha=config.augment.mixup)
-    return images_BHWC, targets_BK
-
-
 def train_on_batch(
-    state: TrainState, images_BHWC, labels_B, indices_B, *, model, optimizer, config, prepare, steps_per_epoch
+    state: TrainState,
+    images_BHWC,
+    labels_B,
+    indices_B,
+    *,
+    model,
+    optimizer,
+    config,
+    prepare,
+    steps_per_epoch,
+    frozen_norms=(),
 ) -> TrainState:
     """One update, as one device sees it (inside `split_over_devices`).
 
@@ -65,26 +38,32 @@ def train_on_batch(
         labels_B: likewise, int32.
         indices_B: row numbers of the whole batch, int32.
         prepare: the `Preprocessing` of the model.
+        frozen_norms: paths of the norms that keep their running statistics.
     """
-    targets_BK = optax.smooth_labels(jax.nn.one_hot(labels_B, model.num_classes), config.train.label_smoothing)
+    targets_BK = losses.smoothed_targets(
+        labels_B, num_classes=model.num_classes, label_smoothing=config.train.label_smoothing
+    )
+    forward = functools.partial(model.apply, train=True)
     if config.train.cached_features:
-        forward = functools.partial(model.apply, method="classify")
+        forward = functools.partial(forward, method="classify")
     else:
-        forward = functools.partial(model.apply, train=True)
-        images_BHWC, targets_BK = augmented(
+        images_BHWC, targets_BK = augment.augment_batch(
             images_BHWC,
             targets_BK,
             indices_B,
+            seed=config.train.seed,
             step=state.step,
             epoch=state.step // steps_per_epoch,
-            config=config,
+            config=config.augment,
             prepare=prepare,
         )
+    rngs = {"dropout": dropout_key(config.train.seed, state.step)}
 
     def loss_of(params):
         variables = {"params": params, "batch_stats": state.batch_stats}
-        logits_BK, updated = forward(variables, images_BHWC, mutable=["batch_stats"])
-        loss = optax.softmax_cross_entropy(logits_BK, targets_BK).mean()
+        with keep_statistics(frozen_norms):
+            logits_BK, updated = forward(variables, images_BHWC, mutable=["batch_stats"], rngs=rngs)
+        loss = losses.training_loss(logits_BK, targets_BK)
         return loss, (logits_BK, updated.get("batch_stats", state.batch_stats))
 
     (loss, (logits_BK, batch_stats)), gradients = jax.value_and_grad(loss_of, has_aux=True)(state.params)
@@ -105,8 +84,14 @@ def train_on_batch(
     )
 
 
+def dropout_key(seed: int, step: jax.Array) -> jax.Array:
+    """The generator of this device's dropout masks: each device draws its own."""
+    key = jax.random.fold_in(jax.random.key(seed), step)
+    return jax.random.fold_in(jax.random.fold_in(key, 0xD20B0), lax.axis_index(DATA_AXIS))  # apart from augmentation's
+
+
 def _add(state: TrainState, *, loss, correct, count: int, first) -> Metrics:
-    """The epoch's sums with one batch more; they begin anew at its `first` step."""
+    """The sums over the epoch with one more batch; its `first` step resets them."""
     before = jax.tree.map(lambda old: jnp.where(first, jnp.zeros_like(old), old), state.metrics)
     bad = state.metrics.first_bad_step
     return Metrics(
@@ -120,8 +105,8 @@ def _add(state: TrainState, *, loss, correct, count: int, first) -> Metrics:
 def compile_steps(experiment: Experiment):
     """`run(state, split, order_EB, steps=n) -> (state, metrics)`: the next n batches of the epoch in one dispatch.
 
-    The state is donated: its buffers are reused, the argument is gone afterwards. `metrics` is a copy that is not.
-    More than one batch runs as a `lax.scan`.
+    The state is donated: its buffers are reused and the argument becomes invalid; `metrics` is a copy. Several batches
+    run as a `lax.scan`.
     """
     settings = {
         "model": experiment.model,
@@ -129,6 +114,7 @@ def compile_steps(experiment: Experiment):
         "config": experiment.config,
         "prepare": experiment.preprocessing,
         "steps_per_epoch": experiment.steps_per_epoch,
+        "frozen_norms": experiment.frozen_norms,
     }
 
     def body(state, split, order_EB):
@@ -155,7 +141,7 @@ def compile_steps(experiment: Experiment):
 
 
 def compile_epoch_order(experiment: Experiment):
-    """`order(step) -> order_EB` of the epoch that `step` (an array on the devices) lies in, replicated."""
+    """`order(step) -> order_EB` of the epoch that contains `step` (an array on the devices), replicated."""
 
     def order(step):
         return epoch_order(

@@ -1,7 +1,4 @@
-"""The fast forms of convolution and pooling against XLA's own, and that the compiled program has the fast layout."""
-
-import functools
-import re
+"""The shared layers against Flax, XLA and NumPy."""
 
 import flax.linen as nn
 import jax
@@ -10,19 +7,18 @@ import numpy as np
 import pytest
 from jax import lax
 
-from cifar_jax.models import layers
-from cifar_jax.models.cnn import CNN
-
-FAST = "b01f_01io->b01f"
-ONLY_ON_CPU = pytest.mark.skipif(
-    jax.default_backend() != "cpu",
-    reason="reads layouts in the program that XLA:CPU compiles; elsewhere the layers are XLA's own on purpose",
-)
+from cifar_jax.models.layers import Conv, average_pool, convolve, max_pool, overlapping_max_pool, standardized
 
 
-def plain_convolve(images_NHWC, kernel_HWIO, padding):
+def plain_convolve(images_NHWC, kernel_HWIO, *, stride):
+    half = len(kernel_HWIO) // 2
     return lax.conv_general_dilated(
-        images_NHWC, kernel_HWIO, (1, 1), padding, dimension_numbers=("NHWC", "HWIO", "NHWC")
+        images_NHWC,
+        kernel_HWIO,
+        (stride, stride),
+        ((half, half), (half, half)),
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        precision="highest",
     )
 
 
@@ -30,24 +26,28 @@ def relative_error(found, expected):
     return np.abs(found - expected).max() / np.abs(expected).max()
 
 
+@pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize(
-    "batch, size, side, channels",
-    [(1, 3, 8, (3, 5)), (7, 2, 8, (3, 5)), (30, 3, 16, (4, 6)), (32, 2, 33, (3, 4)), (34, 3, 16, (5, 3))],
+    "size, height, width",
+    [
+        *((1, 1, 1), (1, 4, 5), (1, 97, 97)),
+        *((3, 1, 1), (3, 1, 2), (3, 2, 2), (3, 3, 2), (3, 4, 4), (3, 5, 3), (3, 7, 8), (3, 8, 8), (3, 97, 97)),
+        *((7, 12, 12), (7, 13, 16), (7, 97, 97)),
+    ],
 )
-def test_convolution_and_both_gradients_equal_the_plain_ones(batch, size, side, channels):
-    inputs, outputs = channels
-    low, high = (size - 1) // 2, size // 2
-    padding = ((low, high), (low, high))
-    keys = jax.random.split(jax.random.key(0), 3)
-    images_NHWC = jax.random.normal(keys[0], (batch, side, side - 1, inputs))
-    kernel_HWIO = jax.random.normal(keys[1], (size, size, inputs, outputs))
-    gradient_NHWC = jax.random.normal(keys[2], (batch, side, side - 1, outputs))
+def test_convolution_and_both_gradients_equal_the_plain_ones(size, height, width, stride):
+    inputs, outputs, batch = 3, 5, 2
+    random = np.random.default_rng(0)
+    images_NHWC = random.normal(size=(batch, height, width, inputs)).astype(np.float32)
+    kernel_HWIO = random.normal(size=(size, size, inputs, outputs)).astype(np.float32)
+    sides = [-(-side // stride) for side in (height, width)]
+    gradient_NHWC = random.normal(size=(batch, *sides, outputs)).astype(np.float32)
 
     @jax.jit
     def both(images, kernel, gradient):
         results = []
-        for convolve in (layers._cpu_convolve, plain_convolve):
-            output, pull_back = jax.vjp(lambda x, k, c=convolve: c(x, k, padding), images, kernel)
+        for form in (convolve, plain_convolve):
+            output, pull_back = jax.vjp(lambda x, k, form=form: form(x, k, stride=stride), images, kernel)
             results.append((output, *pull_back(gradient)))
         return results
 
@@ -57,9 +57,24 @@ def test_convolution_and_both_gradients_equal_the_plain_ones(batch, size, side, 
         assert relative_error(found, expected) < 1e-5
 
 
-@pytest.mark.parametrize("batch, at_most, expected", [(12, 4, 4), (10, 4, 2), (7, 4, 1), (3, 100, 3), (5, 0, 1)])
-def test_a_batch_is_cut_into_equal_slices(batch, at_most, expected):
-    assert layers._sliced(batch, at_most) == expected
+def test_standardized_filters_have_mean_0_and_variance_1():
+    kernel_HWIO = np.random.default_rng(0).normal(3.0, 0.1, (3, 3, 4, 6)).astype(np.float32)
+    filters = np.asarray(standardized(kernel_HWIO), np.float64)
+    exact = kernel_HWIO.astype(np.float64)
+    expected = (exact - exact.mean((0, 1, 2))) / np.sqrt(exact.var((0, 1, 2)) + 1e-10)
+    np.testing.assert_allclose(filters, expected, atol=1e-4)
+
+    images_NHWC = np.random.default_rng(1).normal(size=(2, 5, 5, 4)).astype(np.float32)
+    output_NHWC = Conv(6, size=3, standardize=True).apply({"params": {"kernel": kernel_HWIO}}, images_NHWC)
+    assert relative_error(output_NHWC, plain_convolve(images_NHWC, expected.astype(np.float32), stride=1)) < 1e-4
+
+
+def test_the_bias_is_added_to_each_channel():
+    images_NHWC = np.ones((1, 2, 2, 3), np.float32)
+    bias_C = np.arange(4, dtype=np.float32)
+    params = {"kernel": np.zeros((1, 1, 3, 4), np.float32), "bias": bias_C}
+    output_NHWC = Conv(4, size=1, use_bias=True).apply({"params": params}, images_NHWC)
+    np.testing.assert_array_equal(output_NHWC, np.broadcast_to(bias_C, (1, 2, 2, 4)))
 
 
 @pytest.mark.parametrize("size, side", [(2, 8), (2, 7), (3, 8)])
@@ -76,7 +91,7 @@ def test_max_pool_equals_that_of_flax(size, side):
         return (pooled * jnp.arange(pooled.size).reshape(pooled.shape)).sum()
 
     def ours(images_NHWC):
-        return layers.max_pool(images_NHWC, size)
+        return max_pool(images_NHWC, size)
 
     assert ours(images_NHWC).shape == (4, side // size, (side + 1) // size, 3)
     np.testing.assert_array_equal(ours(images_NHWC), flax_pool(images_NHWC))
@@ -85,73 +100,40 @@ def test_max_pool_equals_that_of_flax(size, side):
 
 
 def test_equal_greatest_pixels_share_the_gradient():
-    gradient_NHWC = jax.grad(lambda x: layers.max_pool(x).sum())(jnp.ones((1, 2, 2, 1)))
+    gradient_NHWC = jax.grad(lambda x: max_pool(x).sum())(jnp.ones((1, 2, 2, 1)))
     np.testing.assert_array_equal(gradient_NHWC, np.full((1, 2, 2, 1), 0.25))
 
 
-def test_gelu_and_its_gradient_equal_the_formula_in_float64():
-    x = np.concatenate([np.linspace(-8, 8, 1001), [-50, 0, 50]]).astype(np.float32)
-    step = 1e-20  # into the complex plane: the derivative without a difference that would round
-    stepped = x.astype(np.complex128) + step * 1j
-    exact = 0.5 * stepped * (1 + np.tanh(np.sqrt(2 / np.pi) * (stepped + 0.044715 * stepped**3)))
-    weights = np.arange(x.size)
-    found = jax.grad(lambda x: (layers.gelu(x) * weights).sum())(jnp.asarray(x))
-    np.testing.assert_allclose(layers.gelu(x), exact.real, rtol=1e-5, atol=1e-6)
-    np.testing.assert_allclose(found, exact.imag / step * weights, rtol=1e-5, atol=1e-3)  # of gradients up to 1,000
+@pytest.mark.parametrize("pad_with", [0.0, -np.inf])
+@pytest.mark.parametrize("height, width", [(8, 8), (7, 10), (5, 5), (1, 2)])
+def test_overlapping_max_pool_and_its_gradient_equal_those_of_flax(height, width, pad_with):
+    # A permutation has no ties, where the gradients differ; most values are negative, so that zeros at the border win.
+    numbers = np.random.default_rng(0).permutation(2 * height * width * 3) - 1.8 * height * width * 3 - 0.5
+    images_NHWC = jnp.asarray(numbers.reshape(2, height, width, 3), jnp.float32)
+
+    def flax_pool(images_NHWC):
+        padding = ((0, 0), (1, 1), (1, 1), (0, 0))
+        return nn.max_pool(jnp.pad(images_NHWC, padding, constant_values=pad_with), (3, 3), (2, 2))
+
+    def ours(images_NHWC):
+        return overlapping_max_pool(images_NHWC, pad_with=pad_with)
+
+    def weighted(pool, images_NHWC):
+        pooled = pool(images_NHWC)
+        return (pooled * jnp.arange(1, pooled.size + 1).reshape(pooled.shape)).sum()
+
+    assert ours(images_NHWC).shape == (2, (height + 1) // 2, (width + 1) // 2, 3)
+    np.testing.assert_array_equal(ours(images_NHWC), flax_pool(images_NHWC))
+    gradients = [jax.grad(weighted, argnums=1)(pool, images_NHWC) for pool in (ours, flax_pool)]
+    np.testing.assert_array_equal(*gradients)
 
 
-def test_add_bias_and_both_gradients_equal_the_plain_sum():
-    generator = np.random.default_rng(0)
-    x_NHWC, weights_NHWC = jnp.asarray(generator.normal(size=(2, 5, 6, 7, 4)), jnp.float32)
-    bias_C = jnp.asarray(generator.normal(size=4), jnp.float32)
-
-    def weighted(add, x_NHWC, bias_C):
-        return (add(x_NHWC, bias_C) * weights_NHWC).sum()
-
-    found, plain = (jax.grad(weighted, argnums=(1, 2))(add, x_NHWC, bias_C) for add in (layers.add_bias, jnp.add))
-    np.testing.assert_array_equal(layers.add_bias(x_NHWC, bias_C), x_NHWC + bias_C)
-    jax.tree.map(lambda found, plain: np.testing.assert_allclose(found, plain, rtol=1e-5, atol=1e-5), found, plain)
-
-
-@ONLY_ON_CPU
-def test_training_keeps_little_of_the_forward_pass():
-    """Temporaries of one gradient of the recipe's network: 1.07 MB a image; with `jax.grad`'s own GELU 1.64."""
-    images_NHWC = jax.ShapeDtypeStruct((256, 32, 32, 3), jnp.float32)
-    model = CNN(num_classes=10, widths=(48, 128, 192))
-    variables = jax.eval_shape(functools.partial(model.init, train=False), jax.random.key(0), images_NHWC)
-
-    def loss(params, batch_stats, images_NHWC):
-        return model.apply({"params": params, "batch_stats": batch_stats}, images_NHWC, train=False).sum()
-
-    program = jax.jit(jax.grad(loss)).lower(variables["params"], variables["batch_stats"], images_NHWC).compile()
-    assert program.memory_analysis().temp_size_in_bytes < 1.3e6 * 256
-
-
-def convolutions_of_training_in_a_scan(monkeypatch, convolve) -> set[str]:
-    """The dim_labels of all convolutions, in whatever computation, of gradient descent on a stack of `Conv`."""
-    monkeypatch.setattr(layers, "convolve", convolve)
-    stack = nn.Sequential([layers.Conv(8), layers.Conv(12, size=2), layers.Conv(16)])
-    images_NHWC = jnp.ones((32, 16, 16, 3))
-    params = stack.init(jax.random.key(0), images_NHWC)
-
-    def step(params, _):
-        gradients = jax.grad(lambda p: (stack.apply(p, images_NHWC) ** 2).mean())(params)
-        return jax.tree.map(lambda p, g: p - 0.1 * g, params, gradients), None
-
-    program = jax.jit(lambda params: lax.scan(step, params, length=3)[0]).lower(params).compile().as_text()
-    found = re.findall(r" convolution\(.*dim_labels=([^,\s]+)", program)
-    assert len(found) >= 8, "three forward, three for kernels and two for images, at the least"
-    assert " while(" in program
-    return set(found)
-
-
-@ONLY_ON_CPU
-def test_convolutions_in_a_scan_all_have_the_fast_layout(monkeypatch):
-    """Others run as naive loops, 75 times slower (docstring of `cifar_jax/models/layers.py`)."""
-    assert convolutions_of_training_in_a_scan(monkeypatch, layers.convolve) == {FAST}
-
-
-@ONLY_ON_CPU
-def test_plain_gradients_in_a_scan_do_not_have_it(monkeypatch):
-    """The control of the test above. If it fails, XLA has mended the trap, and `layers.py` can be simpler."""
-    assert convolutions_of_training_in_a_scan(monkeypatch, plain_convolve) - {FAST}
+@pytest.mark.parametrize("height, width", [(4, 6), (5, 4), (7, 7), (1, 1)])
+def test_average_pool_divides_by_the_pixels_that_are_there(height, width):
+    images_NHWC = np.random.default_rng(0).normal(size=(2, height, width, 3)).astype(np.float32)
+    rows, columns = -(-height // 2), -(-width // 2)
+    expected_NHWC = [
+        [images_NHWC[:, 2 * r : 2 * r + 2, 2 * c : 2 * c + 2].mean(axis=(1, 2)) for c in range(columns)]
+        for r in range(rows)
+    ]
+    np.testing.assert_allclose(average_pool(images_NHWC), np.transpose(expected_NHWC, (2, 0, 1, 3)), atol=1e-6)

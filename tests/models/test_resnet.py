@@ -1,6 +1,6 @@
-"""The ResNet: names, sizes, places of the strides, initial values, and what training changes.
+"""The ResNet: names, sizes, strides, initial values, and a training step.
 
-Its numbers are compared with those of other libraries in tests/pretrained.
+tests/pretrained compares its numbers with those of other libraries.
 """
 
 import functools
@@ -11,8 +11,10 @@ import numpy as np
 import pytest
 
 from cifar_jax.devices import DATA_AXIS, REPLICATED, SHARDED, make_mesh, split_over_devices
-from cifar_jax.models import initial, summary
+from cifar_jax.models import classifier, summary
+from cifar_jax.models.freezing import keep_statistics
 from cifar_jax.models.resnet import VARIANTS, ResNet
+from cifar_jax.models.resnet_init import fill
 
 SMALL = {"num_classes": 5, "stage_sizes": (2, 1, 1, 1), "width": 8}
 SHALLOW = {**SMALL, "stage_sizes": (2, 1)}
@@ -20,13 +22,12 @@ IMAGES_NHWC = np.random.default_rng(0).normal(size=(8, 32, 32, 3)).astype(np.flo
 
 
 def abstract_variables(model, side=32):
-    images = jax.ShapeDtypeStruct((1, side, side, 3), jnp.float32)
-    return jax.eval_shape(functools.partial(model.init, train=False), jax.random.key(0), images)
+    return classifier.abstract_variables(model, side)
 
 
 def variables_of(model):
-    """Initial ones, with every scale at one, so that each layer has a part in the output, and a head that is not 0."""
-    variables = initial.fill(abstract_variables(model), seed=0)
+    """Initial variables, but with every scale 1 and a random head, so that each layer affects the logits."""
+    variables = fill(abstract_variables(model), seed=0)
     head = np.random.default_rng(1).normal(size=variables["params"]["head"]["kernel"].shape).astype(np.float32)
     params = jax.tree_util.tree_map_with_path(
         lambda path, value: np.ones_like(value) if path[-1].key == "scale" else value, variables["params"]
@@ -45,18 +46,20 @@ def size(tree):
 @functools.partial(jax.jit, static_argnames="model")
 def evaluate(model, variables, images_NHWC):
     """Logits and stages."""
-    return model.apply(variables, images_NHWC, train=False, return_stages=True)
+    stages = model.apply(variables, images_NHWC, train=False, method="stages")
+    return model.apply(variables, stages["features"], train=False, method="classify"), stages
 
 
-@functools.partial(jax.jit, static_argnames=("model", "devices"))
-def training_step(model, variables, images_NHWC, *, devices=1):
-    """Loss, gradients and batch_stats of one step, as the training step takes them on each device."""
+@functools.partial(jax.jit, static_argnames=("model", "devices", "frozen_norms"))
+def training_step(model, variables, images_NHWC, *, devices=1, frozen_norms=()):
+    """Loss, gradients and batch_stats of one training step."""
 
     def on_device(variables, images_NHWC):
         def loss_of(params):
-            output, updated = model.apply(
-                {**variables, "params": params}, images_NHWC, train=True, mutable=["batch_stats"]
-            )
+            with keep_statistics(frozen_norms):
+                output, updated = model.apply(
+                    {**variables, "params": params}, images_NHWC, train=True, mutable=["batch_stats"]
+                )
             return (output**2).mean(), updated.get("batch_stats", {})
 
         (loss, batch_stats), gradients = jax.value_and_grad(loss_of, has_aux=True)(variables["params"])
@@ -80,7 +83,7 @@ def training_step(model, variables, images_NHWC, *, devices=1):
     ],
     ids=[*("v1.5", "v1", "v2", "d", "bit", "18")],
 )
-def test_parameters_are_as_many_as_published(settings, parameters, statistics):
+def test_the_number_of_parameters_is_as_published(settings, parameters, statistics):
     variables = abstract_variables(ResNet(num_classes=1000, **settings))
     assert size(variables["params"]) == parameters
     assert size(variables.get("batch_stats", {})) == statistics
@@ -100,7 +103,7 @@ def test_layers_have_explicit_names():
     }
 
 
-def test_layers_of_a_preactivation_network():
+def test_a_preactivation_network_has_its_own_layers():
     params = abstract_variables(ResNet(**SMALL, **VARIANTS["v2"]))["params"]
     assert "final_norm" in params and "stem_norm1" not in params
     assert set(params["stage1_block1"]) == {"norm1", "conv1", "norm2", "conv2", "norm3", "conv3", "shortcut_conv"}
@@ -118,12 +121,10 @@ def test_layers_of_a_preactivation_network():
         ("small", 32, (32, 32, 16, 8, 4)),
     ],
 )
-def test_sizes_of_the_stages(stem, side, sides):
+def test_the_output_of_each_stage_has_the_expected_size(stem, side, sides):
     model = ResNet(**SMALL, stem=stem)
-    variables = abstract_variables(model, side)
     images = jax.ShapeDtypeStruct((2, side, side, 3), jnp.float32)
-    apply = functools.partial(model.apply, train=False, return_stages=True)
-    logits, stages = jax.eval_shape(apply, variables, images)
+    logits, stages = jax.eval_shape(functools.partial(evaluate, model), abstract_variables(model, side), images)
     names = ("stem", "stage1", "stage2", "stage3", "stage4")
     widths = (8, 32, 64, 128, 256)
     expected = {name: (2, s, s, c) for name, s, c in zip(names, sides, widths, strict=True)} | {"features": (2, 256)}
@@ -141,7 +142,7 @@ def test_sizes_of_the_stages(stem, side, sides):
     ],
     ids=["v1", "v1.5", "v2", "basic"],
 )
-def test_the_place_of_the_strides(settings, strided):
+def test_each_variant_has_its_strides_in_the_right_convolutions(settings, strided):
     model = ResNet(**{**SMALL, "stage_sizes": (2, 2, 2, 2)}, **settings)
     sides = {row["name"]: row["output_shape"][0] for row in summary.layers(model, 64) if row["name"] != "head"}
     convolutions = [name for name in sides if "/conv" in name]
@@ -151,7 +152,7 @@ def test_the_place_of_the_strides(settings, strided):
 
 def test_blocks_begin_as_the_identity_and_logits_as_zero():
     model = ResNet(**SHALLOW)
-    variables = initial.fill(abstract_variables(model), seed=0)
+    variables = fill(abstract_variables(model), seed=0)
     one_block = {name: layer for name, layer in variables["params"].items() if name != "stage1_block2"}
     short = ResNet(**{**SHALLOW, "stage_sizes": (1, 1)})
     logits_NK, stages = evaluate(model, variables, IMAGES_NHWC)
@@ -161,7 +162,7 @@ def test_blocks_begin_as_the_identity_and_logits_as_zero():
     np.testing.assert_array_equal(logits_NK, np.zeros((8, 5)))
 
 
-def test_features_need_no_head_and_lead_to_the_logits():
+def test_features_need_no_head_and_give_the_logits():
     model = ResNet(**SHALLOW, dtype=jnp.dtype("bfloat16"))
     variables = variables_of(model)
     headless = {**variables, "params": {k: v for k, v in variables["params"].items() if k != "head"}}
@@ -192,36 +193,28 @@ def test_recomputed_blocks_have_the_same_gradients():
         np.testing.assert_allclose(found, expected, atol=1e-3 * np.abs(expected).max() + 1e-6)
 
 
-def test_frozen_norms_keep_their_statistics_to_the_bit():
-    frozen = ("stem_norm1", "stage1_block2/norm2", "stage2_block1/shortcut_norm")
-    model = ResNet(**SHALLOW, frozen_norms=frozen)
+@pytest.mark.parametrize("settings", [{}, {"remat": True}, VARIANTS["v2"]], ids=["v1.5", "remat", "v2"])
+def test_only_norms_that_are_not_frozen_update_their_statistics(settings):
+    frozen = ("stage1_block2/norm2", "stage2_block1/norm1")
+    model = ResNet(**SHALLOW, **settings)
     variables = variables_of(model)
-    _, _, batch_stats = training_step(model, variables, IMAGES_NHWC)
-
-    def changed(tree):
-        return {
-            "/".join(key.key for key in path[:-1])
-            for (path, new), old in zip(
-                jax.tree_util.tree_leaves_with_path(tree), jax.tree.leaves(variables["batch_stats"]), strict=True
-            )
-            if not np.array_equal(new, old)
-        }
-
+    _, _, batch_stats = training_step(model, variables, IMAGES_NHWC, frozen_norms=frozen)
+    pairs = zip(jax.tree.leaves_with_path(batch_stats), jax.tree.leaves(variables["batch_stats"]), strict=True)
+    changed = {"/".join(key.key for key in path[:-1]) for (path, new), old in pairs if not np.array_equal(new, old)}
     norms = {path.rsplit("/", 1)[0] for path in paths(variables["batch_stats"])}
-    assert changed(batch_stats) == norms - set(frozen)
+    assert changed == norms - set(frozen)
 
 
-def test_frozen_norms_use_their_statistics_in_training():
-    norms = {path.rsplit("/", 1)[0] for path in paths(abstract_variables(ResNet(**SHALLOW))["batch_stats"])}
-    model = ResNet(**SHALLOW, frozen_norms=tuple(sorted(norms)))
+def test_frozen_norms_normalize_with_their_statistics_in_training():
+    model = ResNet(**SHALLOW)
     variables = variables_of(model)
-    training, evaluation = (
-        jax.jit(functools.partial(model.apply, train=t))(variables, IMAGES_NHWC) for t in (True, False)
-    )
-    np.testing.assert_array_equal(training, evaluation)
+    norms = {path.rsplit("/", 1)[0] for path in paths(variables["batch_stats"])}
+    with keep_statistics(norms):
+        training = model.apply(variables, IMAGES_NHWC, train=True)
+    np.testing.assert_array_equal(training, model.apply(variables, IMAGES_NHWC, train=False))
 
 
-def test_a_network_with_group_norm_treats_images_apart():
+def test_a_network_with_group_norm_treats_each_image_independently():
     model = ResNet(num_classes=5, stage_sizes=(1, 1), width=32, **VARIANTS["bit"])
     variables = variables_of(model)
     assert set(variables) == {"params"}
@@ -231,7 +224,7 @@ def test_a_network_with_group_norm_treats_images_apart():
     )
 
 
-def test_zeros_at_the_border_of_the_pool_matter_before_a_relu_only():
+def test_zero_padding_of_the_pool_matters_only_before_a_relu():
     for variant, is_same in (("v1.5", True), ("v2", False)):
         pads = [ResNet(**SHALLOW, **{**VARIANTS[variant], "pool_pads_zero": zero}) for zero in (True, False)]
         variables = variables_of(pads[0])

@@ -70,8 +70,8 @@ def stages_of():
         model = network(backbone)
         variables = {"params": backbone.params, "batch_stats": backbone.batch_stats}
         with jax.default_matmul_precision("highest"):
-            apply = jax.jit(lambda v, x: model.apply(v, x, train=False, return_stages=True))
-            logits_NK, stages = apply(variables, images_NHWC)
+            stages = jax.jit(lambda v, x: model.apply(v, x, train=False, method="stages"))(variables, images_NHWC)
+            logits_NK = jax.jit(lambda v, x: model.apply(v, x, train=False))(variables, images_NHWC)
         return {name: np.asarray(value) for name, value in (stages | {"logits": logits_NK}).items()}
 
     return run

@@ -19,7 +19,7 @@ class Recorder:
 
     num_classes = 10
 
-    def apply(self, variables, images_NHWC, *, train, mutable):
+    def apply(self, variables, images_NHWC, *, train, mutable, rngs):
         logits_NK = jnp.zeros((len(images_NHWC), 10)) * variables["params"]["scale"]
         return logits_NK, {"batch_stats": {"seen": images_NHWC}}
 

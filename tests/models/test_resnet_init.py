@@ -1,28 +1,23 @@
-"""Initial weights without running the model against those of the model's own initializers."""
-
-import functools
+"""The initial weights that NumPy draws against those of the model's own initializers."""
 
 import jax
 import numpy as np
 import pytest
 
-from cifar_jax.models import initial
+from cifar_jax.models.classifier import abstract_variables
 from cifar_jax.models.resnet import VARIANTS, ResNet
+from cifar_jax.models.resnet_init import fill
 
 IMAGES_NHWC = np.zeros((1, 32, 32, 3), np.float32)
 SMALL = {"stage_sizes": (2, 1), "width": 32}
 
 
-def abstract_variables(model):
-    return jax.eval_shape(functools.partial(model.init, train=False), jax.random.key(0), IMAGES_NHWC)
-
-
 @pytest.mark.parametrize(
     "settings", [VARIANTS["v1.5"], VARIANTS["v2"], VARIANTS["bit"], {"block": "basic"}], ids=["v1.5", "v2", "bit", "18"]
 )
-def test_the_values_are_those_of_the_initializers(settings):
+def test_the_values_are_distributed_as_those_of_the_initializers(settings):
     model = ResNet(num_classes=5, **SMALL, **settings)
-    filled = initial.fill(abstract_variables(model), seed=0)
+    filled = fill(abstract_variables(model, 32), seed=0)
     expected = jax.device_get(jax.jit(lambda: model.init(jax.random.key(0), IMAGES_NHWC, train=False))())
 
     def compare(path, found, expected):
@@ -39,9 +34,9 @@ def test_the_values_are_those_of_the_initializers(settings):
     jax.tree_util.tree_map_with_path(compare, filled, expected)
 
 
-def test_the_seed_decides_every_kernel():
-    abstract = abstract_variables(ResNet(num_classes=5, **SMALL))
-    first, again, other = (initial.fill(abstract, seed=seed)["params"] for seed in (1, 1, 2))
+def test_the_seed_determines_every_kernel():
+    abstract = abstract_variables(ResNet(num_classes=5, **SMALL), 32)
+    first, again, other = (fill(abstract, seed=seed)["params"] for seed in (1, 1, 2))
     jax.tree.map(np.testing.assert_array_equal, first, again)
     kernels = [x for x in jax.tree.leaves(first) if x.ndim == 4]
     others = [x for x in jax.tree.leaves(other) if x.ndim == 4]

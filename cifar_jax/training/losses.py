@@ -1,0 +1,26 @@
+"""Losses. `training_loss` is the one that training minimizes; replace its body for another."""
+
+import jax
+import optax
+
+
+def training_loss(logits_BK: jax.Array, targets_BK: jax.Array) -> jax.Array:
+    """The mean over this device's part of the batch, float32 ().
+
+    Args:
+        targets_BK: probabilities of the classes: smoothed labels (`train.label_smoothing`), blended by mixup.
+    """
+    return softmax_cross_entropy(logits_BK, targets_BK).mean()
+
+
+def softmax_cross_entropy(logits_BK: jax.Array, targets_BK: jax.Array) -> jax.Array:
+    """The cross-entropy of each image, in nats, float32 (B,)."""
+    return optax.softmax_cross_entropy(logits_BK, targets_BK)
+
+
+def smoothed_targets(labels_B: jax.Array, *, num_classes: int, label_smoothing: float) -> jax.Array:
+    """float32 (B, K): 1 - label_smoothing on the label, and label_smoothing spread evenly over all classes.
+
+    Szegedy et al., Rethinking the Inception architecture, 2016.
+    """
+    return optax.smooth_labels(jax.nn.one_hot(labels_B, num_classes), label_smoothing)
