@@ -14,7 +14,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from cifar_jax.devices import DATA_AXIS
-from cifar_jax.errors import UsageError
 from cifar_jax.models.classifier import Classifier
 from cifar_jax.models.layers import Bias, Conv, max_pool
 from cifar_jax.models.xla_cpu import gelu
@@ -47,8 +46,6 @@ class CNN(Classifier):
 
     @classmethod
     def from_config(cls, config, *, num_classes: int, dtype: jnp.dtype, steps_per_epoch: int) -> "CNN":
-        if not config.widths:
-            raise UsageError("--config.model.widths=(): must name at least one block")
         return cls(
             num_classes=num_classes,
             widths=tuple(config.widths),

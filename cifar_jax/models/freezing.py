@@ -46,11 +46,9 @@ def multipliers(rules: Rules, params):
 
 def frozen_layers(rules: Rules, params) -> tuple[str, ...]:
     """Paths of the layers whose parameters are all frozen, e.g. 'stage1_block1/norm1'."""
-    largest = {}
-    for path, value in flatten_dict(multipliers(rules, params)).items():
-        layer = "/".join(path[:-1])
-        largest[layer] = max(value, largest.get(layer, 0.0))
-    return tuple(layer for layer, value in largest.items() if value == 0)
+    by_path = {"/".join(path): value for path, value in flatten_dict(multipliers(rules, params)).items()}
+    trained = {path.rpartition("/")[0] for path, value in by_path.items() if value}
+    return tuple(dict.fromkeys(layer for path in by_path if (layer := path.rpartition("/")[0]) not in trained))
 
 
 def frozen_norms(rules: Rules, variables: dict) -> tuple[str, ...]:

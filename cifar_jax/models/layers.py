@@ -17,7 +17,7 @@ class Conv(nn.Module):
         stride: in both directions.
         use_bias: add the parameter `bias`.
         standardize: filters are brought to mean 0 and variance 1 before use (Qiao et al. 2019, Weight standardization).
-        small_maps_by_taps: as of `convolve`.
+        small_maps_by_taps: on CPU, compute 3x3 convolutions of maps up to 4x4 by `xla_cpu.convolve_by_taps`.
         dtype: of the computation.
         kernel_init: initial values; a function of (key, shape, dtype).
     """
@@ -37,12 +37,8 @@ class Conv(nn.Module):
         kernel_HWIO = self.param("kernel", self.kernel_init, shape, jnp.float32)
         if self.standardize:
             kernel_HWIO = standardized(kernel_HWIO)
-        output_NHWC = convolve(
-            images_NHWC.astype(self.dtype),
-            kernel_HWIO.astype(self.dtype),
-            stride=self.stride,
-            small_maps_by_taps=self.small_maps_by_taps,
-        )
+        settings = {"stride": self.stride, "small_maps_by_taps": self.small_maps_by_taps}
+        output_NHWC = convolve(images_NHWC.astype(self.dtype), kernel_HWIO.astype(self.dtype), **settings)
         if self.use_bias:
             output_NHWC += self.param("bias", nn.initializers.zeros, (self.features,)).astype(self.dtype)
         return output_NHWC
@@ -55,11 +51,7 @@ def standardized(kernel_HWIO: jax.Array) -> jax.Array:
 
 
 def convolve(images_NHWC: jax.Array, kernel_HWIO: jax.Array, *, stride: int, small_maps_by_taps=True) -> jax.Array:
-    """Convolution with a square kernel, padded by (size - 1) // 2 pixels at the top and left, size // 2 elsewhere.
-
-    Args:
-        small_maps_by_taps: on CPU, 3x3 convolutions of maps up to 4x4 are computed by `xla_cpu.convolve_by_taps`.
-    """
+    """Convolution with a square kernel, padded by (size - 1) // 2 pixels at the top and left, size // 2 elsewhere."""
     size = len(kernel_HWIO)
     height, width = (-(-side // stride) for side in images_NHWC.shape[1:3])
     is_small = small_maps_by_taps and height * width <= 16

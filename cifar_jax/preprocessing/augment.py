@@ -15,47 +15,32 @@ from cifar_jax.data.batches import my_part
 from cifar_jax.preprocessing.resize import resampling_weights
 
 
-def augment_batch(images_BHWC, targets_BK, indices_B, *, seed, step, epoch, config, prepare):
-    """This device's part of a batch as the model sees it in training, with its targets; the order of augmentation.
+def augment_batch(images_BHWC, targets_BK, indices_B, config, prepare, *, step, epoch):
+    """This device's part of a batch as the model sees it in training: float32 (B, H, W, C) and (B, K).
 
     Args:
         images_BHWC: uint8, as stored.
         targets_BK: float32, of sum 1.
         indices_B: row numbers of the whole batch, int32.
-        seed: `train.seed`; with `step`, the number of the batch in the run, it decides every random choice.
-        epoch: from 0.
-        config: `config.augment`.
+        config: the whole configuration; `train.seed` and `step` determine every random choice.
         prepare: the `Preprocessing` of the model: resizes and normalizes.
-
-    Returns:
-        images float32 (B, H, W, C) and targets_BK.
+        step, epoch: number of the batch in the run, and of the epoch, from 0.
     """
-    step_key = jax.random.fold_in(jax.random.key(seed), step)
-    move_key, cutout_key, mixup_key, crop_key = jax.random.split(step_key, 4)  # further keys leave these as they are
-    batch_size = len(indices_B)
-    images_BHWC = move_and_flip(
-        images_BHWC,
-        indices_B=indices_B,
-        epoch=epoch,
-        key=move_key,
-        seed=seed,
-        flip=config.flip,
-        crop_padding=config.crop_padding,
-    )
-    if config.random_resized_crop:
+    key, batch_size, settings = jax.random.key(config.train.seed), len(indices_B), config.augment
+    # A fifth key would leave these four as they are.
+    move_key, cutout_key, mixup_key, crop_key = jax.random.split(jax.random.fold_in(key, step), 4)
+    moves = {"seed": config.train.seed, "flip": settings.flip, "crop_padding": settings.crop_padding}
+    images_BHWC = move_and_flip(images_BHWC, indices_B=indices_B, epoch=epoch, key=move_key, **moves)
+    if settings.random_resized_crop:
+        crop = {"scale": (settings.random_resized_crop, 1.0), "method": prepare.resize_method}
         images_BHWC = random_resized_crop(
-            images_BHWC,
-            size=prepare.image_size,
-            key=crop_key,
-            batch_size=batch_size,
-            scale=(config.random_resized_crop, 1.0),
-            method=prepare.resize_method,
+            images_BHWC, size=prepare.image_size, key=crop_key, batch_size=batch_size, **crop
         )
     images_BHWC = prepare(images_BHWC)
-    if config.cutout:
-        images_BHWC = cutout(images_BHWC, key=cutout_key, batch_size=batch_size, side=config.cutout)
-    if config.mixup:
-        images_BHWC, targets_BK = mixup(images_BHWC, targets_BK, key=mixup_key, alpha=config.mixup)
+    if settings.cutout:
+        images_BHWC = cutout(images_BHWC, key=cutout_key, batch_size=batch_size, side=settings.cutout)
+    if settings.mixup:
+        images_BHWC, targets_BK = mixup(images_BHWC, targets_BK, key=mixup_key, alpha=settings.mixup)
     return images_BHWC, targets_BK
 
 

@@ -18,9 +18,6 @@ def softmax_cross_entropy(logits_BK: jax.Array, targets_BK: jax.Array) -> jax.Ar
     return optax.softmax_cross_entropy(logits_BK, targets_BK)
 
 
-def smoothed_targets(labels_B: jax.Array, *, num_classes: int, label_smoothing: float) -> jax.Array:
-    """float32 (B, K): 1 - label_smoothing on the label, and label_smoothing spread evenly over all classes.
-
-    Szegedy et al., Rethinking the Inception architecture, 2016.
-    """
+def smoothed_targets(labels_B: jax.Array, num_classes: int, label_smoothing: float) -> jax.Array:
+    """float32 (B, K): 1 - label_smoothing on the label plus label_smoothing / K (Szegedy et al. 2016, Inception-v3)."""
     return optax.smooth_labels(jax.nn.one_hot(labels_B, num_classes), label_smoothing)

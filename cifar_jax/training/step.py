@@ -18,44 +18,26 @@ from cifar_jax.training.state import Metrics, TrainState, make_optimizer
 
 
 def train_on_batch(
-    state: TrainState,
-    images_BHWC,
-    labels_B,
-    indices_B,
-    *,
-    model,
-    optimizer,
-    config,
-    prepare,
-    steps_per_epoch,
-    frozen_norms=(),
+    state, images_BHWC, labels_B, indices_B, *, model, optimizer, config, prepare, steps_per_epoch, frozen_norms
 ) -> TrainState:
     """One update, as one device sees it (inside `split_over_devices`).
 
     Args:
-        state: replicated.
+        state: `TrainState`, replicated.
         images_BHWC: this device's part of the batch, uint8; with `train.cached_features` float32 features (B, C).
         labels_B: likewise, int32.
         indices_B: row numbers of the whole batch, int32.
         prepare: the `Preprocessing` of the model.
         frozen_norms: paths of the norms that keep their running statistics.
     """
-    targets_BK = losses.smoothed_targets(
-        labels_B, num_classes=model.num_classes, label_smoothing=config.train.label_smoothing
-    )
+    targets_BK = losses.smoothed_targets(labels_B, model.num_classes, config.train.label_smoothing)
     forward = functools.partial(model.apply, train=True)
     if config.train.cached_features:
         forward = functools.partial(forward, method="classify")
     else:
+        epoch = state.step // steps_per_epoch
         images_BHWC, targets_BK = augment.augment_batch(
-            images_BHWC,
-            targets_BK,
-            indices_B,
-            seed=config.train.seed,
-            step=state.step,
-            epoch=state.step // steps_per_epoch,
-            config=config.augment,
-            prepare=prepare,
+            images_BHWC, targets_BK, indices_B, config, prepare, step=state.step, epoch=epoch
         )
     rngs = {"dropout": dropout_key(config.train.seed, state.step)}
 

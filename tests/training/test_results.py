@@ -41,7 +41,7 @@ def test_the_images_are_those_of_the_training_step(changes, image_size):
     def seen(images_BHWC, labels_B, step):
         state = TrainState(step, params, {}, optimizer.init(params), {}, Metrics.zero())
         settings = {"model": Recorder(), "optimizer": optimizer, "config": config, "prepare": experiment.preprocessing}
-        settings["steps_per_epoch"] = experiment.steps_per_epoch
+        settings |= {"steps_per_epoch": experiment.steps_per_epoch, "frozen_norms": ()}
         after = train_on_batch(state, images_BHWC, labels_B, jnp.asarray(rows_B, jnp.int32), **settings)
         return after.batch_stats["seen"]
 
