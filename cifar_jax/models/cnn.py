@@ -52,7 +52,7 @@ class CNN(Classifier):
             convs_per_block=config.convs_per_block,
             norm=config.norm,
             whitening=config.whitening,
-            dropout=config.get("dropout", 0.0),
+            dropout=config.dropout,
             dtype=dtype,
         )
 

@@ -15,7 +15,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from cifar_jax.devices import DATA_AXIS
-from cifar_jax.errors import UsageError
 from cifar_jax.models.classifier import Classifier, abstract_variables
 from cifar_jax.models.layers import Conv, average_pool, overlapping_max_pool
 from cifar_jax.models.resnet_init import fill
@@ -88,8 +87,6 @@ class ResNet(Classifier):
         """The ResNet of `config`; the momentum of its statistics is max(1 - 10 / steps_per_epoch, 0.9), as in
         Grill et al., Bootstrap Your Own Latent, 2020, appendix D.3.
         """
-        if config.pretrained and config.stem:
-            raise UsageError("--config.model.stem: pretrained weights have their own stem; leave it empty")
         settings = VARIANTS[config.variant]
         return cls(
             num_classes=num_classes,
@@ -100,7 +97,7 @@ class ResNet(Classifier):
             block=config.block,
             norm_momentum=max(1 - 10 / steps_per_epoch, 0.9),
             remat=config.remat,
-            dropout=config.get("dropout", 0.0),
+            dropout=config.dropout,
             dtype=dtype,
         )
 

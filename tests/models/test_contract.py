@@ -10,6 +10,7 @@ import pytest
 
 from cifar_jax import experiment as experiments
 from cifar_jax import models
+from cifar_jax.config import default_config
 from cifar_jax.data import Dataset, ImageSet
 from cifar_jax.data.batches import place
 from cifar_jax.errors import UsageError
@@ -17,7 +18,6 @@ from cifar_jax.models import MODELS
 from cifar_jax.training.optimizer import match_rules
 from cifar_jax.training.state import initial_state, initial_variables
 from cifar_jax.training.step import compile_epoch_order, compile_steps
-from configs import default
 
 # Settings that make each model small.
 SMALL = {
@@ -34,9 +34,8 @@ def image_set(size, seed):
 
 
 def experiment_of(name, *, seed=0, dropout=0.0, rules=((".*", 1.0),), **changes):
-    config = default.get_config()
-    with config.unlocked():
-        config.model.update(name=name, dropout=dropout, **SMALL[name])
+    config = default_config()
+    config.model.update(name=name, dropout=dropout, **SMALL[name])
     config.optimizer.rules = rules
     config.train.update(batch_size=8, epochs=1, seed=seed)
     config.mesh.devices = 1
@@ -160,14 +159,14 @@ def test_the_seed_determines_the_initial_values(name):
 
 
 def test_an_unknown_model_is_refused_with_the_nearest_name():
-    config = default.get_config().model
+    config = default_config().model
     config.name = "resnt"
     with pytest.raises(UsageError, match=r"--config\.model\.name=resnt.*nearest is 'resnet'"):
         models.find(config)
 
 
 def test_pretrained_weights_are_refused_by_models_without_any():
-    config = default.get_config().model
+    config = default_config().model
     config.pretrained = "timm/resnet50.a1_in1k"
     with pytest.raises(UsageError, match=r"--config\.model\.name=resnet"):
         models.find(config)

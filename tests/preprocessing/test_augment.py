@@ -15,9 +15,9 @@ IMAGES_BHWC = np.random.default_rng(0).integers(0, 256, (16, 8, 9, 3), np.uint8)
 INDICES_B = np.random.default_rng(1).permutation(100)[:16].astype(np.int32)
 
 
-def augmented(devices=1, **settings):
+def moved_and_flipped(devices=1, **settings):
     settings = {"epoch": 0, "key": jax.random.key(0), "seed": 0, "flip": "alternating", "crop_padding": 2} | settings
-    change = functools.partial(augment.augment, **settings)
+    change = functools.partial(augment.move_and_flip, **settings)
     on_mesh = split_over_devices(
         lambda images_BHWC, indices_B: change(images_BHWC, indices_B=indices_B),
         make_mesh(devices),
@@ -30,7 +30,7 @@ def augmented(devices=1, **settings):
 def test_shift_and_flip_is_reflect_padding_cropping_and_flipping():
     random = np.random.default_rng(2)
     shifts_B2 = random.integers(-3, 4, (16, 2)).astype(np.int32)
-    shifts_B2[:2] = (7, 8), (-7, -8)  # as far as it goes
+    shifts_B2[:2] = (7, 8), (-7, -8)  # the largest shifts
     flips_B = random.integers(0, 2, 16).astype(bool)
     padded = np.pad(IMAGES_BHWC, ((0, 0), (7, 7), (8, 8), (0, 0)), mode="reflect")
     expected = [
@@ -43,14 +43,14 @@ def test_shift_and_flip_is_reflect_padding_cropping_and_flipping():
 
 
 @pytest.mark.parametrize("flip", ["none", "random", "alternating"])
-def test_a_image_is_changed_alike_on_one_device_and_on_eight(flip):
-    one, eight = augmented(1, flip=flip), augmented(8, flip=flip)
+def test_an_image_is_changed_identically_on_one_device_and_on_eight(flip):
+    one, eight = moved_and_flipped(1, flip=flip), moved_and_flipped(8, flip=flip)
     np.testing.assert_array_equal(one, eight)
     assert not np.array_equal(one, IMAGES_BHWC)
 
 
 def test_alternating_flips_mirror_every_image_in_the_next_epoch():
-    epochs = [augmented(crop_padding=0, epoch=epoch, key=jax.random.key(epoch)) for epoch in range(3)]
+    epochs = [moved_and_flipped(crop_padding=0, epoch=epoch, key=jax.random.key(epoch)) for epoch in range(3)]
     np.testing.assert_array_equal(epochs[1], epochs[0][:, :, ::-1])
     np.testing.assert_array_equal(epochs[2], epochs[0])
     mirrored_B = (epochs[0] != IMAGES_BHWC).any(axis=(1, 2, 3))
@@ -66,17 +66,17 @@ def test_first_flips_are_fair_and_belong_to_the_image():
 
 
 def test_random_flips_follow_the_key():
-    first, second = (augmented(crop_padding=0, flip="random", key=jax.random.key(k)) for k in (0, 1))
+    first, second = (moved_and_flipped(crop_padding=0, flip="random", key=jax.random.key(k)) for k in (0, 1))
     assert not np.array_equal(first, second)
     for image, original in zip(first, IMAGES_BHWC, strict=True):
         assert np.array_equal(image, original) or np.array_equal(image, original[:, ::-1])
 
 
-def test_shifts_reach_as_far_as_the_padding_and_no_farther():
-    """A image whose pixels tell their place: where its middle comes from is the shift."""
+def test_shifts_are_at_most_the_padding():
+    """Pixels hold their own position: the position found in the middle gives the shift."""
     places_HW2 = np.stack(np.meshgrid(np.arange(9), np.arange(9), indexing="ij"), axis=-1)
     images_BHWC = np.broadcast_to(places_HW2, (200, 9, 9, 2)).astype(np.uint8)
-    move = functools.partial(augment.augment, epoch=0, seed=0, flip="none", crop_padding=2, key=jax.random.key(0))
+    move = functools.partial(augment.move_and_flip, epoch=0, seed=0, flip="none", crop_padding=2, key=jax.random.key(0))
     on_mesh = split_over_devices(
         lambda images: move(images, indices_B=jnp.arange(200)), make_mesh(1), in_specs=SHARDED, out_specs=SHARDED
     )
@@ -85,7 +85,7 @@ def test_shifts_reach_as_far_as_the_padding_and_no_farther():
 
 
 @pytest.mark.parametrize("side", [1, 3, 8])
-def test_cutout_blanks_one_whole_square(side):
+def test_cutout_sets_one_whole_square_to_zero(side):
     cut = {}
     for devices in (1, 8):
         on_mesh = split_over_devices(
@@ -123,7 +123,7 @@ def boxes(shape=(32, 32), number=20_000, scale=(0.08, 1.0), ratio=(3 / 4, 4 / 3)
 
 
 @pytest.mark.parametrize("shape", [(224, 224), (32, 32), (60, 200)])
-def test_boxes_lie_within_the_image_and_reach_all_its_edges(shape):
+def test_boxes_are_within_the_image_and_reach_all_its_edges(shape):
     boxes_B4 = boxes(shape)
     assert boxes_B4.dtype == np.int32
     ends_B2 = boxes_B4[:, :2] + boxes_B4[:, 2:]
@@ -132,7 +132,7 @@ def test_boxes_lie_within_the_image_and_reach_all_its_edges(shape):
     np.testing.assert_array_equal(ends_B2.max(axis=0), shape)
 
 
-def test_area_and_ratio_of_boxes_are_those_that_torchvision_draws():
+def test_area_and_ratio_of_boxes_are_distributed_as_in_torchvision():
     """Its loop, in numpy: draw until the box fits."""
     random = np.random.default_rng(0)
     kept = []
@@ -150,7 +150,7 @@ def test_area_and_ratio_of_boxes_are_those_that_torchvision_draws():
     assert (found.prod(axis=1) / 224**2).min() < 0.085
 
 
-def test_places_of_boxes_are_uniform():
+def test_positions_of_boxes_are_uniform():
     boxes_B4 = boxes(scale=(0.25, 0.25), ratio=(1, 1))
     np.testing.assert_array_equal(boxes_B4[:, 2:], 16)
     for side in range(2):
@@ -160,10 +160,10 @@ def test_places_of_boxes_are_uniform():
 
 def test_a_box_that_never_fits_is_cut_to_the_image():
     np.testing.assert_array_equal(boxes((4, 4), 5, scale=(1.0, 1.0), ratio=(4.0, 4.0))[:, 2:], [[2, 4]] * 5)
-    np.testing.assert_array_equal(boxes((4, 4), 5, scale=(0.001, 0.001))[:, 2:], 1)  # nor less than a pixel
+    np.testing.assert_array_equal(boxes((4, 4), 5, scale=(0.001, 0.001))[:, 2:], 1)  # at least one pixel
 
 
-def test_random_resized_crop_is_alike_on_one_device_and_on_eight():
+def test_random_resized_crop_is_identical_on_one_device_and_on_eight():
     cropped = {}
     for devices in (1, 8):
         on_mesh = split_over_devices(

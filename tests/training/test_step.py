@@ -1,4 +1,4 @@
-"""The compiled training step: the same on any number of devices and for any number of steps in a dispatch."""
+"""The compiled training step: independent of the number of devices and of the steps per dispatch."""
 
 import jax
 import numpy as np
@@ -8,6 +8,7 @@ from cifar_jax import experiment as experiments
 from cifar_jax.config import default_config
 from cifar_jax.data import Dataset, ImageSet
 from cifar_jax.data.batches import place
+from cifar_jax.devices import replicate
 from cifar_jax.training.state import initial_state
 from cifar_jax.training.step import compile_epoch_order, compile_steps
 
@@ -18,8 +19,10 @@ def image_set(size, seed):
     return ImageSet(random.integers(0, 256, (size, 8, 8, 3), np.uint8), random.integers(0, 5, size, np.int32), names)
 
 
-def experiment_of(*, devices=8, learning_rate=0.1):
+def experiment_of(*, devices=8, learning_rate=0.1, dropout=0.0):
     config = default_config()
+    config.augment.update(flip="none", crop_padding=0)
+    config.model.dropout = dropout
     config.mesh.devices = devices
     config.model.widths = (8,)
     config.optimizer.learning_rate = learning_rate
@@ -40,7 +43,7 @@ class Training:
         self.order = compile_epoch_order(self.experiment)
 
     def go(self, dispatches):
-        """The state, and the metrics after each dispatch of so many steps, from the beginning of training."""
+        """The state, and the metrics after each dispatch of this many steps, from the beginning of training."""
         state, seen = initial_state(self.experiment), []
         order_EB = self.order(state.step)
         for steps in dispatches:
@@ -83,22 +86,37 @@ def test_a_step_moves_nothing_between_host_and_devices(eight):
     state = initial_state(eight.experiment)
     order_EB = eight.order(state.step)
     with jax.transfer_guard("disallow"):
-        with pytest.raises(Exception, match="Disallowed host-to-device transfer"):  # the guard does work
+        with pytest.raises(Exception, match="Disallowed host-to-device transfer"):  # the guard works
             jax.numpy.sin(np.ones(3))
         state, _ = eight.run(state, eight.split, order_EB, steps=1)
         state, metrics = eight.run(state, eight.split, eight.order(state.step), steps=1)
     assert metrics.count == 32
 
 
-def test_metrics_begin_anew_with_every_epoch(eight):
+def test_metrics_are_reset_at_every_epoch(eight):
     assert eight.experiment.steps_per_epoch == 4
     _, seen = eight.go([1, 3, 1])
     assert [int(metrics.count) for metrics in seen] == [16, 64, 16]
     assert all(metrics.first_bad_step == -1 for metrics in seen)
 
 
-def test_the_first_step_without_a_finite_loss_is_noted_and_kept():
+def test_the_first_step_without_a_finite_loss_is_recorded():
     _, seen = Training(devices=1, learning_rate=1e30).go([1, 1, 1])
     finite = [bool(np.isfinite(metrics.loss_sum)) for metrics in seen]
     assert finite == [True, False, False]
     assert [int(metrics.first_bad_step) for metrics in seen] == [-1, 1, 1]
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.5])
+def test_dropout_follows_the_step_so_that_a_run_resumes_bit_for_bit(dropout):
+    training = Training(devices=1, dropout=dropout)
+    mesh = training.experiment.mesh
+    whole, _ = training.go([1, 1])
+    half, (at_step_0,) = training.go([1])
+    order_EB = training.order(replicate(np.int32(0), mesh))
+    resumed, _ = training.run(replicate(half, mesh), training.split, order_EB, steps=1)  # as from a checkpoint
+    jax.tree.map(np.testing.assert_array_equal, jax.device_get(resumed), whole)
+    # Step 4 is the first of the next epoch: here with the same batch and parameters as step 0.
+    later = jax.device_get(initial_state(training.experiment)).replace(step=np.int32(4))
+    _, at_step_4 = training.run(replicate(later, mesh), training.split, order_EB, steps=1)
+    assert (at_step_4.loss_sum == at_step_0.loss_sum) == (dropout == 0)

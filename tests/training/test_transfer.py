@@ -222,7 +222,7 @@ def test_a_run_does_not_go_on_with_other_weights(backbone, tinted_backbone, tmp_
         ("resnet50_frozen", {"train__epochs": 2}, "in one epoch"),
         ("resnet50_frozen", {"optimizer__rules": ((".*", 1.0),)}, "all but the head"),
         ("resnet50_resized", {"optimizer__name": "lbfgs"}, "cached_features=True"),
-        ("resnet50_resized", {"model__name": "cnn"}, "is for ResNets"),
+        ("resnet50_resized", {"model__name": "cnn"}, "no weights for a cnn"),
         ("resnet50_resized", {"model__stem": "small"}, "their own stem"),
     ],
 )
