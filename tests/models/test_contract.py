@@ -21,7 +21,7 @@ from cifar_jax.training.step import compile_epoch_order, compile_steps
 
 # Settings that make each model small.
 SMALL = {
-    "cnn": {"widths": (8, 8), "convs_per_block": 1},
+    "cnn": {"widths": (8, 16), "convs_per_block": 1},
     "resnet": {"stage_sizes": (1, 1, 1, 1), "width": 8, "block": "basic", "stem": "small"},
 }
 HEAD_ONLY = (("^head/", 1.0), (".*", 0.0))
