@@ -42,14 +42,9 @@ class SplitEvaluator:
 
     def logits(self, variables: dict) -> dict[str, np.ndarray]:
         """'plain' and, with `tta`, 'tta' logits, float32 (N, K), in the order of the images."""
-        return predict_split(
-            self._predict,
-            variables,
-            self._placed,
-            size=len(self.images),
-            batch_size=self._experiment.config.evaluation.batch_size,
-            mesh=self._experiment.mesh,
-        )
+        size, batch_size = len(self.images), self._experiment.config.evaluation.batch_size
+        mesh = self._experiment.mesh
+        return predict_split(self._predict, variables, self._placed, size=size, batch_size=batch_size, mesh=mesh)
 
     def summaries(self, logits: dict[str, np.ndarray]) -> dict[str, dict]:
         """The metrics of each kind of logits, see `classification.summarize`."""
@@ -109,8 +104,7 @@ def evaluate_split(
     if is_first_process():
         _write(directory, metrics, logits, evaluator.images)
         if with_figures:
-            is_test_result = directory == folder.evaluation_dir("test")
-            figures_dir = folder.figures_dir if is_test_result else directory
+            figures_dir = folder.figures_dir if directory == folder.evaluation_dir("test") else directory
             _draw(figures_dir, metrics, logits[kind], evaluator.images, run=figures.run_name(folder))
     return metrics
 

@@ -1,50 +1,33 @@
 """Two classifiers on the same images: is their difference in accuracy more than chance?"""
 
-import dataclasses
-
 import numpy as np
 
 RESAMPLES = 10_000
 
 
-@dataclasses.dataclass(frozen=True)
-class Paired:
-    """Two classifiers compared image by image.
-
-    Attributes:
-        n: images.
-        only_first, only_second: images that only the first or only the second classifier gets right.
-        difference: accuracy of the second minus that of the first, -1 to 1.
-        interval: of the difference, 95 %, by the paired bootstrap.
-        p_value: of McNemar's exact test; the null hypothesis is equal accuracy.
-    """
-
-    n: int
-    only_first: int
-    only_second: int
-    difference: float
-    interval: tuple[float, float]
-    p_value: float
-
-
-def compare(first_correct_N: np.ndarray, second_correct_N: np.ndarray) -> Paired:
-    """Compares two classifiers.
+def compare(first_correct_N: np.ndarray, second_correct_N: np.ndarray) -> dict:
+    """Compares two classifiers image by image.
 
     Args:
         first_correct_N: bool, whether the first classifier is right; at least one image.
         second_correct_N: bool, the same for the second, in the same order of images.
+
+    Returns:
+        `n` images; `only_first` and `only_second`, how many only one classifier gets right; `difference`, the accuracy
+        of the second minus that of the first, -1 to 1, and its 95 % `interval` by the paired bootstrap; `p_value` of
+        McNemar's exact test for equal accuracy.
     """
+    n = len(first_correct_N)
     only_first = int((first_correct_N & ~second_correct_N).sum())
     only_second = int((~first_correct_N & second_correct_N).sum())
-    n = len(first_correct_N)
-    return Paired(
-        n=n,
-        only_first=only_first,
-        only_second=only_second,
-        difference=(only_second - only_first) / n,
-        interval=bootstrap_interval(only_first, only_second, n=n),
-        p_value=mcnemar(only_first, only_second),
-    )
+    return {
+        "n": n,
+        "only_first": only_first,
+        "only_second": only_second,
+        "difference": (only_second - only_first) / n,
+        "interval": bootstrap_interval(only_first, only_second, n=n),
+        "p_value": mcnemar(only_first, only_second),
+    }
 
 
 def mcnemar(only_first: int, only_second: int) -> float:

@@ -119,5 +119,5 @@ def waterfall(summary: Mapping, *, path: Path) -> None:
         axes.margins(x=0.18)
         axes.grid(True, axis="x")
         axes.set_xlabel(
-            "test accuracy (%): bar = change of the mean, dots = seeds,\nline = 95 % interval of the mean (Student's t)"
+            "test accuracy (%): bar = change of the mean,\ndots = seeds, line = 95 % interval (Student's t)"
         )

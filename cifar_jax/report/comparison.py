@@ -1,6 +1,5 @@
 """report.html, .md, .json and .png of several runs: a table, their curves, and which differences exceed chance."""
 
-import dataclasses
 import itertools
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -73,7 +72,7 @@ def _pairs(groups: Sequence[Group]) -> Iterator[dict]:
     for (first, first_correct_N), (second, second_correct_N) in itertools.combinations(tested, 2):
         if first.results["data"]["splits"]["test"] == second.results["data"]["splits"]["test"]:
             result = paired.compare(first_correct_N, second_correct_N)
-            yield {"first": first.name, "second": second.name, **dataclasses.asdict(result)}
+            yield {"first": first.name, "second": second.name, **result}
 
 
 def _leaders(groups: Sequence[Group]) -> set[str]:

@@ -32,14 +32,8 @@ def write_page(path: Path, template: str, **values) -> None:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {
-        "percent": percent,
-        "interval": interval,
-        "signed_interval": signed_interval,
-        "number": number,
-        "p_value": p_value,
-        "breakable": breakable,
-    }
+    filters = (percent, interval, signed_interval, number, p_value, breakable)
+    environment.filters |= {function.__name__: function for function in filters}
     text = environment.get_template(template).render(**values)
     with atomic_path(path) as temporary:
         temporary.write_text(text, encoding="utf-8")

@@ -18,12 +18,7 @@ SMALL = 64  # pixels: images up to this size are drawn without interpolation
 
 
 def samples(
-    images_NHWC: np.ndarray,
-    labels_N: np.ndarray,
-    class_names: Sequence[str],
-    *,
-    title: str,
-    path: Path,
+    images_NHWC: np.ndarray, labels_N: np.ndarray, class_names: Sequence[str], *, title: str, path: Path
 ) -> None:
     """The first images of each class, one row per class; of many classes 12, evenly spaced.
 

@@ -36,19 +36,20 @@ def test_the_bootstrap_interval_equals_scipy(rates):
         n_resamples=10_000,
         rng=random,
     ).confidence_interval
-    assert result.difference == pytest.approx(second_N.mean() - first_N.mean())
-    assert result.interval == pytest.approx(tuple(expected), abs=0.004)  # the intervals are 0.06 to 0.14 wide
+    assert result["difference"] == pytest.approx(second_N.mean() - first_N.mean())
+    assert result["interval"] == pytest.approx(tuple(expected), abs=0.004)  # the intervals are 0.06 to 0.14 wide
 
 
 def test_swapping_the_classifiers_negates_the_difference():
     random = np.random.default_rng(1)
     first_N, second_N = random.random(1000) < 0.8, random.random(1000) < 0.7
     forward, backward = paired.compare(first_N, second_N), paired.compare(second_N, first_N)
-    assert (forward.only_first, forward.only_second) == (backward.only_second, backward.only_first)
-    assert forward.difference == -backward.difference and forward.p_value == pytest.approx(backward.p_value)
-    assert forward.interval == pytest.approx(tuple(-bound for bound in backward.interval[::-1]), abs=0.004)
+    assert (forward["only_first"], forward["only_second"]) == (backward["only_second"], backward["only_first"])
+    assert forward["difference"] == -backward["difference"] and forward["p_value"] == pytest.approx(backward["p_value"])
+    assert forward["interval"] == pytest.approx(tuple(-bound for bound in backward["interval"][::-1]), abs=0.004)
 
 
 def test_equal_classifiers_do_not_differ():
     result = paired.compare(np.array([True, False, True]), np.array([True, False, True]))
-    assert result == paired.Paired(n=3, only_first=0, only_second=0, difference=0.0, interval=(0.0, 0.0), p_value=1.0)
+    expected = {"n": 3, "only_first": 0, "only_second": 0, "difference": 0.0, "interval": (0.0, 0.0), "p_value": 1.0}
+    assert result == expected
