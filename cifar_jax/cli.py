@@ -64,10 +64,8 @@ def run(argv: list[str], hooks: Sequence["Hook"] = ()) -> None:
     if flags.mode in MODES_WITH_CONFIG:
         config = load_config(flags.config, **overrides)
     elif overrides:
-        instead = "use --data for data that moved" if flags.mode == "evaluate" else "train another run to change it"
-        raise UsageError(
-            f"--mode {flags.mode} uses the configuration of the run: omit --config.{next(iter(overrides))}; {instead}"
-        )
+        hint = "--data names data that moved" if flags.mode == "evaluate" else "train another run to change it"
+        raise UsageError(f"--mode {flags.mode} uses the configuration of the run, no --config.{min(overrides)}: {hint}")
     if flags.mode == "predict":
         return _predict(workdir, flags)
     function = getattr(importlib.import_module(f"cifar_jax.modes.{flags.mode}"), flags.mode)  # modes/X.py: --mode X
@@ -98,9 +96,8 @@ def _predict(workdir: str, flags: argparse.Namespace) -> None:
     from cifar_jax.modes import predict
 
     files = decode.find_image_files(flags.images)
-    table, unreadable = predict.predict_table(
-        workdir, files, checkpoint=flags.checkpoint, tta=flags.tta, output=flags.output
-    )
+    options = {"checkpoint": flags.checkpoint, "tta": flags.tta, "output": flags.output}
+    table, unreadable = predict.predict_table(workdir, files, **options)
     Console(width=None if sys.stdout.isatty() else 1000).print(table)  # a pipe has no width: nothing is folded
     if unreadable:
         raise DataError(f"{unreadable} of {len(files)} files could not be read, see above; the others are done")
@@ -154,12 +151,9 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
     add("--split", default="test", choices=("test", "validation", "train"), help="evaluate; default: test")
     add("--checkpoint", default="best", metavar="C", help="evaluate, predict, export: best (default), latest or a step")
     add(
-        "--tta",
-        action="store_true",
-        default=None,
-        help="evaluate, predict: test-time augmentation; default: as trained",
+        "--tta", action="store_true", default=None, help="evaluate, predict: augment the images; default: as configured"
     )
-    add("--notta", dest="tta", action="store_false", default=None, help="evaluate, predict: no augmentation")
+    add("--notta", dest="tta", action="store_false", default=None, help="evaluate, predict: do not augment them")
     add("--data", default="", metavar="DIR", help="evaluate: the data of the run, if they were moved")
     add("--images", default=[], nargs="+", action="extend", metavar="FILE", help="predict: files, folders and globs")
     add("--output", default="", metavar="FILE", help="predict: a file of JSON lines; export: the file to write")
@@ -172,9 +166,10 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
         near = difflib.get_close_matches(name, vars(flags), n=1)
         raise UsageError(f"unknown flag --{name}; {f'the nearest is --{near[0]}' if near else '--help lists them'}")
     flags.mode = "ablation" if flags.mode == "ledger" else flags.mode
-    workdir = "config" if flags.config else "workdir"
-    required = {"predict": ("images",), "export": ("output",), **dict.fromkeys(MODES_WITH_CONFIG, ("config",))}
-    for name in (*required.get(flags.mode, ()), workdir):
+    required = {"train": "config", "inspect": "config", "ablation": "config", "predict": "images", "export": "output"}
+    hints = {"config": "such as --config cnn_scratch", "workdir": "the run folder", "output": "the file to write"}
+    folder = "config" if flags.config else "workdir"
+    for name in (required.get(flags.mode, folder), folder):
         if not getattr(flags, name):
-            raise UsageError(f"--mode {flags.mode} requires --{name}; see --help")
+            raise UsageError(f"--mode {flags.mode} requires --{name}, {hints.get(name, 'files or folders')}")
     return flags

@@ -16,34 +16,28 @@ def _augments(config: ConfigDict) -> bool:
 
 
 RULES = (
-    (
-        "--config.schedule.warmup_steps, warmup_epochs, warmup_percent: set at most one",
-        lambda config: _units(config, "warmup") <= 1,
-    ),
-    (
-        "--config.schedule.decay_steps, decay_epochs, decay_percent: set at most one",
-        lambda config: _units(config, "decay") <= 1,
-    ),
+    ("--config.schedule: set one of warmup_steps, warmup_epochs, warmup_percent", lambda c: _units(c, "warmup") < 2),
+    ("--config.schedule: set one of decay_steps, decay_epochs, decay_percent", lambda c: _units(c, "decay") < 2),
     (
         "--config.schedule.name=step: set schedule.decay_steps, decay_epochs or decay_percent",
-        lambda config: config.schedule.name != "step" or _units(config, "decay"),
+        lambda c: c.schedule.name != "step" or _units(c, "decay"),
     ),
     (
         "--config.train.batch_size={0.train.batch_size}: must be a multiple of mesh.devices={0.mesh.devices}",
-        lambda config: config.train.batch_size % max(1, config.mesh.devices) == 0,
+        lambda c: c.train.batch_size % max(1, c.mesh.devices) == 0,
     ),
     (
         "--config.model.stem={0.model.stem}: pretrained weights have their own stem; leave it empty",
-        lambda config: not (config.model.pretrained and config.model.stem),
+        lambda c: not (c.model.pretrained and c.model.stem),
     ),
     (
         "--config.train.cached_features: each image is seen once: set --config.augment.flip=none, and "
         "augment.crop_padding, cutout, random_resized_crop and mixup to 0",
-        lambda config: not (config.train.cached_features and _augments(config)),
+        lambda c: not (c.train.cached_features and _augments(c)),
     ),
     (
         "--config.optimizer.name=lbfgs fits a linear probe in one epoch: set --config.train.cached_features=True and "
         "--config.train.epochs=1",
-        lambda config: config.optimizer.name != "lbfgs" or (config.train.cached_features and config.train.epochs == 1),
+        lambda c: c.optimizer.name != "lbfgs" or (c.train.cached_features and c.train.epochs == 1),
     ),
 )

@@ -67,9 +67,9 @@ def require_known(key: str) -> None:
 
 
 def _unknown(key: str) -> str:
-    members = [name for name in KEYS if name.startswith(f"{key}.")]
-    if members:
-        return f"'{key}' is a group of configuration keys: set one of them, such as {members[0]!r}"
+    for name in KEYS:
+        if name.startswith(f"{key}."):
+            return f"'{key}' is a group of configuration keys: set one of them, such as {name!r}"
     return f"no configuration key {key!r}; the nearest is {nearest_key(key)!r}"
 
 
@@ -77,16 +77,15 @@ def nearest_key(key: str) -> str:
     """The key that the unknown `key` most likely means: 'optimizer.lr' means 'optimizer.learning_rate'."""
     group, _, name = key.rpartition(".")
 
+    def ratio(a: str, b: str) -> float:
+        return difflib.SequenceMatcher(None, a, b).ratio()
+
     def similarity(candidate: str) -> float:
         other_group, _, other = candidate.rpartition(".")
         initials = "".join(word[0] for word in other.split("_"))
-        return _ratio(group, other_group) + 2 * max(_ratio(name, other), _ratio(name, initials))
+        return ratio(group, other_group) + 2 * max(ratio(name, other), ratio(name, initials))
 
     return max(KEYS, key=similarity)
-
-
-def _ratio(a: str, b: str) -> float:
-    return difflib.SequenceMatcher(None, a, b).ratio()
 
 
 def flatten(config: Mapping) -> dict[str, object]:
