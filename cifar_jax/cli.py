@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from cifar_jax.config import load_config, recipes
-from cifar_jax.config.command_line import describe_keys, describe_recipes, split_overrides
+from cifar_jax.config.command_line import add_keys, overrides
+from cifar_jax.config.validate import require_known
 from cifar_jax.errors import CifarJaxError, DataError, UsageError
 from cifar_jax.memory import use_huge_pages
 
@@ -57,15 +58,15 @@ def run(argv: list[str], hooks: Sequence["Hook"] = ()) -> None:
     Raises:
         CifarJaxError: see `cifar_jax.errors`.
     """
-    arguments, overrides = split_overrides(argv[1:])
-    flags = _parse(arguments)
+    flags = _parse(argv[1:])
+    changes = overrides(flags)
     workdir = flags.workdir or str(Path("runs") / recipes.find(flags.config).stem)
     command = shlex.join([*_program(argv[0]), *argv[1:]])
     if flags.mode in MODES_WITH_CONFIG:
-        config = load_config(flags.config, **overrides)
-    elif overrides:
+        config = load_config(flags.config, **changes)
+    elif changes:
         hint = "--data names data that moved" if flags.mode == "evaluate" else "train another run to change it"
-        raise UsageError(f"--mode {flags.mode} uses the configuration of the run, no --config.{min(overrides)}: {hint}")
+        raise UsageError(f"--mode {flags.mode} uses the configuration of the run, no --config.{min(changes)}: {hint}")
     if flags.mode == "predict":
         return _predict(workdir, flags)
     function = getattr(importlib.import_module(f"cifar_jax.modes.{flags.mode}"), flags.mode)  # modes/X.py: --mode X
@@ -112,16 +113,16 @@ def _program(path: str) -> list[str]:
 
 
 class _Parser(argparse.ArgumentParser):
-    """Raises errors as UsageError, and adds modes, recipes and keys to --help."""
+    """Raises errors as UsageError, and adds modes and recipes to --help."""
 
     def error(self, message: str) -> NoReturn:
         raise UsageError(message)
 
     def format_help(self) -> str:
         modes = (f"  {name:10} {summary}" for name, summary in MODES.items())
-        keys = "configuration keys: default, [unit], meaning and range:"
-        lines = ("", "modes:", *modes, "", "recipes:", *describe_recipes(), "", keys, *describe_keys(), "")
-        return super().format_help() + "\n".join(lines)
+        known = (f"  {name:28} {recipes.summary(name)}" for name in recipes.names())
+        self.description = "\n".join(("modes:", *modes, "", "recipes:", *known))
+        return super().format_help()
 
 
 def _folder(text: str) -> str:
@@ -132,21 +133,21 @@ def _folder(text: str) -> str:
 
 
 def _parse(arguments: list[str]) -> argparse.Namespace:
-    """The flags other than --config.KEY.
+    """The flags, those of configuration keys among them.
 
     Raises:
         UsageError: an unknown flag or mode, a stray argument, or a flag that is missing.
     """
     parser = _Parser(
         usage="cifar-jax --config RECIPE [--config.KEY=VALUE ...] [--mode MODE] [flags]",
-        formatter_class=functools.partial(argparse.HelpFormatter, width=80),
+        formatter_class=functools.partial(argparse.RawDescriptionHelpFormatter, max_help_position=10, width=80),
         add_help=False,
         allow_abbrev=False,
     )
     add = parser.add_argument
     add("--help", "--helpfull", "-h", action="help", help="this text")
     add("--config", default="", metavar="RECIPE", help="name of a recipe, or a Python file that defines get_config()")
-    add("--mode", default="train", choices=(*MODES, "ledger"), metavar="MODE", help="see below; default: train")
+    add("--mode", default="train", choices=(*MODES, "ledger"), metavar="MODE", help="see above; default: train")
     add("--workdir", type=_folder, metavar="DIR", help="the run folder; default: runs/RECIPE")
     add("--split", default="test", choices=("test", "validation", "train"), help="evaluate; default: test")
     add("--checkpoint", default="best", metavar="C", help="evaluate, predict, export: best (default), latest or a step")
@@ -158,11 +159,14 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
     add("--images", default=[], nargs="+", action="extend", metavar="FILE", help="predict: files, folders and globs")
     add("--output", default="", metavar="FILE", help="predict: a file of JSON lines; export: the file to write")
     add("--format", default="safetensors", choices=("safetensors", "keras", "stablehlo", "onnx"), help="export")
+    add_keys(parser)
     flags, rest = parser.parse_known_args(arguments)
     for argument in rest:
         name = argument.removeprefix("--").partition("=")[0]
         if name == argument:
             raise UsageError(f"stray argument {argument!r}: flags begin with --")
+        if name.startswith(("config.", "noconfig.")):
+            require_known(name.partition(".")[2])
         near = difflib.get_close_matches(name, vars(flags), n=1)
         raise UsageError(f"unknown flag --{name}; {f'the nearest is --{near[0]}' if near else '--help lists them'}")
     flags.mode = "ablation" if flags.mode == "ledger" else flags.mode

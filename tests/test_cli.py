@@ -24,6 +24,13 @@ from cifar_jax.errors import UsageError
         ("--mode=export --workdir=run", "--mode export requires --output"),
         ("--mode=trian --config=cnn_scratch", "invalid choice: 'trian'"),
         ("--config=cnn_scratch --split", "--split: expected one argument"),
+        ("--config=cnn_scratch --config.train.epochs", "--config.train.epochs: expected one argument"),
+        ("--config=cnn_scratch --config.optimizer=sgd", "'optimizer' is a group of configuration keys"),
+        (
+            "--config=cnn_scratch --config.trian.seed=2",
+            "no configuration key 'trian.seed'; the nearest is 'train.seed'",
+        ),
+        ("--config=cnn_scratch --noconfig.train.epochs", "unknown flag --noconfig.train.epochs"),
         ("--config=cnn_scratch stray", "stray argument 'stray'"),
         ("--config=cnn_scratch --worgdir=x", "unknown flag --worgdir; the nearest is --workdir"),
         ("--config=cnn_scratch --nonsense", "unknown flag --nonsense; --help lists them"),
@@ -83,5 +90,9 @@ def test_help_lists_modes_recipes_flags_and_keys_at_80_columns(flag, capsys):
         cli.run(["cifar-jax", flag])
     text = capsys.readouterr().out
     assert stop.value.code == 0 and max(map(len, text.splitlines())) <= 80
-    for word in (*cli.MODES, *recipes.names(), *(f"--config.{key}=" for key in KEYS), "--workdir", "--images"):
-        assert f"  {word}" in text
+    for word in (*cli.MODES, *recipes.names(), *(f"--config.{key}" for key in KEYS), "--workdir", "--images"):
+        assert f"  {word} " in text
+    words = " ".join(text.split())
+    for key in KEYS.values():
+        assert f"; {key.help} ({key.range.description})" in words
+    assert "default: 0 [pixels]; side of a square" in words
