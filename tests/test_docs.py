@@ -2,10 +2,18 @@
 
 import json
 import re
+import shlex
+import textwrap
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
+import cifar_jax
+from cifar_jax import cli
+from cifar_jax.metrics.calibration import softmax
+from cifar_jax.modes.export import export
 from cifar_jax.pretrained.catalog import CATALOG
 
 ROOT = Path(__file__).parents[1]
@@ -165,3 +173,86 @@ def links_of(page: Path) -> list[str]:
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_links_lead_to_files(page):
     assert not [target for target in links_of(page) if not (page.parent / target).exists()]
+
+
+def blocks_of(page: Path, language: str) -> list[str]:
+    """The fenced blocks of a page, those in lists without their indentation."""
+    found = re.findall(r"^( *)```(\w*)\n(.*?)^ *```$", page.read_text(), re.MULTILINE | re.DOTALL)
+    return [textwrap.dedent(indent + body) for indent, name, body in found if name == language]
+
+
+def commands_of(page: Path) -> list[list[str]]:
+    """The arguments of every command of a page that starts the program."""
+    lines = "\n".join(blocks_of(page, "")).replace("\\\n", " ").splitlines()
+    starts = (re.search(r"(?:python main\.py|python -m cifar_jax|cifar-jax) (.*)", line) for line in lines)
+    return [shlex.split(match[1], comments=True) for match in starts if match]
+
+
+COMMANDS = [(page.name, command) for page in PAGES for command in commands_of(page)]
+
+
+class ParsedError(Exception):
+    """The command line was accepted, and a mode was called."""
+
+
+@pytest.mark.parametrize(("page", "command"), COMMANDS, ids=[" ".join(words)[:60] for _, words in COMMANDS])
+def test_commands_are_accepted(page, command, monkeypatch, tmp_path):
+    def raise_parsed(*args, **kwargs):
+        raise ParsedError
+
+    for mode in cli.MODES:
+        monkeypatch.setattr(f"cifar_jax.modes.{mode}.{mode}", raise_parsed)
+    monkeypatch.setattr("cifar_jax.modes.predict.predict_table", raise_parsed)
+    monkeypatch.chdir(tmp_path)
+    save_image(tmp_path / "my_images" / "cat.png")
+    with pytest.raises(ParsedError):
+        cli.run(["main.py", *command])
+
+
+def save_image(path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", (48, 48), "gray").save(path)
+
+
+def run_blocks(page: Path) -> dict:
+    """Runs the Python blocks of a page in order, in one namespace, and returns it."""
+    namespace = {}
+    exec(compile("\n".join(blocks_of(page, "python")), page.name, "exec"), namespace)
+    return namespace
+
+
+def test_the_examples_of_the_api_run(monkeypatch, tmp_path, capsys):
+    monkeypatch.chdir(tmp_path)
+    run_blocks(ROOT / "docs" / "api.md")
+    printed = capsys.readouterr().out
+    assert re.search(r"% of 400 test images", printed)
+    assert "the nearest" in printed
+    assert (tmp_path / "runs" / "api_longer" / "results.json").exists()
+
+
+def test_the_example_of_the_readme_runs(monkeypatch, tmp_path, capsys):
+    """As printed, but on few images and with a small network."""
+    small = {"data.name": "shapes", "data.limit": 200, "model.widths": (8,), "train.batch_size": 40}
+    load_config = cifar_jax.load_config
+    monkeypatch.setattr(
+        cifar_jax,
+        "load_config",
+        lambda name, train: load_config(name, **small, train={**train, "epochs": 1}),
+        raising=False,
+    )
+    monkeypatch.chdir(tmp_path)
+    save_image(tmp_path / "cat.jpg")
+    run_blocks(ROOT / "README.md")
+    assert "test accuracy" in capsys.readouterr().out
+
+
+def test_an_exported_program_is_used_as_documented(monkeypatch, tmp_path):
+    pytest.importorskip("flatbuffers")
+    monkeypatch.chdir(tmp_path)
+    save_image(tmp_path / "cat.jpg")
+    small = {"data.name": "shapes", "data.limit": 200, "model.widths": (8,), "train.batch_size": 40, "train.epochs": 1}
+    cifar_jax.train(cifar_jax.load_config("cnn_scratch", **small), "run")
+    export("run", output="model.stablehlo", format="stablehlo")
+    logits_NK = run_blocks(ROOT / "docs" / "weights.md")["logits_NK"]
+    (prediction,) = cifar_jax.predict("run", "cat.jpg", tta=False)
+    np.testing.assert_allclose(softmax(logits_NK)[0], list(prediction.probabilities.values()), atol=1e-5)
