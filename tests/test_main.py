@@ -17,6 +17,8 @@ from cifar_jax.runs.checkpoints import Checkpoints
 from cifar_jax.runs.run_folder import History, RunFolder, read_json
 from cifar_jax.training.restore import restore_run
 
+pytestmark = pytest.mark.slow
+
 ROOT = pathlib.Path(__file__).parents[1]
 EPOCHS = 6
 RECIPE = ("--config", "cnn_scratch")

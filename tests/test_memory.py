@@ -12,6 +12,8 @@ import pytest
 
 from cifar_jax import memory
 
+pytestmark = pytest.mark.slow
+
 ONLY_ON_GLIBC = pytest.mark.skipif(
     not memory.is_glibc(),
     reason="measures glibc's malloc; test_other_mallocs_are_left_alone covers the others",

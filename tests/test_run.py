@@ -8,6 +8,8 @@ from cifar_jax.errors import UsageError
 from cifar_jax.runs.run_folder import RunFolder
 from cifar_jax.training.restore import restore_run
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def workdir(tmp_path_factory):

@@ -16,6 +16,8 @@ from cifar_jax.models.freezing import keep_statistics
 from cifar_jax.models.resnet import VARIANTS, ResNet
 from cifar_jax.models.resnet_init import fill
 
+pytestmark = pytest.mark.slow
+
 SMALL = {"num_classes": 5, "stage_sizes": (2, 1, 1, 1), "width": 8}
 SHALLOW = {**SMALL, "stage_sizes": (2, 1)}
 IMAGES_NHWC = np.random.default_rng(0).normal(size=(8, 32, 32, 3)).astype(np.float32)

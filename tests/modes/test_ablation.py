@@ -56,6 +56,7 @@ def test_the_last_step_is_the_recipe_except_for_the_budget(notebook, recipe):
     assert {key for key in expected if last[key] != expected[key]} <= budget
 
 
+@pytest.mark.slow
 def test_an_ablation_is_trained_and_finished_runs_are_not_trained_again(tmp_path):
     fixes = (("no norms", (("model.norm", "none"),)), ("augmented views", (("evaluation.tta", True),)))
     files = ablation.ablation(small(fixes), tmp_path, command="python main.py")

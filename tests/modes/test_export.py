@@ -27,6 +27,8 @@ from cifar_jax.modes import export as exports
 from cifar_jax.modes.export import SUFFIXES, export
 from cifar_jax.preprocessing.preprocess import Preprocessing
 
+pytestmark = pytest.mark.slow
+
 SMALL_RESNET = {"stage_sizes": (1, 1, 1, 1), "image_size": 64}  # the stem of Keras and torchvision has 64 channels
 NETWORKS = {
     "v1": ("resnet50_pretrain", {"variant": "v1", **SMALL_RESNET}),

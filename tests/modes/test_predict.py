@@ -20,6 +20,8 @@ from cifar_jax.modes.train import train_run as train
 from cifar_jax.runs.run_folder import RunFolder, read_json, write_json
 from cifar_jax.training.restore import restore_run
 
+pytestmark = pytest.mark.slow
+
 ROOT = pathlib.Path(__file__).parents[2]
 TOLERANCE = 1e-6
 

@@ -163,6 +163,7 @@ def test_a_box_that_never_fits_is_cut_to_the_image():
     np.testing.assert_array_equal(boxes((4, 4), 5, scale=(0.001, 0.001))[:, 2:], 1)  # at least one pixel
 
 
+@pytest.mark.slow
 def test_random_resized_crop_is_identical_on_one_device_and_on_eight():
     cropped = {}
     for devices in (1, 8):

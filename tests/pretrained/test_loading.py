@@ -18,6 +18,8 @@ from cifar_jax.preprocessing.preprocess import Preprocessing
 from cifar_jax.pretrained import CATALOG, convert, load, weight_files, write
 from cifar_jax.pretrained.families import TORCHVISION
 
+pytestmark = pytest.mark.slow
+
 SUFFIX = {"torchvision": ".safetensors", "keras": ".h5"}
 VARIANT = {"torchvision": "v1.5", "keras": "v1"}
 

@@ -6,6 +6,8 @@ from bit_oracle import run
 
 from cifar_jax.pretrained import load
 
+pytestmark = pytest.mark.slow
+
 STAGE_SIZES = (2, 1, 1, 1)
 
 

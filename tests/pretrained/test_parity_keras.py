@@ -14,6 +14,8 @@ import pytest
 from cifar_jax.pretrained import convert, load, write
 from cifar_jax.pretrained.families import KERAS_V1
 
+pytestmark = pytest.mark.slow
+
 # Keras runs in a process of its own: imported here, it would look for TensorFlow, and its warnings would be errors.
 ORACLE = Path(__file__).with_name("keras_oracle.py")
 

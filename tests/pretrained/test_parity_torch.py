@@ -14,7 +14,7 @@ from cifar_jax.pretrained.families import TORCHVISION
 torch = pytest.importorskip("torch")
 import torch_oracle  # noqa: E402 (needs torch)
 
-pytestmark = pytest.mark.torch
+pytestmark = [pytest.mark.torch, pytest.mark.slow]
 SIZES = (97, 224)
 
 

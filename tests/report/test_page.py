@@ -128,6 +128,7 @@ def test_names_are_escaped(tmp_path, make_run, parse):
     assert "<script>alert(1)</script>" in parsed.text and 'python "x" <b>' in parsed.text and "a&b" in parsed.text
 
 
+@pytest.mark.slow
 def test_a_page_with_large_figures_stays_small(tmp_path, make_run):
     folder = make_run(tmp_path / "cnn")
     folder.figures_dir.mkdir()

@@ -333,6 +333,7 @@ for step in range(first, first + 10_000):
 """
 
 
+@pytest.mark.slow
 def test_kill_at_any_moment_leaves_a_whole_checkpoint(tmp_path):
     abstract_x = {"x": jax.ShapeDtypeStruct((250_000,), jnp.float32, sharding=replicated(1))}
     for saves in (1, 2, 4):
@@ -365,6 +366,7 @@ checkpoints.close()
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("call", ["wait()", "close()", "save(3, {'x': jnp.ones(9)}, {}, val_accuracy=None)"])
 def test_a_disk_that_fills_is_one_line_and_spares_what_is_there(tmp_path, call):
     script = SAVE_MORE_THAN_FITS.replace("CALL", f"checkpoints.{call}")

@@ -19,6 +19,8 @@ from cifar_jax.training.loop import NotFiniteError
 from cifar_jax.training.restore import restore_run
 from cifar_jax.training.signals import Interrupted, StopSignal
 
+pytestmark = pytest.mark.slow
+
 STEPS_PER_EPOCH = 9  # 400 images, 40 of them for validation, 40 a batch
 CLOCKS = {"images_per_second", "seconds"}
 

@@ -13,6 +13,8 @@ from cifar_jax.training import results
 from cifar_jax.training.state import Metrics, TrainState
 from cifar_jax.training.step import train_on_batch
 
+pytestmark = pytest.mark.slow
+
 
 class Recorder:
     """A model that keeps the images it is given where BatchNorm keeps its statistics."""

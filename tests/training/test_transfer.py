@@ -17,6 +17,8 @@ from cifar_jax.runs.run_folder import RunFolder, read_json
 from cifar_jax.training.optimizer import match_rules
 from cifar_jax.training.restore import restore_run
 
+pytestmark = pytest.mark.slow
+
 SMALL = {
     "data.name": "shapes",
     "data.limit": 400,
