@@ -20,7 +20,7 @@ from PIL import Image
 
 from cifar_jax import pretrained
 from cifar_jax.config import load_config
-from cifar_jax.data import decode
+from cifar_jax.data.decode import read_image
 from cifar_jax.errors import UsageError
 from cifar_jax.experiment import without_data
 from cifar_jax.modes import export as exports
@@ -80,7 +80,7 @@ def relative_error(how, network, file, image_files):
     environment = os.environ | {"JAX_PLATFORMS": "cpu"}
     command = [sys.executable, program, how, file, file.with_suffix(".npy"), *image_files]
     subprocess.run(list(map(str, command)), check=True, env=environment)
-    images_NHWC = np.stack([decode.read(path, size=STORED_SIZE) for path in image_files])
+    images_NHWC = np.stack([read_image(path, size=STORED_SIZE) for path in image_files])
     with jax.default_matmul_precision("highest"):
         expected_NK = np.asarray(experiment.logits(variables, images_NHWC))
     error = np.abs(np.load(file.with_suffix(".npy")) - expected_NK).max() / np.ptp(expected_NK)
