@@ -2,6 +2,7 @@
 
 import base64
 import io
+import re
 from pathlib import Path
 
 import jinja2
@@ -64,9 +65,9 @@ def p_value(probability: float) -> str:
     return f"{probability:.2g}" if probability else "< 1e-300"
 
 
-def breakable(key: str) -> Markup:
-    """A dotted configuration key that a browser may break after its dots."""
-    return Markup(".<wbr>").join(key.split("."))
+def breakable(name: str) -> Markup:
+    """A configuration key or run name, escaped, that a browser may break after . _ / and -."""
+    return Markup("<wbr>").join(re.split(r"(?<=[._/-])", name))
 
 
 def inlined(path: Path, *, alt: str) -> Markup:

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from cifar_jax.errors import DataError
-from cifar_jax.report import figures, page
+from cifar_jax.report import figures, html, page
 from cifar_jax.runs.run_folder import read_json
 
 
@@ -119,6 +119,10 @@ def test_temperature_scaling_and_test_time_augmentation_have_their_own_rows(tmp_
     parsed = parse(page.write(folder))
     for expected in ("43.21 % without", "temperature 1.618", "0.3142", "2.72 %", "with test-time augmentation"):
         assert expected in parsed.text
+
+
+def test_long_names_can_be_broken_and_are_escaped():
+    assert html.breakable("a.b_c/<d>") == "a.<wbr>b_<wbr>c/<wbr>&lt;d&gt;"
 
 
 def test_names_are_escaped(tmp_path, make_run, parse):
