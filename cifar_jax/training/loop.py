@@ -90,6 +90,7 @@ class Trainer:
         self._epoch_order = compile_epoch_order(self.experiment)
         self._run_steps, self._programs = compile_steps(self.experiment), {}
         self._is_described = not self.writes
+        self._restart_clock(int(state.step))
 
     @contextlib.contextmanager
     def _running_hooks(self, first_step: int) -> Iterator[None]:
