@@ -1,4 +1,4 @@
-"""A split of the data set on the devices, and the batches drawn from it inside the compiled step."""
+"""A split on the devices, and the batches gathered from it inside the compiled step."""
 
 from typing import NamedTuple
 
@@ -12,9 +12,9 @@ from cifar_jax.devices import DATA_AXIS, shard_rows
 
 
 class DeviceSplit(NamedTuple):
-    """A whole split as uint8 on the mesh, its rows divided among the devices (zeros pad the last rows).
+    """All images of a split as uint8, its rows divided among the devices and padded with zeros.
 
-    CIFAR-10's 45,000 training images are 138 MB in all, however many devices there are.
+    CIFAR-10's 45,000 training images are 138 MB in total, for any number of devices.
     """
 
     images_NHWC: jax.Array
@@ -29,12 +29,12 @@ def place(images: ImageSet, mesh: Mesh) -> DeviceSplit:
 def gather(split: DeviceSplit, indices_B: jax.Array) -> tuple[jax.Array, jax.Array]:
     """This device's part of the batch whose global row numbers are `indices_B`.
 
-    Runs inside `split_over_devices`. Every device looks up the rows that it holds and hands each to the device whose
-    part of the batch it is in (`psum_scatter`: one of the summands is not zero). So the batch is the same whatever the
-    number of devices, and no device ever holds more than its part of the split.
+    Runs inside `split_over_devices`. Every device looks up the rows that it has and sends each to the device whose part
+    of the batch it belongs to (`psum_scatter`: only one of the summands is not zero). The batch does not depend on the
+    number of devices, and no device has more than its part of the split.
 
     Args:
-        split: the shard that this device holds.
+        split: this device's shard.
         indices_B: int32, the same on every device; B must divide by the number of devices.
 
     Returns:
@@ -53,7 +53,7 @@ def gather(split: DeviceSplit, indices_B: jax.Array) -> tuple[jax.Array, jax.Arr
 
 
 def my_part(values_B: jax.Array) -> jax.Array:
-    """This device's part of something drawn for the whole batch, so that draws do not depend on the devices."""
+    """This device's part of values drawn for the full batch, so that they do not depend on the number of devices."""
     part = len(values_B) // lax.axis_size(DATA_AXIS)
     return lax.dynamic_slice_in_dim(values_B, lax.axis_index(DATA_AXIS) * part, part)
 
@@ -61,7 +61,7 @@ def my_part(values_B: jax.Array) -> jax.Array:
 def epoch_order(*, seed: int, epoch: jax.Array, size: int, batch_size: int) -> jax.Array:
     """The row numbers of every batch of one epoch: int32 (steps, batch_size), a pure function of (seed, epoch).
 
-    Each image occurs at most once; the `size % batch_size` left over differ from epoch to epoch.
+    Each image occurs at most once; the `size % batch_size` images left out differ between epochs.
     """
     key = jax.random.fold_in(jax.random.key(seed), epoch)
     steps = size // batch_size

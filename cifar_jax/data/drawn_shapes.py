@@ -45,7 +45,7 @@ def _draw_chunk(labels_N: np.ndarray, stream: np.random.Generator) -> np.ndarray
 
     # Where: the center of the shape, its radius and angle; lengths in pixels.
     radius_N = uniform(6.0, 13.0)
-    reach_N = PIXELS / 2 - 0.8 * radius_N  # a tip may be cut off by the border, a body may not
+    reach_N = PIXELS / 2 - 0.8 * radius_N  # the border may cut off a tip, but not the body
     center_N2 = PIXELS / 2 + uniform(-1.0, 1.0, 2) * reach_N[:, None]
     angle_N = uniform(0.0, 2 * np.pi)
 
@@ -76,7 +76,7 @@ def _from_center(x_HW: np.ndarray, y_HW: np.ndarray, center_N2: np.ndarray) -> t
 
 
 def _paint(image_NHWC: np.ndarray, color_N3: np.ndarray, distance_NHW: np.ndarray) -> None:
-    """Lays a color over the pixels at negative distances (in pixels), the edge one pixel soft."""
+    """Paints the pixels at negative distances (in pixels), with an edge one pixel soft."""
     cover_NHW1 = (0.5 - distance_NHW).clip(0.0, 1.0)[..., None]
     image_NHWC += cover_NHW1 * (color_N3[:, None, None] - image_NHWC)
 

@@ -1,4 +1,4 @@
-"""Stratified choices of images: the validation split, a held-out test split, a smaller data set."""
+"""Stratified subsets of images: the validation split, a held-out test split, a smaller data set."""
 
 import logging
 
@@ -18,28 +18,28 @@ def split_train_validation(labels_N: np.ndarray, *, fraction: float, seed: int) 
         seed: >= 0; the same labels, fraction and seed give the same split on every machine.
 
     Returns:
-        (train_indices, validation_indices): sorted int64, disjoint, together every index once. For CIFAR
-        and a fraction of 0.1 exactly 45,000 and 5,000.
+        (train_indices, validation_indices): sorted int64, disjoint, together all indices. For CIFAR and a
+        fraction of 0.1 exactly 45,000 and 5,000.
     """
-    chosen_N = _choose(labels_N, count=round(fraction * len(labels_N)), leave=1, seed=seed)
+    chosen_N = _choose(labels_N, count=round(fraction * len(labels_N)), spare=1, seed=seed)
     return np.flatnonzero(~chosen_N), np.flatnonzero(chosen_N)
 
 
 def stratified_subset(labels_N: np.ndarray, *, count: int, seed: int) -> np.ndarray:
-    """Sorted indices of `count` images (all, if there are fewer) in which each class keeps its share."""
-    return np.flatnonzero(_choose(labels_N, count=min(count, len(labels_N)), leave=0, seed=seed))
+    """Sorted indices of `count` images (all, if there are fewer) with the class proportions of `labels_N`."""
+    return np.flatnonzero(_choose(labels_N, count=min(count, len(labels_N)), spare=0, seed=seed))
 
 
-def _choose(labels_N: np.ndarray, *, count: int, leave: int, seed: int) -> np.ndarray:
-    """A bool mask of about `count` images, of no class more than all but `leave`.
+def _choose(labels_N: np.ndarray, *, count: int, spare: int, seed: int) -> np.ndarray:
+    """A bool mask of about `count` images that leaves at least `spare` images of each class.
 
-    Which ones: those with the smallest random keys of their class. Raw bits of Philox, because numpy promises
-    the same stream for ever only for bit generators, not for `Generator.permutation`.
+    The images with the smallest random keys of their class. The keys are raw bits of Philox, because NumPy guarantees
+    the stream of bit generators across versions, but not `Generator.permutation`.
     """
     if not len(labels_N):
         return np.zeros(0, bool)
     sizes_K = np.bincount(labels_N)
-    quotas_K = np.minimum(_apportion(sizes_K, count), np.maximum(sizes_K - leave, 0))
+    quotas_K = np.minimum(_apportion(sizes_K, count), np.maximum(sizes_K - spare, 0))
     keys_N = np.random.Philox(seed).random_raw(len(labels_N))
     order_N = np.lexsort((keys_N, labels_N))
     first_K = np.cumsum(sizes_K) - sizes_K
@@ -50,7 +50,7 @@ def _choose(labels_N: np.ndarray, *, count: int, leave: int, seed: int) -> np.nd
 
 
 def _apportion(sizes_K: np.ndarray, count: int) -> np.ndarray:
-    """Shares out `count` in proportion to the sizes by largest remainders, so that the sum is exact."""
+    """Divides `count` in proportion to the sizes by the method of largest remainders, so that the sum is exact."""
     whole_K, remainder_K = np.divmod(sizes_K * count, sizes_K.sum())
     by_remainder_K = np.argsort(-remainder_K, kind="stable")
     whole_K[by_remainder_K[: count - whole_K.sum()]] += 1
@@ -58,16 +58,16 @@ def _apportion(sizes_K: np.ndarray, count: int) -> np.ndarray:
 
 
 def assemble(*, name: str, source: str, train: ImageSet, validation: ImageSet | None, test: ImageSet | None) -> Dataset:
-    """A data set that has a test split even where its source has none.
+    """A data set with a test split, even if its source has none.
 
-    Without `test`, `validation` is the test split; without either, a stratified sixth of `train` is held
-    out as test (CIFAR's share), the same images at every call. A line of the log says so.
+    Without `test`, `validation` is the test split; without both, a stratified sixth of `train` (as in CIFAR) is held
+    out for test, the same images at every call. This is logged.
     """
     if test is None and validation is not None:
-        log.info("%s: no test split; its validation images are the test split", source)
+        log.info("%s: no test split; the validation images are used for test", source)
         test, validation = validation, None
     elif test is None:
         kept, held_out = split_train_validation(train.labels_N, fraction=1 / 6, seed=0)
-        log.info("%s: no test split; a stratified sixth, %d images, is held out", source, len(held_out))
+        log.info("%s: no test split; a stratified sixth, %d images, is held out for test", source, len(held_out))
         train, test = train.take(kept), train.take(held_out)
     return Dataset(name=name, source=source, train=train, test=test, validation=validation)

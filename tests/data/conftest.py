@@ -1,4 +1,4 @@
-"""Small data sets in every form in which they come, and no way out of the temporary folder."""
+"""Small data sets in every format; nothing outside the temporary folder and no network is used."""
 
 import io
 import tarfile
@@ -44,7 +44,7 @@ def write_images():
 
 
 class Cifar:
-    """Random images and labels, and the four files in which Toronto would publish them.
+    """Random images and labels, and the four archives in which they would be published.
 
     Attributes:
         images: uint8 (60, 32, 32, 3), the last 10 test; labels: (L, 60); names: of each label.

@@ -37,19 +37,19 @@ def test_archives_and_directories_hold_the_same(folder, archive):
     assert packed == plain == expected | {"a": None, "a/empty": None, "b.txt": b"b"}
 
 
-def test_only_wanted_files_are_read(archive):
-    found = dict(members(archive, endings=(".txt",)))
-    assert found["b.txt"] == b"b" and found["a/3.png"] == b""
+def test_only_files_with_the_endings_are_read(archive):
+    contents = dict(members(archive, endings=(".txt",)))
+    assert contents["b.txt"] == b"b" and contents["a/3.png"] == b""
 
 
 def test_every_truncation_is_noticed_and_names_the_file(archive, tmp_path):
-    whole = archive.read_bytes()
+    complete = archive.read_bytes()
     cut_archive = tmp_path / "cut"
-    content = len(whole)
-    if tarfile.is_tarfile(archive) and whole[257:262] == b"ustar":
-        content = len(whole.rstrip(b"\0"))  # the empty blocks at the end say nothing
+    content = len(complete)
+    if tarfile.is_tarfile(archive) and complete[257:262] == b"ustar":
+        content = len(complete.rstrip(b"\0"))  # the empty blocks at the end carry no content
     for cut in [*range(1, content - 1, max(1, content // 40)), content - 1]:
-        cut_archive.write_bytes(whole[:cut])
+        cut_archive.write_bytes(complete[:cut])
         with pytest.raises(DataError, match=str(cut_archive)) as caught:
             list(members(cut_archive))
         assert "\n" not in str(caught.value)

@@ -42,14 +42,14 @@ def test_second_reading_comes_from_the_cache_and_is_equal(source, validation):
     assert again.train.images_NHWC.dtype == np.uint8 and again.train.labels_N.dtype == np.int32
 
 
-def test_changed_source_is_read_anew_and_its_old_entry_removed(source, tmp_path):
+def test_changed_source_is_read_again_and_its_old_entry_removed(source, tmp_path):
     cached(source, image_size=0, read=Reader(_dataset(1)))
     os.utime(source, ns=(1, 1))
     assert cached(source, image_size=0, read=Reader(_dataset(2))).train.images_NHWC[0, 0, 0, 0] == 2
     assert len(list((tmp_path / "cache" / "data").iterdir())) == 1
 
 
-def test_sizes_and_sources_have_entries_of_their_own(source, tmp_path):
+def test_each_size_and_source_has_an_entry(source, tmp_path):
     other = tmp_path / "other.tar"
     other.write_bytes(b"bytes")
     for path, size, value in ((source, 0, 1), (source, 8, 2), (other, 0, 3)):
@@ -80,29 +80,29 @@ def test_a_change_anywhere_in_a_directory_is_noticed(tmp_path, change):
     assert reader.calls == 1
 
 
-def test_every_damaged_entry_is_discarded_and_rebuilt(source, tmp_path, caplog):
+def test_every_damaged_entry_is_rebuilt(source, tmp_path, caplog):
     cached(source, image_size=0, read=Reader(_dataset(1)))
     (entry,) = (tmp_path / "cache" / "data").iterdir()
-    whole = entry.read_bytes()
-    damaged = [whole[:cut] for cut in range(0, len(whole), 97)]
-    start = whole.index(bytes([1] * 60))  # the pixels
-    damaged += [whole[:i] + bytes([whole[i] ^ 4]) + whole[i + 1 :] for i in range(start, start + 60, 7)]
+    complete = entry.read_bytes()
+    damaged = [complete[:cut] for cut in range(0, len(complete), 97)]
+    start = complete.index(bytes([1] * 60))  # the pixels
+    damaged += [complete[:i] + bytes([complete[i] ^ 4]) + complete[i + 1 :] for i in range(start, start + 60, 7)]
     for data in damaged:
         entry.write_bytes(data)
         reader = Reader(_dataset(1))
         dataset = cached(source, image_size=0, read=reader)
         assert reader.calls == 1 and dataset.train.fingerprint == reader.dataset.train.fingerprint
-        assert entry.read_bytes() == whole
+        assert entry.read_bytes() == complete
     assert "is damaged" in caplog.text
 
 
 def test_no_single_flipped_bit_gives_other_pixels_or_labels(source, tmp_path):
     cached(source, image_size=0, read=Reader(_dataset(1)))
     (entry,) = (tmp_path / "cache" / "data").iterdir()
-    whole = bytearray(entry.read_bytes())
+    complete = bytearray(entry.read_bytes())
     expected = _dataset(1).train.fingerprint
-    for i in range(0, len(whole), 11):
-        data = whole.copy()
+    for i in range(0, len(complete), 11):
+        data = complete.copy()
         data[i] ^= 1 << (i % 8)
         entry.write_bytes(data)
         assert cached(source, image_size=0, read=Reader(_dataset(1))).train.fingerprint == expected
@@ -116,7 +116,7 @@ def test_cache_that_cannot_be_written_is_a_warning(source, tmp_path, monkeypatch
     assert "could not be cached" in caplog.text
 
 
-def test_nothing_unfinished_stays_where_the_disk_fills(source, tmp_path, monkeypatch):
+def test_a_full_disk_leaves_no_temporary_file(source, tmp_path, monkeypatch):
     def full(file, **arrays):
         file.write_bytes(b"half")
         raise OSError(28, "No space left on device")

@@ -60,9 +60,9 @@ def test_md5_of_a_known_file_is_accepted(tmp_path):
 @EACH
 def test_truncated_archive_is_named(tmp_path, cifar, version):
     path = _made(cifar, version).pack(version, tmp_path / "x.tgz")
-    whole = path.read_bytes()
-    for cut in (len(whole) // 2, len(whole) - 9):
-        path.write_bytes(whole[:cut])
+    complete = path.read_bytes()
+    for cut in (len(complete) // 2, len(complete) - 9):
+        path.write_bytes(complete[:cut])
         with pytest.raises(DataError, match=f"{path}: truncated"):
             cifar_archive.read(path, image_size=0)
 
@@ -71,8 +71,8 @@ def test_truncated_archive_is_named(tmp_path, cifar, version):
 def test_short_missing_and_damaged_files_are_named(tmp_path, cifar, version):
     folder = _made(cifar, version).unpack(version, tmp_path)
     test = folder / version.test
-    whole = test.read_bytes()
-    test.write_bytes(whole[:-100])
+    complete = test.read_bytes()
+    test.write_bytes(complete[:-100])
     with pytest.raises(DataError, match=re.escape(str(test))):
         cifar_archive.read(folder, image_size=0)
     test.unlink()

@@ -153,9 +153,9 @@ def test_read_is_decode_of_a_file(folder):
 @pytest.mark.parametrize("file_format", ["PNG", "JPEG", "GIF", "TIFF", "WEBP"])
 def test_truncated_images_are_errors_that_name_the_file(file_format):
     noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (32, 32, 3), np.uint8))
-    whole = _encoded(noise, format=file_format)
-    for cut in (0, 1, 10, len(whole) // 3, len(whole) // 2):
+    complete = _encoded(noise, format=file_format)
+    for cut in (0, 1, 10, len(complete) // 3, len(complete) // 2):
         with pytest.raises(DataError, match=r"cat/001: not a readable image"):
-            decode_image(whole[:cut], where="cat/001")
+            decode_image(complete[:cut], where="cat/001")
     with pytest.raises(DataError):
         decode_image(b"<html>no image</html>", where="x")

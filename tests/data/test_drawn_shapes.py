@@ -13,7 +13,7 @@ def drawn():
     return draw_shapes(train_size=3000, test_size=1000)
 
 
-def test_record_is_as_promised(drawn):
+def test_sizes_dtypes_and_classes(drawn):
     assert drawn.name == "shapes" and not drawn.is_fallback
     assert drawn.class_names == tuple(SIGNED_DISTANCES) and len(SIGNED_DISTANCES) == 10
     for images, size in ((drawn.train, 3000), (drawn.test, 1000)):
@@ -36,7 +36,7 @@ def test_no_image_occurs_twice(drawn):
 
 
 def test_linear_model_and_neighbors_fail(drawn):
-    """The promise is under 50 %; in fact they hardly beat chance, 10 %."""
+    """Required: under 50 %; measured: hardly above chance, 10 %."""
     train_NF, test_NF = (
         images.images_NHWC.reshape(len(images), -1) / np.float32(255) - 0.5 for images in (drawn.train, drawn.test)
     )

@@ -79,8 +79,8 @@ def test_missing_keys_are_named(tmp_path, arrays, key):
 
 def test_every_truncation_is_noticed(tmp_path, arrays):
     _read(tmp_path, arrays)
-    whole = (tmp_path / "images.npz").read_bytes()
-    for cut in range(0, len(whole), 31):
-        (tmp_path / "cut.npz").write_bytes(whole[:cut])
+    complete = (tmp_path / "images.npz").read_bytes()
+    for cut in range(0, len(complete), 31):
+        (tmp_path / "cut.npz").write_bytes(complete[:cut])
         with pytest.raises(DataError, match=r"cut\.npz"):
             npz.read(tmp_path / "cut.npz", image_size=0)

@@ -26,7 +26,7 @@ def ten_classes(tmp_path, write_images):
     return root
 
 
-def test_data_dir_goes_before_the_environment_before_tfds(tmp_path, cifar, ten_classes, monkeypatch):
+def test_data_dir_then_environment_then_tfds(tmp_path, cifar, ten_classes, monkeypatch):
     made = cifar(10)
     binary = made.unpack(cifar_archive.CIFAR10_BINARY, tmp_path)
     installed = tfds.prepare("cifar10", archive=binary, data_dir=tfds.default_data_dir())
@@ -102,7 +102,7 @@ def test_shapes_need_no_search_and_ignore_the_environment(monkeypatch):
 
 
 @pytest.mark.parametrize("name", ["cifar10", "cifar100"])
-def test_shapes_stand_in_with_a_warning_that_cannot_be_overlooked(name, capsys):
+def test_fallback_data_set_comes_with_a_long_warning(name, capsys):
     dataset = _load(name=name, limit=10, allow_fallback=True)
     assert dataset.name == f"shapes (stand-in for {name})" and dataset.is_fallback
     warning = capsys.readouterr().err
@@ -114,7 +114,7 @@ def test_shapes_stand_in_with_a_warning_that_cannot_be_overlooked(name, capsys):
 
 
 @pytest.mark.parametrize(("allow_fallback", "fallback"), [(True, ""), (False, "shapes"), (False, "")])
-def test_without_leave_there_is_no_stand_in(allow_fallback, fallback, capsys):
+def test_no_fallback_unless_allowed(allow_fallback, fallback, capsys):
     with pytest.raises(DataError) as caught:
         _load(name="cifar10", allow_fallback=allow_fallback, fallback=fallback)
     message = str(caught.value)
@@ -164,7 +164,7 @@ def test_number_of_classes_must_be_that_of_the_name(ten_classes, tmp_path, write
 
 
 @pytest.mark.parametrize("content", [b"", b"text", b"\x80\x02}.", b"\x1f\x8b\x08\x00", b"\xfd7zXZ\x00", b"PK\x03\x04"])
-def test_files_that_are_no_data_are_named_and_never_replaced_by_the_stand_in(tmp_path, content):
+def test_damaged_files_are_named_and_never_replaced_by_the_fallback(tmp_path, content):
     for name in ("data_batch_1", "cifar-10-python.tar.gz", "x.npz"):
         (tmp_path / name).write_bytes(content)
         with pytest.raises(DataError, match=f"{tmp_path}/{name}") as caught:
@@ -180,7 +180,7 @@ def test_truncated_archive_given_as_data_dir_is_named(ten_classes, tmp_path):
     assert not list((tmp_path / "cache").glob("*"))
 
 
-def test_no_progress_bar_where_stderr_is_no_terminal(ten_classes, capfd):
+def test_no_progress_bar_if_stderr_is_not_a_terminal(ten_classes, capfd):
     assert not sys.stderr.isatty()
     _load(name="folder", dir=str(ten_classes))
     captured = capfd.readouterr()

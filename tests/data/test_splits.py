@@ -70,7 +70,7 @@ def test_test_split_is_the_sources_own_else_validation_else_a_sixth(caplog):
         None,
         4,
     )
-    assert "validation images are the test split" in caplog.text
+    assert "validation images are used for test" in caplog.text
     held_out = assemble(**place, validation=None, test=None)
     assert (len(held_out.train), held_out.validation, len(held_out.test)) == (50, None, 10)
     assert "stratified sixth, 10 images" in caplog.text

@@ -67,8 +67,8 @@ def test_prepared_data_read_back_have_the_same_images(prepared):
     assert dataset.class_names == tuple(made.names[0])
     for images, start, stop in ((dataset.train, 0, 50), (dataset.test, 50, 60)):
         read = sorted((i.tobytes(), n) for i, n in zip(images.images_NHWC, images.labels_N, strict=True))
-        wanted = zip(made.images[start:stop], made.labels[0, start:stop], strict=True)
-        assert read == sorted((image.tobytes(), label) for image, label in wanted)
+        expected = zip(made.images[start:stop], made.labels[0, start:stop], strict=True)
+        assert read == sorted((image.tobytes(), label) for image, label in expected)
 
 
 def test_no_tensorflow_is_imported(tmp_path, cifar):

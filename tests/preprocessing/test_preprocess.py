@@ -1,4 +1,4 @@
-"""Normalization and channel statistics beside NumPy in float64."""
+"""Normalization and channel statistics compared with NumPy in float64."""
 
 import functools
 
@@ -14,9 +14,9 @@ IMAGES_BHWC = np.random.default_rng(0).integers(0, 256, (16, 8, 9, 3), np.uint8)
 
 def test_normalize_against_float64():
     mean, std = (0.49, 0.48, 0.45), (0.25, 0.24, 0.26)
-    found = jax.jit(functools.partial(preprocess.normalize, mean=mean, std=std))(IMAGES_BHWC)
-    assert found.dtype == jnp.float32
-    np.testing.assert_allclose(found, (IMAGES_BHWC / 255.0 - mean) / std, atol=2e-6)
+    normalized = jax.jit(functools.partial(preprocess.normalize, mean=mean, std=std))(IMAGES_BHWC)
+    assert normalized.dtype == jnp.float32
+    np.testing.assert_allclose(normalized, (IMAGES_BHWC / 255.0 - mean) / std, atol=2e-6)
 
 
 def test_channel_statistics_against_float64():
@@ -28,7 +28,7 @@ def test_channel_statistics_against_float64():
     np.testing.assert_allclose(std, scaled.std(axis=(0, 1, 2)), rtol=1e-10)
 
 
-def test_a_flat_color_has_a_spread_that_can_be_divided_by():
+def test_std_of_a_flat_color_is_not_zero():
     flat = ImageSet(np.full((2, 4, 4, 3), 7, np.uint8), np.zeros(2, np.int32), ("one",))
     _, std = preprocess.channel_statistics(flat)
     assert min(std) > 0
