@@ -81,7 +81,9 @@ def run(argv: list[str], hooks: Sequence["Hook"] = ()) -> None:
         selection = {"split": flags.split, "checkpoint": flags.checkpoint, "tta": flags.tta, "data": flags.data}
         print(describe_metrics(function(workdir, **selection)))
     elif flags.mode == "inspect":
-        function(config)
+        from rich.console import Console
+
+        Console().print(*function(config))
     elif flags.mode == "ablation":
         print(*function(config, workdir, command=command), sep="\n")
     elif flags.mode == "export":

@@ -29,6 +29,7 @@ class Experiment:
         config: resolved; with fewer epochs on the fallback data set.
         dataset: with its validation images split off.
         backbone: the pretrained weights that the model starts from; its trees are empty if a checkpoint has them.
+        initial_weights: params and batch_stats of the run `train.init_from`, in place of the model's own values.
         features: of a frozen backbone, for the splits computed so far, float32 (N, C).
     """
 
@@ -38,6 +39,7 @@ class Experiment:
     preprocessing: Preprocessing
     model: Classifier
     backbone: Backbone | None = None
+    initial_weights: dict | None = None
     features: dict[str, np.ndarray] = dataclasses.field(default_factory=dict, compare=False)
 
     @property

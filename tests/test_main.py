@@ -203,7 +203,7 @@ def test_a_damaged_checkpoint_is_skipped_and_it_is_an_error_if_all_are_damaged(c
     damage(copy, newest)
     code, _, err = main(*evaluate)
     assert code == 0, err
-    assert f"step {newest}" in err and f"step {older[-1]} is taken" in err and "Traceback" not in err
+    assert f"step {newest}" in err and f"using step {older[-1]}" in err and "Traceback" not in err
     evaluations = [read_json(file) for file in copy.evaluation_dir("test").glob("**/metrics.json")]
     assert older[-1] in {metrics["checkpoint_step"] for metrics in evaluations}
     for step in older:

@@ -1,9 +1,8 @@
-"""`--mode inspect`: what a run would be, without data and without training."""
+"""`--mode inspect`: layers, schedule and memory of a configuration, without data and training."""
 
 import jax
 import numpy as np
 from ml_collections import ConfigDict
-from rich.console import Console
 from rich.table import Table
 
 from cifar_jax.config.validate import validate
@@ -17,29 +16,21 @@ from cifar_jax.training.step import compile_epoch_order, compile_steps
 MEGABYTE = 2**20
 
 
-def inspect(config: ConfigDict) -> None:
-    """Prints the layers with their parameters and FLOPs, steps, learning rates, and memory."""
+def inspect(config: ConfigDict) -> list[Table]:
+    """Tables of the layers with their parameters and FLOPs, of steps and learning rates, and of memory."""
     validate(config)
     start(config)
     experiment = without_data(config)
     require_divisible(experiment)
-    console = Console()
-    console.print(_layers(results.architecture(experiment)))
-    console.print(_schedule(experiment))
-    console.print(_memory(experiment))
+    return [_layers(results.architecture(experiment)), _schedule(experiment), _memory(experiment)]
 
 
 def _layers(architecture: dict) -> Table:
     height, width, channels = architecture["input"]
     table = Table(title=f"{architecture['model']} on {width} x {height} x {channels} pixels")
-    for heading, justify in (
-        ("layer", "left"),
-        ("output", "left"),
-        ("parameters", "right"),
-        ("trains", "left"),
-    ):
+    for heading, justify in (("layer", "left"), ("output", "left"), ("parameters", "right"), ("trainable", "left")):
         table.add_column(heading, justify=justify)
-    table.add_column("MFLOP a image", justify="right")
+    table.add_column("MFLOP/image", justify="right")
     for row in architecture["layers"]:
         table.add_row(
             row["name"],
@@ -88,10 +79,10 @@ def _memory(experiment: Experiment) -> Table:
         "parameters": _bytes(state.params),
         "optimizer state": _bytes(state.opt_state),
         "training split, uint8, all devices": _bytes(split),
-        "temporaries of a step, each device": compiled.memory_analysis().temp_size_in_bytes,
+        "temporaries of a step, per device": compiled.memory_analysis().temp_size_in_bytes,
     }
     table = Table(title=f"memory on {describe(mesh)}")
-    table.add_column("what")
+    table.add_column("part")
     table.add_column("MB", justify="right")
     for name, size in sizes.items():
         table.add_row(name, f"{size / MEGABYTE:,.1f}")

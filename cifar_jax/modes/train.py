@@ -14,7 +14,7 @@ from cifar_jax.devices import is_first_process, start
 from cifar_jax.metrics.classification import mean_interval
 from cifar_jax.report.finished_runs import comparable_accuracy
 from cifar_jax.runs.run_folder import RunFolder, read_json, write_json
-from cifar_jax.training import input_check
+from cifar_jax.training import input_check, warm_start
 from cifar_jax.training.hooks import Hook
 from cifar_jax.training.loop import Trainer
 from cifar_jax.training.restore import require_same_backbone, require_same_data
@@ -100,6 +100,8 @@ def train_run(
     _require_same_configuration(config, folder)
     experiment = experiments.build(config, allow_fallback=allow_fallback and jax.process_count() == 1)
     experiments.require_divisible(experiment)
+    if config.train.init_from:
+        experiment = warm_start.warm_started(experiment)
     if experiment.backbone and config.model.check_input and not folder.config_json.exists():
         input_check.require_right_scale(experiment)
     # Only the first process writes; the others read what it wrote before they started.
@@ -107,13 +109,15 @@ def train_run(
         if folder.config_json.exists():
             recorded = read_json(folder.config_json)
             require_same_data(experiment, recorded["data"])
-            require_same_backbone(experiment, recorded.get("backbone"))
+            require_same_backbone(experiment, recorded["backbone"])
+            warm_start.require_same(experiment, recorded["initial_weights"])
         if is_first_process():
             folder.claim(
                 to_json(experiment.config),
                 command,
                 data=experiment.data_description,
                 backbone=experiment.backbone and experiment.backbone.description,
+                initial_weights=warm_start.description(experiment),
             )
         if folder.results_json.exists():
             log.info("%s: already finished", folder.path)

@@ -1,4 +1,4 @@
-"""A linear probe as a training run: features of all images, the L2 strength by validation, one head."""
+"""A linear probe as a training run: features of all images, L2 strength chosen on validation, one head."""
 
 import time
 
@@ -13,23 +13,23 @@ from cifar_jax.runs.run_folder import RunFolder, write_json
 
 
 def fit_head(experiment: Experiment, folder: RunFolder, variables: dict) -> tuple[dict, dict]:
-    """Fits the head with the L2 strength that did best in validation, on training and validation images.
+    """Fits the head on training and validation images, with the L2 strength that was best on validation.
 
-    Leaves probe.json, with the strengths that were tried and how each did.
+    Writes probe.json: every strength and its scores.
 
     Args:
         variables: params and batch_stats, replicated.
 
     Returns:
-        The head's parameters, replicated; and a row of the history, of the probe that was fitted on the training
-        images alone: the last time that the validation images were not in it.
+        The head's parameters, replicated; and a row of the history, with the scores of the probe that was fitted on the
+        training images only.
     """
-    train = _with_fillers_marked(experiment, "train", variables)
-    validation = _with_fillers_marked(experiment, "validation", variables)
+    train = _features_and_labels(experiment, "train", variables)
+    validation = _features_and_labels(experiment, "validation", variables)
     started = time.perf_counter()
     probe = fit_path(*train, *validation, num_classes=experiment.model.num_classes)
     seconds = time.perf_counter() - started
-    chosen = next(tried for tried in probe.path if tried["l2"] == probe.l2)
+    chosen = next(scores for scores in probe.path if scores["l2"] == probe.l2)
     if is_first_process():
         write_json(folder.probe_json, {"l2": probe.l2, "path": probe.path, "seconds": seconds})
     row = {
@@ -43,8 +43,8 @@ def fit_head(experiment: Experiment, folder: RunFolder, variables: dict) -> tupl
     return replicate({"kernel": probe.kernel_CK, "bias": probe.bias_K}, experiment.mesh), row
 
 
-def _with_fillers_marked(experiment: Experiment, split: str, variables: dict) -> tuple[jax.Array, jax.Array]:
-    """Features and labels, of which those that only fill up the last device are -1."""
+def _features_and_labels(experiment: Experiment, split: str, variables: dict) -> tuple[jax.Array, jax.Array]:
+    """Features and labels; labels of the rows that pad the last device are -1."""
     placed = place_features(experiment, split, variables)
     size = len(experiment.splits[split])
     return placed.images_NHWC, jnp.where(jnp.arange(len(placed.labels_N)) < size, placed.labels_N, -1)

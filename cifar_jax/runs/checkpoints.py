@@ -1,8 +1,8 @@
-"""Checkpoints: Orbax writes them; here they get a digest of every array, so that none is ever restored wrong.
+"""Checkpoints: Orbax writes them; a checksum of every array makes sure that none is restored with wrong values.
 
 Orbax (0.12) has no checksums: a flipped bit is restored silently, another dtype is cast silently, and a
-damaged newest step is an error although an older one is whole. So each step carries the sha256 of every array
-and of its own metadata; restoring verifies them, and falls back to the next step that is whole.
+damaged newest step is an error although an older one is intact. So each step carries the sha256 of every array
+and of its own metadata; restoring verifies them, and falls back to the next intact step.
 """
 
 import dataclasses
@@ -10,11 +10,8 @@ import gc
 import json
 import logging
 import math
-import os
 import pathlib
-import re
 import shutil
-import sys
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -24,35 +21,16 @@ import orbax.checkpoint as ocp
 
 from cifar_jax.errors import DataError, UsageError
 from cifar_jax.runs.checksums import json_checksum, leaf_checksums, listed, require_same_leaves
-
-# Orbax logs a failure as pages of traceback, and then raises it too: the exception becomes one line below.
-# When one read fails it abandons the others, which end as tracebacks of asyncio and TensorStore's threads.
-_ORBAX_SOURCES = tuple(str(pathlib.Path(folder).resolve()) for folder in ocp.__path__)
-_ABANDONED = ("Event loop is closed", "Encountered error while reading array index", "tensorstore", "orbax")
-_previous_hook = sys.unraisablehook
-
-
-def _is_news(text: str) -> bool:
-    return not any(sign in text for sign in _ABANDONED)
-
-
-def _unraisable_hook(unraisable) -> None:
-    if _is_news(str(unraisable.exc_value)):
-        _previous_hook(unraisable)
-
-
-sys.unraisablehook = _unraisable_hook
-logging.getLogger("absl").addFilter(lambda record: not record.pathname.startswith(_ORBAX_SOURCES))
-logging.getLogger("asyncio").addFilter(lambda record: _is_news(record.getMessage()))
+from cifar_jax.runs.orbax_errors import cause, first_line, unreadable
 
 _JSON = ocp.JsonCheckpointHandler()  # read without a checkpointer, whose barriers would need every process
 
 
 class Restored(NamedTuple):
-    """A checkpoint read back and verified.
+    """A restored and verified checkpoint.
 
     Attributes:
-        state: as saved, with the shardings that were asked for.
+        state: as saved, with the requested shardings.
         metadata: as saved.
         step: of the checkpoint.
     """
@@ -63,14 +41,14 @@ class Restored(NamedTuple):
 
 
 class _DamagedError(Exception):
-    """What of a step is damaged; never leaves this module."""
+    """The damage of a step; never leaves this module."""
 
 
 class Checkpoints:
     """The checkpoints in one directory: the latest `keep`, and the best by validation accuracy.
 
-    Reading leaves the directory as it is, so that a run may be evaluated while it trains. In a program of
-    several processes all of them call `save`, `wait`, `close` and the restoring methods alike.
+    Reading does not change the directory, so that a run can be evaluated while it trains. With several processes, all
+    of them call `save`, `wait`, `close` and the restoring methods.
     """
 
     def __init__(self, directory: pathlib.Path, *, keep: int):
@@ -82,22 +60,22 @@ class Checkpoints:
         self._saving: int | None = None  # the step that is being written
 
     def steps(self) -> list[int]:
-        """All steps that are on the disk, ascending, damaged ones among them."""
+        """All steps on the disk, ascending, including damaged ones."""
         if not self._directory.is_dir():
             return []
         numbered = (path for path in self._directory.iterdir() if path.name.isdecimal() and path.is_dir())
         return sorted(int(path.name) for path in numbered if not _is_empty(path))
 
     def best_step(self) -> int | None:
-        """The step of the best validation accuracy; where none has one, the newest; None without steps."""
+        """The step with the best validation accuracy; the newest if none has an accuracy; None without steps."""
         return next(iter(self._best_first()), None)
 
     def read_metadata(self, step: int) -> dict:
-        """What was saved beside the state of `step`, without reading that.
+        """The metadata saved with `step`; the state is not read.
 
         Raises:
-            UsageError: if there is no such step.
-            DataError: if it is damaged.
+            UsageError: there is no such step.
+            DataError: it is damaged.
         """
         self._require(step)
         try:
@@ -106,24 +84,24 @@ class Checkpoints:
             raise DataError(f"checkpoint {self._directory / str(step)} is damaged: {error}") from error
 
     def save(self, step: int, state: Any, metadata: Mapping, *, val_accuracy: float | None) -> None:
-        """Begins to write a checkpoint, and returns as soon as `state` may be overwritten.
+        """Starts to write a checkpoint; returns as soon as `state` may be overwritten.
 
         Args:
-            step: above all that are there.
+            step: above all existing steps.
             state: pytree of jax.Arrays of numbers; with several processes each array is fully replicated.
-            metadata: what JSON can hold: preprocessing, class names, epoch, history.
-            val_accuracy: 0 to 1; None in mid-epoch. None, and what is not finite, never counts as best.
+            metadata: JSON values: preprocessing, class names, epoch.
+            val_accuracy: 0 to 1; None in mid-epoch. None and non-finite values never count as best.
 
         Raises:
-            DataError: if this or the previous checkpoint could not be written.
-            ValueError: if `step` is not above those that are there.
+            DataError: this or the previous checkpoint could not be written.
+            ValueError: `step` is not above all existing steps.
         """
         self.wait()
         manager = self._manager or self._open()
         if val_accuracy is not None and not math.isfinite(val_accuracy):
             val_accuracy = None
         content = {"metadata": metadata, "leaves": leaf_checksums(state), "val_accuracy": val_accuracy}
-        content = json.loads(json.dumps(content, allow_nan=False))  # as it will be read: keys are strings, say
+        content = json.loads(json.dumps(content, allow_nan=False))  # as it will be read: keys are strings
         meta = {**content, "sha256": json_checksum(content)}
         if val_accuracy is not None:
             self._accuracy[step] = val_accuracy
@@ -133,20 +111,20 @@ class Checkpoints:
             raise ValueError(f"step {step} is not above the checkpoints in {self._directory}: {manager.all_steps()}")
 
     def wait(self) -> None:
-        """Blocks until the checkpoint that is being written is on the disk.
+        """Blocks until the current checkpoint is on the disk.
 
         Raises:
-            DataError: if it could not be written.
+            DataError: it could not be written.
         """
         if self._manager is not None:
             self._reporting_failure(self._manager.wait_until_finished)
             self._saving = None
 
     def close(self) -> None:
-        """`wait`, and ends the threads that write.
+        """Waits, and ends the writing threads.
 
         Raises:
-            DataError: if the last checkpoint could not be written.
+            DataError: the last checkpoint could not be written.
         """
         if self._manager is None:
             return
@@ -157,26 +135,26 @@ class Checkpoints:
             manager.close()
 
     def restore_latest(self, abstract_state: Any) -> Restored | None:
-        """The newest step that is whole, or None where nothing was saved yet.
+        """The newest intact step; None if nothing was saved yet.
 
         Args:
             abstract_state: pytree of jax.ShapeDtypeStruct with shardings, any number of devices.
 
         Raises:
-            DataError: if no step is whole (all stay where they are), or if they are of another model.
+            DataError: no step is intact (none is removed), or they belong to another model.
         """
         return self._restore_first(reversed(self.steps()), abstract_state)
 
     def restore_best(self, abstract_state: Any) -> Restored | None:
-        """As `restore_latest`, from the best step (see `best_step`) to the worst."""
+        """The best intact step, see `best_step`; otherwise as `restore_latest`."""
         return self._restore_first(self._best_first(), abstract_state)
 
     def restore(self, step: int, abstract_state: Any) -> Restored:
-        """This very step.
+        """This step.
 
         Raises:
-            UsageError: if there is no such step.
-            DataError: if it is damaged, or of another model.
+            UsageError: there is no such step.
+            DataError: it is damaged, or belongs to another model.
         """
         self._require(step)
         try:
@@ -194,21 +172,21 @@ class Checkpoints:
                 damages.append(f"step {step}: {error}")
                 continue
             if damages:
-                found = "; ".join(damages)
-                logging.warning("damaged checkpoint in %s (%s): step %d is taken", self._directory, found, step)
+                details = "; ".join(damages)
+                logging.warning("damaged checkpoint in %s (%s): using step %d", self._directory, details, step)
             return restored
         if damages:
-            raise DataError(f"no checkpoint in {self._directory} is whole ({'; '.join(damages)}); all stay as they are")
+            raise DataError(f"no checkpoint in {self._directory} is intact ({'; '.join(damages)}); none was removed")
         return None
 
     def _restore(self, step: int, abstract_state: Any) -> Restored:
         meta = self._read_meta(step)
         require_same_leaves(meta["leaves"], abstract_state, self._directory / str(step))
         state = self._read_state(step, abstract_state)
-        digests = leaf_checksums(state)
-        wrong = [name for name, leaf in meta["leaves"].items() if digests[name] != leaf]
+        checksums = leaf_checksums(state)
+        wrong = [name for name, leaf in meta["leaves"].items() if checksums[name] != leaf]
         if wrong:
-            raise _DamagedError(f"wrong digest of {listed(wrong)}")
+            raise _DamagedError(f"wrong checksum of {listed(wrong)}")
         return Restored(state, meta["metadata"], step)
 
     def _read_state(self, step: int, abstract_state: Any) -> Any:
@@ -217,34 +195,34 @@ class Checkpoints:
             try:
                 with ocp.StandardCheckpointer() as reader:
                     return reader.restore(where / "state", abstract_state)
-            except jax.errors.JaxRuntimeError:  # out of memory, say: no fault of the checkpoint
+            except jax.errors.JaxRuntimeError:  # such as out of memory: the checkpoint is not at fault
                 raise
             except Exception as error:  # Orbax and TensorStore raise even bare Exceptions for damage
-                damage = _unreadable(error, where)
-            gc.collect()  # the reads that Orbax began and abandoned: here their warnings are ignored
+                damage = unreadable(error, where)
+            gc.collect()  # reads that Orbax abandoned: their warnings are ignored here
         raise _DamagedError(damage)
 
     def _read_meta(self, step: int) -> dict:
         try:
             meta = _JSON.restore(self._directory / str(step) / "meta")
-            whole = isinstance(meta, dict) and meta.pop("sha256", None) == json_checksum(meta)
+            is_intact = isinstance(meta, dict) and meta.pop("sha256", None) == json_checksum(meta)
         except (OSError, ValueError) as error:
-            raise _DamagedError(f"its metadata cannot be read ({_first_line(error)})") from error
-        if not whole:
-            raise _DamagedError("wrong digest of its metadata")
+            raise _DamagedError(f"its metadata cannot be read ({first_line(error)})") from error
+        if not is_intact:
+            raise _DamagedError("wrong checksum of its metadata")
         return meta
 
     def _accuracies(self) -> dict[int, float]:
-        """The validation accuracy of each step that has one and whose metadata are whole."""
-        found = {}
+        """The validation accuracy of each step that has one and intact metadata."""
+        accuracies = {}
         for step in self.steps():
             try:
                 accuracy = self._read_meta(step)["val_accuracy"]
             except _DamagedError:
                 continue
             if accuracy is not None:
-                found[step] = accuracy
-        return found
+                accuracies[step] = accuracy
+        return accuracies
 
     def _best_first(self) -> list[int]:
         accuracy = self._accuracies()
@@ -252,27 +230,27 @@ class Checkpoints:
 
     def _require(self, step: int) -> None:
         if step not in self.steps():
-            raise UsageError(f"no checkpoint of step {step} in {self._directory}; there are {self.steps()}")
+            raise UsageError(f"no checkpoint of step {step} in {self._directory}; existing steps: {self.steps()}")
 
     def _open(self) -> ocp.CheckpointManager:
-        """Makes the manager that writes. Only here, so that reading changes nothing on the disk."""
+        """Creates the manager that writes; lazily, so that reading does not change the disk."""
         if jax.process_index() == 0:
-            self._clear_the_way()  # the manager begins with a barrier: all processes see the same steps
+            self._move_damaged_steps()  # the manager starts with a barrier: all processes see the same steps
         managers = ocp.checkpoint_managers
         options = ocp.CheckpointManagerOptions(
             preservation_policy=managers.AnyPreservationPolicy(
                 [managers.LatestN(self._keep), _KeepBest(self._accuracy)]
             ),
             save_decision_policy=managers.FixedIntervalPolicy(1),
-            cleanup_tmp_directories=True,  # what a killed run was writing
-            lightweight_initialize=True,  # reads no metadata of old steps, which may be damaged
+            cleanup_tmp_directories=True,  # left by a killed run
+            lightweight_initialize=True,  # does not read the metadata of old steps, which may be damaged
         )
         self._manager = ocp.CheckpointManager(self._directory, options=options)
         self._accuracy.update(self._accuracies())
         return self._manager
 
-    def _clear_the_way(self) -> None:
-        """Renames the damaged steps, since Orbax never writes a step at or below one that is there."""
+    def _move_damaged_steps(self) -> None:
+        """Renames damaged steps, because Orbax never writes a step at or below an existing one."""
         if not self._directory.is_dir():
             return
         for path in self._directory.iterdir():
@@ -287,18 +265,18 @@ class Checkpoints:
     def _reporting_failure(self, action: Callable[[], Any]) -> Any:
         try:
             return action()
-        except Exception as error:  # whatever a writing thread of Orbax or TensorStore has raised
+        except Exception as error:  # a writing thread of Orbax or TensorStore raises any type
             step, self._saving = self._saving, None
             self._accuracy.pop(step, None)
             raise DataError(
-                f"checkpoint of step {step} could not be written to {self._directory}: {_cause(error)}; "
+                f"checkpoint of step {step} could not be written to {self._directory}: {cause(error)}; "
                 "earlier checkpoints stay usable"
             ) from error
 
 
 @dataclasses.dataclass
 class _KeepBest(ocp.checkpoint_managers.PreservationPolicy):
-    """Preserves the best step. (Orbax' own BestN reads files that may be damaged, and is misled by NaN.)"""
+    """Preserves the best step. (Orbax's own BestN reads files that may be damaged, and fails with NaN.)"""
 
     accuracy: dict[int, float]
 
@@ -310,26 +288,5 @@ class _KeepBest(ocp.checkpoint_managers.PreservationPolicy):
 def _is_empty(path: pathlib.Path) -> bool:
     try:
         return not any(path.iterdir())
-    except FileNotFoundError:  # the run that trains has removed it meanwhile
+    except FileNotFoundError:  # removed by a run that trains at the same time
         return True
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
-
-
-def _unreadable(error: Exception, where: pathlib.Path) -> str:
-    """The damaged file or array, where TensorStore's page of nested errors names one, the innermost last."""
-    text = f"{error} {error.__cause__}"
-    files = re.findall(r'local file "([^"]*[^"/])"', text)
-    arrays = re.findall(r'"([^"/]+)/[^"/]*" in OCDBT database', text)
-    if files:
-        return f"its file {os.path.relpath(files[-1], where)} cannot be read"
-    if arrays:
-        return f"its array {arrays[-1]} cannot be read"
-    return f"its state cannot be read ({type(error).__name__}: {_first_line(error)})"
-
-
-def _cause(error: Exception) -> str:
-    full = any(sign in str(error) for sign in ("RESOURCE_EXHAUSTED", "No space left", "Disk quota exceeded"))
-    return "the disk is full" if full else _first_line(error)

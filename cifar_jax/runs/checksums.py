@@ -1,4 +1,4 @@
-"""Digests by which a checkpoint is verified."""
+"""Checksums that verify a checkpoint."""
 
 import hashlib
 import json
@@ -14,8 +14,11 @@ from cifar_jax.errors import DataError
 
 def leaf_checksums(state: Any) -> dict[str, dict]:
     """Shape, dtype and sha256 of the bytes of every leaf, by its path such as 'params/conv1/kernel'."""
-    local = jax.tree.map(lambda x: x.addressable_data(0) if x.is_fully_replicated else x, state)
-    leaves = jax.tree.leaves_with_path(jax.device_get(local))
+
+    def local(x):
+        return x.addressable_data(0) if isinstance(x, jax.Array) and x.is_fully_replicated else x
+
+    leaves = jax.tree.leaves_with_path(jax.device_get(jax.tree.map(local, state)))
     return {
         _name(path): {
             "shape": list(leaf.shape),
@@ -31,7 +34,7 @@ def _name(path) -> str:
 
 
 def json_checksum(value: Mapping) -> str:
-    """sha256 of a JSON value, whatever the order of its keys."""
+    """sha256 of a JSON value; the order of its keys does not matter."""
     return hashlib.sha256(json.dumps(value, sort_keys=True, allow_nan=False).encode()).hexdigest()
 
 
@@ -41,16 +44,16 @@ def require_same_leaves(saved: Mapping[str, Mapping], abstract_state: Any, where
     Raises:
         DataError: naming the missing, the left over, and those of another shape or dtype, all at once.
     """
-    wanted = {_name(path): leaf for path, leaf in jax.tree.leaves_with_path(abstract_state)}
-    problems = [f"{name} is missing" for name in wanted if name not in saved]
-    problems += [f"{name} is left over" for name in saved if name not in wanted]
-    for name in wanted.keys() & saved.keys():
-        has = (saved[name]["dtype"], tuple(saved[name]["shape"]))
-        wants = (str(wanted[name].dtype), wanted[name].shape)
-        if has != wants:
-            problems.append(f"{name} is {has[0]}{list(has[1])}, not {wants[0]}{list(wants[1])}")
+    expected = {_name(path): leaf for path, leaf in jax.tree.leaves_with_path(abstract_state)}
+    problems = [f"{name} is missing" for name in expected if name not in saved]
+    problems += [f"{name} is left over" for name in saved if name not in expected]
+    for name in expected.keys() & saved.keys():
+        found = (saved[name]["dtype"], tuple(saved[name]["shape"]))
+        needed = (str(expected[name].dtype), expected[name].shape)
+        if found != needed:
+            problems.append(f"{name} is {found[0]}{list(found[1])}, not {needed[0]}{list(needed[1])}")
     if problems:
-        raise DataError(f"checkpoint {where} is of another model or optimizer: {listed(sorted(problems))}")
+        raise DataError(f"checkpoint {where} belongs to another model or optimizer: {listed(sorted(problems))}")
 
 
 def listed(names: Sequence[str]) -> str:

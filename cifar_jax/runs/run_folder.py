@@ -1,4 +1,4 @@
-"""The run folder: one directory from which every mode but training finds all it needs."""
+"""The run folder: the files of one run, from which every mode except training works."""
 
 import contextlib
 import dataclasses
@@ -17,13 +17,13 @@ from cifar_jax.files.atomic import atomic_path
 
 try:
     import fcntl
-except ImportError:  # Windows: no file locks of this kind, and so no protection against a second run
+except ImportError:  # Windows has no such locks: a second run in the same folder is not detected
     fcntl = None
 
 
 @dataclasses.dataclass(frozen=True)
 class RunFolder:
-    """The names of all files of one run. Nothing is created before `claim`, `lock` or `write_json`."""
+    """The paths of one run. Nothing is created before `claim`, `lock` or `write_json`."""
 
     path: pathlib.Path
 
@@ -70,47 +70,57 @@ class RunFolder:
         return self.path / "evaluation" / split
 
     def require_same(self, config: Mapping) -> None:
-        """Refuses a folder that holds a run of another configuration; reads only.
+        """Refuses a folder with a run of another configuration; reads only.
 
         Args:
             config: as for `claim`.
 
         Raises:
             UsageError: naming the keys that differ.
-            DataError: if its config.json cannot be read.
+            DataError: its config.json cannot be read.
         """
         if self.config_json.exists():
             changed = run_config.differences(read_json(self.config_json).get("config", {}), config)
             changed = [line for line in changed if line.split(":")[0] not in FREE_KEYS]
             if changed:
-                raise UsageError(
-                    f"{self.path} holds a run of another configuration ({'; '.join(changed)}): "
-                    "choose another --workdir or the same configuration"
-                )
+                hint = "choose another --workdir or the same configuration"
+                if self.results_json.exists():
+                    hint = f"to train on from its weights: --workdir=NEW --config.train.init_from={self.path}"
+                raise UsageError(f"{self.path} holds a run of another configuration ({'; '.join(changed)}): {hint}")
 
-    def claim(self, config: Mapping, command: str, *, data: Mapping, backbone: Mapping | None = None) -> None:
-        """Makes the folder the one of this configuration, and writes config.json. Call it under `lock`.
+    def claim(
+        self,
+        config: Mapping,
+        command: str,
+        *,
+        data: Mapping,
+        backbone: Mapping | None = None,
+        initial_weights: Mapping | None = None,
+    ) -> None:
+        """Writes config.json. Call it under `lock`.
 
         Args:
-            config: plain nested dicts, as `runs.config.to_json` gives them.
+            config: plain nested dicts, see `config.validate.to_json`.
             command: what the user typed.
             data: name and fingerprints of the data set.
             backbone: what identifies the pretrained weights, and their architecture.
+            initial_weights: what identifies the weights of `train.init_from`.
 
         Raises:
-            UsageError: if the folder cannot be made, or holds a run of another configuration (left as it is).
-            DataError: if its config.json cannot be read.
+            UsageError: the folder cannot be created, or holds a run of another configuration (unchanged).
+            DataError: its config.json cannot be read.
         """
         self.require_same(config)
         self._create()
-        write_json(self.config_json, {"config": config, "command": command, "data": data, "backbone": backbone})
+        origins = {"backbone": backbone, "initial_weights": initial_weights}
+        write_json(self.config_json, {"config": config, "command": command, "data": data, **origins})
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
-        """Keeps other processes out of this folder until the block ends, or this process does.
+        """Locks the folder against other processes until the block or this process ends.
 
         Raises:
-            UsageError: at once, naming the process that has the folder, or if the folder cannot be made.
+            UsageError: at once, naming the process that uses the folder; or the folder cannot be created.
         """
         self._create()
         with self._lock_file() as handle:
@@ -138,8 +148,8 @@ class RunFolder:
     def _create(self) -> None:
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-        except OSError as error:  # a file of that name among them
-            raise UsageError(f"--workdir={self.path} cannot be made: {error.strerror}; choose another") from error
+        except OSError as error:  # including a file of that name
+            raise UsageError(f"--workdir={self.path} cannot be created: {error.strerror}; choose another") from error
 
 
 def _holder(handle: IO[str]) -> str:
@@ -147,16 +157,16 @@ def _holder(handle: IO[str]) -> str:
     try:
         holder = json.loads(handle.read())
         return f"process {holder['pid']} on {holder['host']}"
-    except ValueError:  # between its locking and its writing
+    except ValueError:  # it has locked the file and not written yet
         return "another process"
 
 
 def write_json(path: pathlib.Path, value: object) -> None:
-    """Writes `value` whole or not at all: under a temporary name, to the disk, then renamed.
+    """Writes `value` atomically and flushes it to the disk.
 
     Raises:
-        ValueError: if `value` holds a number that is not finite.
-        DataError: if the file cannot be written, such as on a full disk.
+        ValueError: a number in `value` is not finite.
+        DataError: the file cannot be written, for example on a full disk.
     """
     text = json.dumps(value, allow_nan=False, indent=1)
     try:
@@ -175,7 +185,7 @@ def read_json(path: pathlib.Path) -> dict:
     """Reads a file of the run folder.
 
     Raises:
-        DataError: naming the file, if it is missing or not JSON.
+        DataError: the file is missing or not JSON; names it.
     """
     try:
         return json.loads(path.read_text(encoding="utf-8"))
@@ -186,7 +196,7 @@ def read_json(path: pathlib.Path) -> dict:
 
 
 class History:
-    """history.json: one list per column, one element per finished epoch; on disk it is always whole."""
+    """history.json: one list per column, one element per finished epoch."""
 
     COLUMNS = (
         "epoch",
@@ -200,13 +210,13 @@ class History:
     )
 
     def __init__(self, path: pathlib.Path, *, writes: bool = True):
-        """Goes on with the history at `path`, or begins one.
+        """Continues the history at `path`, or starts one.
 
         Args:
-            writes: False in all but one of several processes: they keep the columns and leave the file alone.
+            writes: False in all but the first of several processes, which then do not write the file.
 
         Raises:
-            DataError: if there is one that cannot be read.
+            DataError: an existing one cannot be read.
         """
         self._path, self._writes = path, writes
         self.columns: dict[str, list] = {name: [] for name in self.COLUMNS}
@@ -217,11 +227,11 @@ class History:
         return len(self.columns["epoch"])
 
     def append(self, row: Mapping[str, float | None]) -> None:
-        """Adds an epoch, and writes the file.
+        """Adds an epoch and writes the file.
 
         Raises:
-            ValueError: if `row` has other columns.
-            DataError: if the file cannot be written.
+            ValueError: `row` has other columns.
+            DataError: the file cannot be written.
         """
         if row.keys() != self.columns.keys():
             raise ValueError(f"a row of the history has the columns {list(self.columns)}, not {list(row)}")
@@ -231,7 +241,7 @@ class History:
         self.columns = longer
 
     def truncate(self, epoch: int) -> None:
-        """Drops the epochs after `epoch`, since training goes on from a checkpoint of that one."""
+        """Drops the epochs after `epoch`, because training resumes from there."""
         kept = [i for i, known in enumerate(self.columns["epoch"]) if known <= epoch]
         self.columns = {name: [values[i] for i in kept] for name, values in self.columns.items()}
         if self._writes and self._path.exists():

@@ -1,4 +1,4 @@
-"""From a run folder back to its experiment, and to the state of a checkpoint."""
+"""Restores a run folder: its experiment, and the state of a checkpoint."""
 
 import dataclasses
 from pathlib import Path
@@ -18,7 +18,7 @@ from cifar_jax.training.state import abstract_state
 
 
 def start_devices(workdir: str | Path) -> None:
-    """Starts the devices as a run's configuration says; where there is none, restoring says what is wrong."""
+    """Starts the devices as a run's configuration says. Without one, restoring reports what is wrong."""
     folder = RunFolder(Path(workdir))
     if folder.config_json.exists():
         devices.start(ConfigDict(read_json(folder.config_json)["config"]))
@@ -28,32 +28,25 @@ def restore_run(workdir: str | Path, *, checkpoint: str, data: str = "") -> tupl
     """A finished or interrupted run: its configuration, data and the state of one checkpoint.
 
     Args:
-        workdir: the run folder; all else is found there.
+        workdir: the run folder.
         checkpoint: 'best', 'latest' or the number of a step.
         data: replaces the recorded data.dir.
 
     Raises:
         UsageError: no such checkpoint, or not a run folder.
-        DataError: the data are not those of the run, or no checkpoint is whole.
+        DataError: the data are not those of the run, or no checkpoint is intact.
     """
     folder = RunFolder(Path(workdir))
     recorded = _recorded(folder)
     if data:
         recorded["config"]["data"]["dir"] = str(data)
-    experiment = rebuild(recorded)
-    return experiment, _restore(experiment, folder, checkpoint)
+    return _restored(rebuild(recorded), folder, checkpoint)
 
 
 def restore_network(workdir: str | Path, *, checkpoint: str) -> tuple[Experiment, Restored]:
-    """As `restore_run`, on all devices and without the data: `experiment.splits` are blank images.
-
-    The preprocessing is that of the checkpoint.
-    """
+    """As `restore_run`, on all devices and without the data: `experiment.splits` are blank images."""
     folder = RunFolder(Path(workdir))
-    experiment = from_record(_recorded(folder))
-    restored = _restore(experiment, folder, checkpoint)
-    preprocessing = Preprocessing.from_json(restored.metadata["preprocessing"])
-    return dataclasses.replace(experiment, preprocessing=preprocessing), restored
+    return _restored(from_record(_recorded(folder)), folder, checkpoint)
 
 
 def _recorded(folder: RunFolder) -> dict:
@@ -65,7 +58,8 @@ def _recorded(folder: RunFolder) -> dict:
     return read_json(folder.config_json)
 
 
-def _restore(experiment: Experiment, folder: RunFolder, checkpoint: str) -> Restored:
+def _restored(experiment: Experiment, folder: RunFolder, checkpoint: str) -> tuple[Experiment, Restored]:
+    """The experiment with the preprocessing of the checkpoint, and the checkpoint."""
     abstract = abstract_state(experiment)
     checkpoints = Checkpoints(folder.checkpoints_dir, keep=experiment.config.checkpoint.keep)
     if checkpoint == "best":
@@ -77,15 +71,16 @@ def _restore(experiment: Experiment, folder: RunFolder, checkpoint: str) -> Rest
     else:
         raise UsageError(f"--checkpoint={checkpoint}: must be best, latest or the number of a step")
     if restored is None:
-        raise UsageError(f"{folder.checkpoints_dir} holds no checkpoint yet: train first, or wait for an epoch's end")
-    return restored
+        raise UsageError(f"{folder.checkpoints_dir} holds no checkpoint yet: wait until an epoch has ended")
+    preprocessing = Preprocessing.from_json(restored.metadata["preprocessing"])
+    return dataclasses.replace(experiment, preprocessing=preprocessing), restored
 
 
 def from_record(recorded: dict) -> Experiment:
-    """The experiment that a run folder's config.json describes, on all devices, without its data.
+    """The experiment of a config.json on all devices, without its data: the images of its splits are blank.
 
-    Blank images stand in for those of the splits. The preprocessing, which came from the data, is a blank too until
-    it is read from a checkpoint; a convolutional network has the same parameters at any size of the images.
+    The preprocessing, which depends on the data, is read from a checkpoint later; a convolutional network has the same
+    parameters at any image size.
 
     Args:
         recorded: the content of config.json.
@@ -96,9 +91,9 @@ def from_record(recorded: dict) -> Experiment:
     size = config.model.image_size or config.data.image_size or 32
 
     def blank(split):
-        images = recorded["data"]["splits"][split]["n"]
-        images_NHWC = np.broadcast_to(np.uint8(0), (images, size, size, 3))  # takes no memory
-        return ImageSet(images_NHWC, np.zeros(images, np.int32), names)
+        n = recorded["data"]["splits"][split]["n"]
+        images_NHWC = np.broadcast_to(np.uint8(0), (n, size, size, 3))  # takes no memory
+        return ImageSet(images_NHWC, np.zeros(n, np.int32), names)
 
     return Experiment(
         config=config,
@@ -115,7 +110,7 @@ def from_record(recorded: dict) -> Experiment:
         model=models.build(
             config.model,
             num_classes=len(names),
-            steps_per_epoch=1,  # of training only
+            steps_per_epoch=1,  # used in training only
             architecture=backbone.architecture if backbone else None,
         ),
         backbone=backbone,
@@ -123,18 +118,18 @@ def from_record(recorded: dict) -> Experiment:
 
 
 def rebuild(recorded: dict) -> Experiment:
-    """The experiment that a run folder's config.json describes, with the very data of that run.
+    """The experiment of a config.json, with the data of that run.
 
     Args:
         recorded: the content of config.json.
 
     Raises:
-        DataError: the data found are others, told by their fingerprints.
+        DataError: the data are not those of the run: their fingerprints differ.
     """
     config, backbone = ConfigDict(recorded["config"]), _recorded_backbone(recorded)
     if not recorded["data"]["is_fallback"]:
         experiment = assemble(config, load(config.data, allow_fallback=False), backbone)
-    else:  # drawn again without the warning, even if the real data have come since
+    else:  # drawn again without the warning, even if the requested data exist by now
         config.data.update(name="shapes", dir="")
         dataset = load(config.data, allow_fallback=False)
         dataset = dataclasses.replace(dataset, name=recorded["data"]["name"], is_fallback=True)
@@ -144,40 +139,40 @@ def rebuild(recorded: dict) -> Experiment:
 
 
 def _recorded_backbone(recorded: dict) -> Backbone | None:
-    """The pretrained weights that a run began with, but for the weights: those are in its checkpoints, trained on."""
+    """The description of the pretrained weights that a run started from; the weights are in its checkpoints."""
     description = recorded.get("backbone")
     return Backbone.from_description(description) if description else None
 
 
 def require_same_backbone(experiment: Experiment, recorded: dict | None) -> None:
-    """Refuses other pretrained weights than those that the run began with, told by their hashes.
+    """Refuses pretrained weights other than those that the run started from, by their checksums.
 
     Raises:
         DataError: naming both.
     """
-    found, begun = experiment.backbone, recorded and recorded["sha256"]
-    if (found and found.sha256) != begun:
+    backbone = experiment.backbone
+    if (backbone and backbone.sha256) != (recorded and recorded["sha256"]):
         raise DataError(
-            f"{found.source if found else 'random weights'}: not what this run began with "
+            f"{backbone.source if backbone else 'random weights'}: this run did not start from them "
             f"({recorded['source'] if recorded else 'random weights'}): choose another --workdir"
         )
 
 
 def require_same_data(experiment: Experiment, recorded: dict) -> None:
-    """Refuses data that are not those of the run, told by their fingerprints.
+    """Refuses data that are not those of the run, by their fingerprints.
 
     Raises:
         DataError: naming both.
     """
-    found = experiment.data_description
-    if found == recorded:
+    current = experiment.data_description
+    if current == recorded:
         return
-    if found["name"] != recorded["name"]:
+    if current["name"] != recorded["name"]:
         raise DataError(
-            f"this run was trained on {recorded['name']}, and the data found are {found['name']}: "
+            f"this run was trained on {recorded['name']}, but the data are {current['name']}: "
             "set --config.data.dir or CIFAR_JAX_DATA to the run's data, or choose another --workdir"
         )
-    changed = [name for name in found["splits"] if found["splits"][name] != recorded["splits"].get(name)]
+    changed = [name for name in current["splits"] if current["splits"][name] != recorded["splits"].get(name)]
     raise DataError(
         f"{experiment.dataset.source}: not the data of this run, the fingerprint of {' and '.join(changed)} differs: "
         "set --config.data.dir or CIFAR_JAX_DATA to the run's data, or choose another --workdir"

@@ -1,4 +1,4 @@
-"""What a run leaves behind besides its checkpoints: architecture, results, figures and the page."""
+"""The files of a run besides its checkpoints: architecture, results, figures and the page."""
 
 import importlib.metadata
 import platform
@@ -26,7 +26,7 @@ LIBRARIES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 
 
 def architecture(experiment: Experiment) -> dict:
-    """What stands in architecture.json: layers with shapes, parameters, whether they train, and FLOPs a image."""
+    """The content of architecture.json: layers with shapes, parameters, whether they train, and FLOPs per image."""
     frozen = frozen_layers(experiment.config.optimizer.rules, experiment.abstract_variables["params"])
     rows = summary.layers(experiment.model, experiment.preprocessing.image_size)
     for row in rows:
@@ -42,9 +42,9 @@ def architecture(experiment: Experiment) -> dict:
 
 
 def describe_start(experiment: Experiment, folder: RunFolder) -> None:
-    """Leaves what needs no training: architecture.json, and the figures samples, label_distribution and augmentation.
+    """Writes what needs no training: architecture.json, and the figures samples, label_distribution and augmentation.
 
-    Three seconds, two of them to compile the augmentation.
+    It takes three seconds, two of them to compile the augmentation.
     """
     write_json(folder.architecture_json, architecture(experiment))
     _draw_data(experiment, folder)
@@ -84,10 +84,10 @@ def _draw_data(experiment: Experiment, folder: RunFolder) -> None:
 
 
 def seen_in_training(experiment: Experiment, *, size: int = 8, epochs: int = 3) -> tuple[np.ndarray, np.ndarray]:
-    """Some training images as they are stored, and as the network would see a batch of them in its first epochs.
+    """Some training images as stored, and augmented as in the first epochs.
 
     Returns:
-        uint8 (size, H, W, 3) and uint8 (epochs, size, H', W', 3), with the normalization undone.
+        uint8 (size, H, W, 3) and uint8 (epochs, size, H', W', 3), without normalization.
     """
     config, preprocessing, train = experiment.config, experiment.preprocessing, experiment.splits["train"]
     rows_B = np.linspace(0, len(train) - 1, size).astype(np.int32)
@@ -114,10 +114,10 @@ def finish(
     *,
     compile_seconds: float,
 ) -> dict:
-    """Evaluates the best checkpoint on every split, the test split once, and leaves results.json.
+    """Evaluates the best checkpoint on every split, the test split once, and writes results.json.
 
     Returns:
-        What stands in it.
+        Its content.
     """
     best = checkpoints.restore_best(abstract_state(experiment))
 
@@ -165,7 +165,7 @@ def finish(
 
 
 def environment(experiment: Experiment) -> dict:
-    """Devices, versions and source: what a figure depends on besides the configuration."""
+    """Devices, versions and source revision: what results depend on besides the configuration."""
     return {
         "devices": describe(experiment.mesh),
         "processes": jax.process_count(),
@@ -177,7 +177,7 @@ def environment(experiment: Experiment) -> dict:
 
 
 def source_revision() -> str:
-    """The commit of a checkout ('+' where files differ from it), else the version of the package."""
+    """The commit of a checkout (with '+' if files differ from it), else the version of the package."""
     root = Path(__file__).resolve().parents[2]
     command = ["git", "-C", str(root), "describe", "--always", "--dirty=+", "--exclude=*"]
     try:

@@ -19,9 +19,9 @@ class Interrupted(CifarJaxError):
 
 
 class StopSignal:
-    """Remembers a signal instead of dying of it; a second one kills as usual.
+    """Records a signal instead of ending the process; a second one ends it as usual.
 
-    Outside the main thread, where Python allows no handlers, it remembers nothing.
+    Outside the main thread, where Python allows no handlers, nothing is recorded.
     """
 
     def __init__(self):
@@ -31,14 +31,14 @@ class StopSignal:
     def __enter__(self) -> "StopSignal":
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGINT, signal.SIGTERM):
-                self._before[number] = signal.signal(number, self._remember)
+                self._before[number] = signal.signal(number, self._record)
         return self
 
     def __exit__(self, *exception) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
-    def _remember(self, number, frame) -> None:
+    def _record(self, number, frame) -> None:
         self._received = number
         for each, handler in self._before.items():
             signal.signal(each, handler)
@@ -47,7 +47,7 @@ class StopSignal:
         """The signal received, 0 for none.
 
         Args:
-            agree: ask the other processes too, so that all stop at the same step; all must call it then.
+            agree: ask the other processes too, so that all stop at the same step; all must call it.
         """
         if jax.process_count() == 1:
             return self._received

@@ -88,7 +88,10 @@ def abstract_state(experiment: Experiment) -> TrainState:
 
 def initial_state(experiment: Experiment) -> TrainState:
     """The state at step 0, on the mesh."""
-    state = quickly_compiled(functools.partial(create, experiment))(initial_variables(experiment))
+    variables = initial_variables(experiment)
+    for name, tree in (experiment.initial_weights or {}).items():
+        variables[name] = {**variables[name], **tree}
+    state = quickly_compiled(functools.partial(create, experiment))(variables)
     # Copies on the host: params and ema_params may be one buffer, and every buffer is donated to the first step.
     return replicate(jax.tree.map(np.array, state), experiment.mesh)
 

@@ -172,7 +172,7 @@ def test_another_number_of_devices(tmp_path, saved_on, restored_on):
     assert all(len(leaf.sharding.device_set) == restored_on for leaf in jax.tree.leaves(state))
 
 
-def test_a_split_array_is_saved_and_verified_whole(tmp_path):
+def test_a_split_array_is_saved_and_verified_completely(tmp_path):
     split = NamedSharding(Mesh(np.array(jax.devices()), ("data",)), PartitionSpec("data"))
     state = {"x": jax.device_put(jnp.arange(32.0), split)}
     checkpoints = Checkpoints(tmp_path, keep=1)
@@ -258,22 +258,22 @@ def damage(directory, *steps) -> None:
         flip(largest(directory / str(step) / "state"), 0.5)
 
 
-def test_a_flipped_bit_of_an_array_is_found_by_its_digest_alone(directory):
-    """Orbax restores this without a word, so that only the digest stands between it and the run."""
+def test_a_flipped_bit_of_an_array_is_found_by_its_checksum_alone(directory):
+    """Orbax restores this silently; only the checksum detects it."""
     damage(directory, 2)
     with ocp.StandardCheckpointer() as reader:
         wrong = reader.restore(directory / "2" / "state", ABSTRACT)
     assert not same(wrong, make_state(2))
-    with pytest.raises(DataError, match=r"2 is damaged: wrong digest of (params/conv1/kernel|opt_state/0)$"):
+    with pytest.raises(DataError, match=r"2 is damaged: wrong checksum of (params/conv1/kernel|opt_state/0)$"):
         Checkpoints(directory, keep=2).restore(2, ABSTRACT)
 
 
-def test_a_changed_digest_or_accuracy_is_found_by_the_digest_of_the_metadata(directory):
+def test_a_changed_checksum_or_accuracy_is_found_by_the_checksum_of_the_metadata(directory):
     path = directory / "2" / "meta" / "metadata"
     meta = json.loads(path.read_text())
     path.write_text(json.dumps({**meta, "val_accuracy": 0.99}))
     checkpoints = Checkpoints(directory, keep=2)
-    with pytest.raises(DataError, match="2 is damaged: wrong digest of its metadata"):
+    with pytest.raises(DataError, match="2 is damaged: wrong checksum of its metadata"):
         checkpoints.read_metadata(2)
     assert checkpoints.best_step() == 1
 
@@ -290,14 +290,14 @@ def test_training_goes_on_over_a_damaged_newest_step(directory):
     assert same(checkpoints.restore(2, ABSTRACT).state, make_state(22))
 
 
-def test_nothing_whole_is_an_error_and_nothing_is_lost(directory):
+def test_no_intact_step_is_an_error_and_nothing_is_removed(directory):
     damage(directory, 1, 2)
     before = listing(directory)
     for restore in (
         Checkpoints(directory, keep=2).restore_latest,
         Checkpoints(directory, keep=2).restore_best,
     ):
-        with pytest.raises(DataError, match=r"no checkpoint in .* is whole \(step .*step "):
+        with pytest.raises(DataError, match=r"no checkpoint in .* is intact \(step .*step "):
             restore(ABSTRACT)
     with pytest.raises(DataError, match="1 is damaged"):
         Checkpoints(directory, keep=2).restore(1, ABSTRACT)
@@ -334,7 +334,7 @@ for step in range(first, first + 10_000):
 
 
 @pytest.mark.slow
-def test_kill_at_any_moment_leaves_a_whole_checkpoint(tmp_path):
+def test_kill_at_any_moment_leaves_an_intact_checkpoint(tmp_path):
     abstract_x = {"x": jax.ShapeDtypeStruct((250_000,), jnp.float32, sharding=replicated(1))}
     for saves in (1, 2, 4):
         command = [sys.executable, "-c", SAVE_FOR_EVER, str(tmp_path)]

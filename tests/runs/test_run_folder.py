@@ -57,8 +57,12 @@ def test_the_names_are_those_of_the_contract(run):
 
 def test_claim_writes_configuration_and_command(run):
     run.claim(CONFIG, "python main.py --config configs/x.py", data=DATA)
-    written = {"config": CONFIG, "command": "python main.py --config configs/x.py", "data": DATA, "backbone": None}
-    assert read_json(run.config_json) == written
+    origins = {"data": DATA, "backbone": None, "initial_weights": None}
+    assert read_json(run.config_json) == {
+        "config": CONFIG,
+        "command": "python main.py --config configs/x.py",
+        **origins,
+    }
     run.claim(CONFIG, "the same again", data=DATA)
 
 
@@ -150,7 +154,7 @@ def test_a_full_disk_leaves_the_old_file_and_no_litter(tmp_path, monkeypatch, fa
 
 
 def test_a_reader_never_sees_half_a_file(tmp_path, monkeypatch):
-    """At the moment of renaming, the new text is whole on the disk, and the old one still in its place."""
+    """When the file is renamed, the new text is complete on the disk and the old file still exists."""
     path, seen = tmp_path / "a.json", []
     write_json(path, {"x": 1})
     replace = os.replace
