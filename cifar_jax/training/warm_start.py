@@ -43,7 +43,7 @@ def warm_started(experiment: Experiment) -> Experiment:
 
 
 def description(experiment: Experiment) -> dict | None:
-    """X."""
+    """What identifies the initial weights, for config.json; None if there are none."""
     if experiment.initial_weights is None:
         return None
     checksum = json_checksum(leaf_checksums(experiment.initial_weights))
