@@ -79,7 +79,7 @@ def finished(main, environment) -> RunFolder:
     workdir = pathlib.Path(environment["HOME"]) / "finished"
     code, out, err = main(*SMALL, "--workdir=~/finished")
     assert code == 0, err
-    assert out.startswith("shapes, test, n = 500: accuracy ")
+    assert out.startswith("shapes, test, n = 500, step ")
     return RunFolder(workdir)
 
 
@@ -133,7 +133,7 @@ def test_a_run_that_is_terminated_and_killed_ends_with_the_same_bits_as_an_unint
     assert process.returncode == 143, err
     last = err.splitlines()[-1]
     assert last.startswith("error: stopped by SIGTERM after step ") and "state saved" in last
-    assert f"go on with: python main.py {' '.join(RECIPE)} " in last and f"'{folder.path}'" in last
+    assert f"resume with: python main.py {' '.join(RECIPE)} " in last and f"'{folder.path}'" in last
 
     with start(*SMALL, "--workdir", folder.path) as process:
         wait_for_epoch(process, folder, 3)
@@ -141,7 +141,7 @@ def test_a_run_that_is_terminated_and_killed_ends_with_the_same_bits_as_an_unint
     assert len(History(folder.history_json)) < EPOCHS and not folder.results_json.exists()
 
     code, _, err = main(*SMALL, "--workdir", folder.path)
-    assert code == 0 and "going on after step" in err, err
+    assert code == 0 and "resuming after step" in err, err
     assert without_clocks(folder) == without_clocks(finished)
     ours, theirs = (restore_run(run.path, checkpoint="latest")[1] for run in (folder, finished))
     assert ours.step == theirs.step == EPOCHS * 9
@@ -189,7 +189,7 @@ def test_evaluating_another_checkpoint_keeps_the_evaluation_in_results_json(copy
     before = {file: file.read_bytes() for file in files}
     code, out, err = main("--mode=evaluate", "--workdir", copy.path, "--checkpoint=latest", "--tta")
     assert code == 0, err
-    assert "with test-time augmentation" in out
+    assert "without test-time augmentation" in out
     directory = copy.evaluation_dir("test") / f"step_{EPOCHS * 9}_tta"
     metrics = read_json(directory / "metrics.json")
     assert metrics["checkpoint_step"] == EPOCHS * 9 and metrics["tta"] and metrics["without_tta"]["n"] == 500
