@@ -1,6 +1,7 @@
 """Executes every cell of notebooks/cifar10.ipynb on the CPU, with small networks, few images and no network."""
 
 import json
+import os
 import re
 import sys
 from pathlib import Path
@@ -40,7 +41,7 @@ def executed(backbone, tmp_path_factory) -> tuple[nbformat.NotebookNode, Path]:
     notebook = with_small_settings(nbformat.read(NOTEBOOK, as_version=4), backbone)
     manager = AsyncKernelManager(kernel_name="cifar_jax", kernel_spec_manager=this_interpreter(folder / "kernels"))
     resources = {"metadata": {"path": str(folder)}}
-    NotebookClient(notebook, km=manager, timeout=600, resources=resources).execute()
+    NotebookClient(notebook, km=manager, timeout=600, resources=resources).execute(cleanup_kc=True)
     return notebook, folder / "runs" / "notebook"
 
 
@@ -67,7 +68,7 @@ def this_interpreter(folder: Path) -> KernelSpecManager:
         "display_name": "cifar_jax",
         "language": "python",
         "env": {
-            "PYTHONPATH": str(ROOT),
+            "PYTHONPATH": os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]),
             "JAX_PLATFORMS": "cpu",
             "CIFAR_JAX_CACHE": str(folder / "cache"),
             "CIFAR_JAX_DATA": "",
