@@ -19,7 +19,7 @@ import safetensors.numpy
 from flax.traverse_util import flatten_dict
 
 from cifar_jax import pretrained
-from cifar_jax.errors import DataError, UsageError
+from cifar_jax.errors import DataError, UsageError, one_line
 from cifar_jax.files.atomic import atomic_path
 from cifar_jax.files.checksums import checksum
 from cifar_jax.models.xla_cpu import portable_forms
@@ -236,13 +236,18 @@ def _write_onnx(network: _Network, path: Path, name: str) -> dict:
     logging.getLogger("onnx_ir").setLevel(logging.ERROR)
     network = dataclasses.replace(network, model=network.model.clone(dtype=jnp.float32))
     images = [_any_number_of_images(network)]
-    with portable_forms():
-        program = to_onnx(jax.jit(network.logits), images, input_names=["images"], output_names=["logits"])
-    path.write_bytes(program.SerializeToString())
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3  # errors only: jax2onnx declares some layers in another layout, which is harmless
-    session = onnxruntime.InferenceSession(path, options)
-    _require_same_logits(lambda images_NHWC: session.run(None, {"images": images_NHWC})[0], network, path)
+    try:
+        with portable_forms():
+            program = to_onnx(jax.jit(network.logits), images, input_names=["images"], output_names=["logits"])
+        path.write_bytes(program.SerializeToString())
+        session = onnxruntime.InferenceSession(path, options)
+        _require_same_logits(lambda images_NHWC: session.run(None, {"images": images_NHWC})[0], network, path)
+    except (DataError, OSError):
+        raise
+    except Exception as error:  # jax2onnx does not convert every network; ONNX Runtime's errors have no common base
+        raise DataError(f"{path}: not convertible to ONNX ({one_line(error)}); use --format stablehlo") from error
     load = f"session = onnxruntime.InferenceSession({name!r})"
     return _program(network, use=["import onnxruntime", load, "(logits,) = session.run(None, {'images': images})"])
 

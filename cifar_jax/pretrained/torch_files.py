@@ -48,7 +48,7 @@ class _Tensor(Sealed):
         """The tensor's elements of its storage, after a check that none is outside of it or used twice."""
         last = self.offset + sum((size - 1) * stride for size, stride in zip(self.shape, self.strides, strict=True))
         if min(self.offset, *self.shape, *self.strides, 0) < 0 or (0 not in self.shape and last >= len(elements)):
-            raise DataError("a tensor reaches beyond its storage; fetch the file again")
+            raise DataError("a tensor reaches beyond its storage; download the file again")
         if math.prod(self.shape) > len(elements):  # would take more memory than the file
             raise DataError("a tensor is larger than its storage; save tensor.contiguous() instead")
         strides = [stride * elements.itemsize for stride in self.strides]
@@ -101,7 +101,7 @@ def read_legacy(file: BinaryIO) -> dict[str, np.ndarray]:
     """The state dict of a file of PyTorch before 1.6: five pickles, then each storage with its length before it."""
     pickles = _start(file)
     if _TorchUnpickler(pickles).load() != _MAGIC:
-        raise DataError("not a file of PyTorch; fetch it again")
+        raise DataError("not a file of PyTorch; download it again")
     for _ in ("protocol", "sizes of the machine's types"):
         _TorchUnpickler(pickles).load()
     unpickler = _TorchUnpickler(pickles)
