@@ -25,7 +25,7 @@ def _temporary_cache(tmp_path, monkeypatch):
 
 
 def trees(stage_sizes, *, width):
-    """params and batch_stats of a v1.5 ResNet, each tensor with a value of its own."""
+    """params and batch_stats of a v1.5 ResNet, each tensor with a different value."""
     shapes = convert.parameter_shapes(
         variant="v1.5", stage_sizes=stage_sizes, width=width, block="bottleneck", num_classes=2
     )

@@ -60,7 +60,7 @@ def frozen_norms(rules: Rules, variables: dict) -> tuple[str, ...]:
 def keep_statistics(norms: Sequence[str]) -> contextlib.AbstractContextManager:
     """The BatchNorms at these paths normalize with their running statistics in training too, and do not update them.
 
-    Without this, training would go on to change a frozen network.
+    Without this, training would still change a frozen network.
     """
 
     def evaluate_frozen(call, arguments, keywords, context):

@@ -1,1 +1,1 @@
-"""One file for each `--mode`: the function that does the work, for the command line and for Python alike."""
+"""One file for each `--mode`: the function behind the command line and the Python API."""

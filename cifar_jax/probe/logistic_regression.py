@@ -99,7 +99,7 @@ def fit(
             At most two more arrays of their size are made.
         labels_N: int32, 0..num_classes - 1; rows with a negative label do not count (they fill up the last device).
         l2: above 0, in nats.
-        tolerance: in nats: stops where the quadratic model that L-BFGS has of the objective promises to gain no more
+        tolerance: in nats: stops where the quadratic model that L-BFGS has of the objective predicts to gain no more
             than this. The minimum is then a few times as far (25 at l2 = 1e-3); with 1e-8 and hardly any penalty on
             classes that are nearly separable (l2 = 1e-6) up to 3e-5 nats. Where `max_iterations` ends the search before
             that, it is as far as it is: the path of `fit_path` has the iterations of each strength.
@@ -202,7 +202,7 @@ class _Search(NamedTuple):
     iteration: jax.Array
 
     @property
-    def promise(self):
+    def predicted_gain(self):
         """Nats that the quadratic model behind the direction expects to gain."""
         return -optax.tree.vdot(self.gradient, self.direction) / 2
 
@@ -247,10 +247,10 @@ def _minimize(problem: _Problem, start: _Weights, l2, *, max_iterations, toleran
         return towards_minimum(scales, weights, logits_KN + step * change_KN, memory, iteration + 1)
 
     def goes_on(search: _Search):
-        return (search.promise > tolerance) & (search.iteration < max_iterations)
+        return (search.predicted_gain > tolerance) & (search.iteration < max_iterations)
 
     def turn(search: _Search) -> _Search:
-        """Some iterations, after which the curvature is looked at again: the end is a promise that is small anew."""
+        """Runs some iterations with a new estimate of the curvature. Converged = the predicted gain is small again."""
         end = search.iteration + ITERATIONS_A_TURN
         search = lax.while_loop(lambda s: goes_on(s) & (s.iteration < end), iterate, search)
         return begin(search.in_axes(), search.iteration)
@@ -280,7 +280,7 @@ def _line_minimum(logits_KN, change_KN, targets_KN, share_N, *, slope, curvature
     """The step at which the objective has lost 9/10 of its slope along a direction.
 
     Logits are linear in the step, so a trial reads no features; and it is the slope that is driven to zero, by Newton's
-    method within a bracket, since near the minimum float32 no longer tells two values of the objective apart.
+    method within a bracket, since near the minimum float32 no longer distinguishes two values of the objective.
 
     Args:
         change_KN: of the logits, for a step of 1.

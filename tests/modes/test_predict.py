@@ -99,7 +99,7 @@ def logits(run: RunFolder, name: str) -> np.ndarray:
 def test_images_of_the_training_size_get_the_probabilities_of_evaluation(run, files, without_data, tta, name):
     found_NK = np.stack([probabilities(prediction) for prediction in Predictor(run.path, tta=tta)(files)])
     expected_NK = special.softmax(logits(run, name), axis=1)
-    assert np.ptp(expected_NK, axis=0).min() > 0.01, "images that cannot be told apart prove nothing"
+    assert np.ptp(expected_NK, axis=0).min() > 0.01, "images with equal probabilities prove nothing"
     np.testing.assert_allclose(found_NK, expected_NK, rtol=0, atol=TOLERANCE)
 
 

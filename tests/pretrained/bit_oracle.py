@@ -1,4 +1,4 @@
-"""BiT's ResNet-v2 (Kolesnikov et al. 2020) in float64 numpy, on the tensors of its own .npz files."""
+"""BiT's ResNet-v2 (Kolesnikov et al. 2020) in float64 numpy, on the tensors of the published .npz files."""
 
 import numpy as np
 

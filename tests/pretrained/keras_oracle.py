@@ -1,6 +1,6 @@
 """Run as a program: Keras's own ResNets with random weights, their files and what they compute, left in a folder.
 
-A process of its own, since Keras takes its backend from the environment, and its warnings are not ours.
+Runs in a separate process, because Keras reads its backend from the environment and raises warnings.
 """
 
 import os

@@ -16,7 +16,7 @@ from cifar_jax.pretrained.families import KERAS_V1
 
 pytestmark = pytest.mark.slow
 
-# Keras runs in a process of its own: imported here, it would look for TensorFlow, and its warnings would be errors.
+# Keras runs in a separate process: imported here, it would look for TensorFlow, and its warnings would be errors.
 ORACLE = Path(__file__).with_name("keras_oracle.py")
 
 

@@ -122,7 +122,7 @@ def test_the_published_path():
     np.testing.assert_allclose((min(logistic_regression.L2_VALUES), max(logistic_regression.L2_VALUES)), (1e-6, 1e5))
 
 
-def test_iterations_end_where_they_are_told_to():
+def test_iterations_stop_at_the_given_maximum():
     features_NC, labels_N = examples()
     found = logistic_regression.fit_path(
         features_NC, labels_N, features_NC, labels_N, l2_values=(1e-4,), num_classes=10, max_iterations=3

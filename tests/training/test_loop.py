@@ -199,7 +199,7 @@ def test_a_loss_that_is_not_finite_ends_the_run_and_is_not_saved(tmp_path):
         assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state))
 
 
-def test_where_the_data_cannot_be_had_every_result_names_the_stand_in(tmp_path, monkeypatch, capfd):
+def test_every_result_names_the_fallback_data_set(tmp_path, monkeypatch, capfd):
     def unavailable(name):
         raise tfds.Unavailable("no network")
 

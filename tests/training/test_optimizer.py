@@ -114,12 +114,12 @@ def test_a_rule_multiplies_the_learning_rate():
 
 
 @pytest.mark.parametrize(
-    "rules, told",
+    "rules, message",
     [((("kernel", 1.0),), "norm/bias"), ((("stem/kernel", 0.0), (".*", 1.0)), "stem/kernel")],
     ids=["unmatched parameter", "idle rule"],
 )
-def test_rules_that_leave_something_over_are_errors(rules, told):
-    with pytest.raises(UsageError, match=told):
+def test_rules_that_leave_something_over_are_errors(rules, message):
+    with pytest.raises(UsageError, match=message):
         optimizer.match_rules(with_rules(*rules), tree(0))
 
 

@@ -86,7 +86,7 @@ def test_a_step_moves_nothing_between_host_and_devices(eight):
     state = initial_state(eight.experiment)
     order_EB = eight.order(state.step)
     with jax.transfer_guard("disallow"):
-        with pytest.raises(Exception, match="Disallowed host-to-device transfer"):  # the guard works
+        with pytest.raises(Exception, match="Disallowed host-to-device transfer"):  # a control
             jax.numpy.sin(np.ones(3))
         state, _ = eight.run(state, eight.split, order_EB, steps=1)
         state, metrics = eight.run(state, eight.split, eight.order(state.step), steps=1)

@@ -47,7 +47,7 @@ def _cache_of_its_own(tmp_path, monkeypatch):
 
 @pytest.fixture(scope="module")
 def pretraining(tmp_path_factory):
-    """The folder of a run that learnt from random weights; stride in conv1, so that both namings can be had of it."""
+    """The folder of a run from random weights; stride in conv1, so that it can be exported under both namings."""
     workdir = tmp_path_factory.mktemp("runs") / "pretraining"
     train(small("resnet50_pretrain", train__epochs=4, model__variant="v1"), workdir)
     return workdir
@@ -144,8 +144,8 @@ def test_prediction_needs_neither_the_data_nor_the_weight_file(backbone, tmp_pat
         decode.Image.fromarray(image_HWC).save(tmp_path / f"{number}.png")
     found = list(Predictor(tmp_path / "run")([tmp_path / f"{number}.png" for number in range(3)]))
     logits_NK = np.asarray(experiment.logits(restored.state.variables, images_NHWC))
-    wanted_NK = np.exp(logits_NK) / np.exp(logits_NK).sum(axis=1, keepdims=True)
-    np.testing.assert_allclose([prediction.probabilities_K for prediction in found], wanted_NK, atol=1e-6)
+    expected_NK = np.exp(logits_NK) / np.exp(logits_NK).sum(axis=1, keepdims=True)
+    np.testing.assert_allclose([prediction.probabilities_K for prediction in found], expected_NK, atol=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -160,7 +160,7 @@ def test_another_scale_than_that_of_the_weights_is_refused(mistake, words, backb
     with pytest.raises(DataError, match=f"wrong scale for the weights .*{words}"):
         train(small("resnet50_resized", model__pretrained=str(backbone), **mistake), tmp_path / "run")
     config = small("resnet50_resized", model__pretrained=str(backbone), model__check_input=False, **mistake)
-    train(config, tmp_path / "run")  # who wants to know what it costs may
+    train(config, tmp_path / "run")  # allowed when the check is off, to measure the cost
 
 
 def test_images_in_0_to_1_are_refused(tinted_backbone, tmp_path):
