@@ -184,4 +184,4 @@ def test_no_progress_bar_if_stderr_is_not_a_terminal(ten_classes, capfd):
     assert not sys.stderr.isatty()
     _load(name="folder", dir=str(ten_classes))
     captured = capfd.readouterr()
-    assert captured.out == captured.err == ""
+    assert captured.out == captured.err.strip() == ""  # rich before 14.3 prints an empty line

@@ -83,6 +83,7 @@ def test_the_minimum_does_not_depend_on_the_origin_or_the_turn_of_the_features()
     np.testing.assert_allclose(turned.kernel_CK, turn_CC.T @ plain.kernel_CK, atol=2e-4)
 
 
+@pytest.mark.slow
 def test_the_path_goes_from_the_strongest_and_the_best_is_fitted_again_on_everything():
     features_NC, labels_N = examples(900)
     train, validation = (features_NC[:400], labels_N[:400]), (features_NC[400:], labels_N[400:])
@@ -106,6 +107,7 @@ def test_the_path_goes_from_the_strongest_and_the_best_is_fitted_again_on_everyt
     np.testing.assert_allclose(found.bias_K, bias_K, atol=1e-3 * abs(bias_K).max())
 
 
+@pytest.mark.slow
 def test_among_equal_accuracies_the_lowest_loss_decides():
     labels_N = np.arange(200, dtype=np.int32) % 2
     features_NC = (labels_N[:, None] + 0.1 * np.random.default_rng(0).normal(size=(200, 3))).astype(np.float32)
@@ -138,6 +140,7 @@ def test_a_class_without_examples_gets_no_votes_and_breaks_nothing():
     assert (logits_NK.argmax(axis=1) != 9).all() and softmax(logits_NK, axis=1)[:, 9].max() < 1e-4
 
 
+@pytest.mark.slow
 def test_features_shared_out_over_devices_with_rows_that_do_not_count():
     (train_NC, train_N), (validation_NC, validation_N) = examples(603), examples(203, seed=0)
     settings = {"l2_values": (1.0, 1e-2), "num_classes": 10, "tolerance": 1e-10}
