@@ -2,7 +2,7 @@
 
 Orbax (0.12) has no checksums: a flipped bit is restored silently, another dtype is cast silently, and a
 damaged newest step is an error although an older one is intact. So each step carries the sha256 of every array
-and of its own metadata; restoring verifies them, and falls back to the next intact step.
+and of the metadata; restoring verifies them, and falls back to the next intact step.
 """
 
 import dataclasses
