@@ -115,9 +115,10 @@ def wait_for_epoch(process: subprocess.Popen, folder: RunFolder, epoch: int) -> 
 
 
 def assert_one_error(finished_call: tuple[int, str, str], code: int) -> str:
-    """Checks that stderr is one line; returns it without 'error: '."""
+    """Checks that stderr is one line, but for the line that describes the data; returns it without 'error: '."""
     exit_code, _, err = finished_call
     assert exit_code == code, err
+    err = "".join(line for line in err.splitlines(keepends=True) if not line.startswith("data: "))
     assert err.startswith("error: ") and err.endswith("\n") and err.count("\n") == 1, err
     return err.removeprefix("error: ").strip()
 
