@@ -221,6 +221,7 @@ def run_blocks(page: Path) -> dict:
     return namespace
 
 
+@pytest.mark.slow
 def test_the_examples_of_the_api_run(monkeypatch, tmp_path, capsys):
     monkeypatch.chdir(tmp_path)
     run_blocks(ROOT / "docs" / "api.md")
@@ -230,6 +231,7 @@ def test_the_examples_of_the_api_run(monkeypatch, tmp_path, capsys):
     assert (tmp_path / "runs" / "api_longer" / "results.json").exists()
 
 
+@pytest.mark.slow
 def test_the_example_of_the_readme_runs(monkeypatch, tmp_path, capsys):
     """As printed, but on few images and with a small network."""
     small = {"data.name": "shapes", "data.limit": 200, "model.widths": (8,), "train.batch_size": 40}
@@ -246,6 +248,7 @@ def test_the_example_of_the_readme_runs(monkeypatch, tmp_path, capsys):
     assert "test accuracy" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_an_exported_program_is_used_as_documented(monkeypatch, tmp_path):
     pytest.importorskip("flatbuffers")
     monkeypatch.chdir(tmp_path)
