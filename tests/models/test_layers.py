@@ -9,6 +9,8 @@ from jax import lax
 
 from cifar_jax.models.layers import Conv, average_pool, convolve, max_pool, overlapping_max_pool, standardized
 
+pytestmark = pytest.mark.slow
+
 
 def plain_convolve(images_NHWC, kernel_HWIO, *, stride):
     half = len(kernel_HWIO) // 2
