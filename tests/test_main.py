@@ -79,7 +79,7 @@ def finished(main, environment) -> RunFolder:
     workdir = pathlib.Path(environment["HOME"]) / "finished"
     code, out, err = main(*SMALL, "--workdir=~/finished")
     assert code == 0, err
-    assert out.startswith("shapes, test, n = 500, step ")
+    assert out.startswith("shapes, test, n = 500, step ") and str(workdir / "report.html") in out
     return RunFolder(workdir)
 
 
@@ -115,7 +115,7 @@ def wait_for_epoch(process: subprocess.Popen, folder: RunFolder, epoch: int) -> 
 
 
 def assert_one_error(finished_call: tuple[int, str, str], code: int) -> str:
-    """Checks that stderr is one line, but for the line that describes the data; returns it without 'error: '."""
+    """Checks that stderr is one line, besides the summary of the data set; returns it without 'error: '."""
     exit_code, _, err = finished_call
     assert exit_code == code, err
     err = "".join(line for line in err.splitlines(keepends=True) if not line.startswith("data: "))
@@ -246,7 +246,7 @@ def test_a_wrong_command_line_prints_one_line_and_exits_with_2(main, tmp_path, a
 
 def test_without_network_and_fallback_data_set_training_is_an_error(main, tmp_path):
     message = assert_one_error(main(*RECIPE, "--config.data.fallback=", "--workdir", tmp_path / "run"), 1)
-    assert "cifar10 is not here and cannot be downloaded" in message and "CIFAR_JAX_DATA" in message
+    assert "cifar10 was not found and cannot be downloaded" in message and "CIFAR_JAX_DATA" in message
 
 
 def test_inspect_prints_the_layers_without_data(main):
