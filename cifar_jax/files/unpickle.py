@@ -4,12 +4,10 @@ NumPy's own types are never used: their `__setstate__` trusts the file, and can 
 check the dtype, the shape and the number of bytes before they build an array.
 """
 
-import dataclasses
 import io
 import math
 import pickle
-from collections.abc import Callable
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -19,37 +17,19 @@ _DTYPE_CODES = ("b1", "i1", "u1", "i2", "u2", "i4", "u4", "i8", "u8", "f2", "f4"
 _BYTE_ORDERS = ("|", "<", ">", "=")
 
 
-class Sealed:
-    """What a pickle may refer to or build, but not change: the opcode BUILD could otherwise set any attribute."""
-
-    def __setstate__(self, state):
-        raise DataError("a pickle changes an object; do not use this file")
-
-
-@dataclasses.dataclass(frozen=True)
-class Function(Sealed):
-    """Replaces a function or class that a pickle calls."""
-
-    call: Callable
-
-    def __call__(self, *arguments):
-        return self.call(*arguments)
-
-
 class _Dtype:
     """Replaces `numpy.dtype`."""
 
     def __init__(self, code: str, *_):
         if code not in _DTYPE_CODES:
             raise DataError(f"dtype {code!r} in a pickle; expected one of {', '.join(_DTYPE_CODES)}")
-        self.code = code
         self.dtype = np.dtype(code)
 
     def __setstate__(self, state):
         _, byte_order, *details = state
-        if byte_order not in _BYTE_ORDERS or tuple(details) != (None, None, None, -1, -1, 0):
-            raise DataError(f"dtype {self.code!r} with fields or flags in a pickle; do not use this file")
-        self.dtype = np.dtype(byte_order + self.code)
+        if byte_order not in _BYTE_ORDERS or details != [None, None, None, -1, -1, 0]:
+            raise DataError(f"dtype {self.dtype} with fields or flags in a pickle; do not use this file")
+        self.dtype = self.dtype.newbyteorder(byte_order)
 
 
 class _Array:
@@ -82,12 +62,8 @@ def _from_buffer(data, dtype, shape, order, axes=None) -> _Array:
     return array
 
 
-def _scalar(dtype, data):
-    return _array(data, dtype, (), "C").item()
-
-
 def _encode(text: str, encoding: str) -> bytes:
-    """`_codecs.encode` for the one encoding with which Python 3 writes bytes in protocol 2."""
+    """How protocol 2 writes bytes."""
     if encoding != "latin1":
         raise DataError(f"forbidden encoding {encoding!r} in a pickle; do not use this file")
     return text.encode("latin1")
@@ -99,20 +75,14 @@ class Unpickler(pickle._Unpickler):
     Pickle's implementation in Python: the one in C reserves memory for any size or index that a file names.
     """
 
-    allowed: ClassVar[dict[tuple[str, str], Sealed]] = {
-        ("_codecs", "encode"): Function(_encode),
-        ("__builtin__", "bytes"): Function(lambda: b""),  # how protocol 2 writes empty bytes
-        ("numpy", "ndarray"): Sealed(),
-        ("numpy", "dtype"): Function(_Dtype),
-        **{
-            (f"numpy.{core}.{module}", name): Function(function)
-            for core in ("core", "_core")
-            for module, name, function in (
-                ("multiarray", "_reconstruct", lambda *_: _Array()),
-                ("multiarray", "scalar", _scalar),
-                ("numeric", "_frombuffer", _from_buffer),
-            )
-        },
+    allowed: ClassVar[dict[tuple[str, str], Any]] = {
+        ("_codecs", "encode"): _encode,
+        ("__builtin__", "bytes"): lambda: b"",  # how protocol 2 writes empty bytes
+        ("numpy", "ndarray"): None,  # an argument of _reconstruct
+        ("numpy", "dtype"): _Dtype,
+        ("numpy.core.multiarray", "_reconstruct"): lambda *_: _Array(),
+        ("numpy.core.multiarray", "scalar"): lambda dtype, data: _array(data, dtype, (), "C").item(),
+        ("numpy.core.numeric", "_frombuffer"): _from_buffer,
     }
 
     def __init__(self, file):
@@ -120,14 +90,24 @@ class Unpickler(pickle._Unpickler):
 
     def find_class(self, module: str, name: str):
         try:
-            return self.allowed[module, name]
+            return self.allowed[module.replace("numpy._core", "numpy.core"), name]  # renamed in NumPy 2
         except KeyError:
             raise DataError(f"forbidden global {module}.{name} in a pickle; do not use this file") from None
 
-    def _load_bytearray(self):
+    def load_build(self):
+        """Only for classes with `__setstate__`: of other objects this opcode could set any attribute."""
+        if not hasattr(type(self.stack[-2]), "__setstate__"):
+            raise DataError("a pickle changes an object; do not use this file")
+        super().load_build()
+
+    def load_bytearray8(self):
         self.append(self.read(int.from_bytes(self.read(8), "little")))
 
-    dispatch: ClassVar[dict] = pickle._Unpickler.dispatch | {pickle.BYTEARRAY8[0]: _load_bytearray}
+    dispatch: ClassVar[dict] = {
+        **pickle._Unpickler.dispatch,
+        pickle.BUILD[0]: load_build,
+        pickle.BYTEARRAY8[0]: load_bytearray8,
+    }
 
 
 def unpickle(data: bytes, *, where: str) -> dict:

@@ -4,7 +4,6 @@ A file is a pickle that refers to raw storages: entries of a zip since PyTorch 1
 Only the tensors of the state dict are read; a training checkpoint's optimizer state stays where it is.
 """
 
-import collections
 import dataclasses
 import functools
 import io
@@ -12,13 +11,13 @@ import math
 import pickle
 import zipfile
 from collections.abc import Callable
-from typing import BinaryIO, ClassVar
+from typing import Any, BinaryIO, ClassVar
 
 import ml_dtypes
 import numpy as np
 
 from cifar_jax.errors import DataError
-from cifar_jax.files.unpickle import Function, Sealed, Unpickler
+from cifar_jax.files.unpickle import Unpickler
 
 _MAGIC = 0x1950A86A20F9469CFC6C
 LEGACY_START = pickle.dumps(_MAGIC, protocol=2)  # how files before the zips begin
@@ -27,18 +26,18 @@ _STATE_DICTS = ("model", "state_dict")  # where training checkpoints keep it
 
 
 @dataclasses.dataclass(frozen=True)
-class _StorageType(Sealed):
+class _StorageType:
     dtype: np.dtype
 
 
 @dataclasses.dataclass(frozen=True)
-class _Storage(Sealed):
+class _Storage:
     key: str
     dtype: np.dtype
 
 
 @dataclasses.dataclass(frozen=True)
-class _Tensor(Sealed):
+class _Tensor:
     storage: _Storage
     offset: int  # of elements, as the strides
     shape: tuple[int, ...]
@@ -55,6 +54,11 @@ class _Tensor(Sealed):
         return np.lib.stride_tricks.as_strided(elements[self.offset :], self.shape, strides, writeable=False)
 
 
+class _OrderedDict(dict):
+    def __setstate__(self, state):
+        """Ignores the attribute `_metadata` of a state dict."""
+
+
 def _rebuild_tensor(storage, offset, shape, strides, *_) -> _Tensor:
     return _Tensor(storage, offset, tuple(shape), tuple(strides))
 
@@ -62,11 +66,11 @@ def _rebuild_tensor(storage, offset, shape, strides, *_) -> _Tensor:
 class _TorchUnpickler(Unpickler):
     """Also `_Tensor`s; notes the storages that they refer to."""
 
-    allowed: ClassVar[dict[tuple[str, str], Sealed]] = {
+    allowed: ClassVar[dict[tuple[str, str], Any]] = {
         **Unpickler.allowed,
-        ("collections", "OrderedDict"): Function(collections.OrderedDict),
-        ("torch._utils", "_rebuild_tensor_v2"): Function(_rebuild_tensor),
-        ("torch._utils", "_rebuild_parameter"): Function(lambda tensor, *_: tensor),
+        ("collections", "OrderedDict"): _OrderedDict,
+        ("torch._utils", "_rebuild_tensor_v2"): _rebuild_tensor,
+        ("torch._utils", "_rebuild_parameter"): lambda tensor, *_: tensor,
         **{
             ("torch", f"{name}Storage"): _StorageType(np.dtype(dtype))
             for name, dtype in {
