@@ -1,6 +1,7 @@
 """The files of a directory, a tar or a zip, read in a single pass."""
 
 import bz2
+import functools
 import gzip
 import lzma
 import os
@@ -18,22 +19,26 @@ from rich.progress import Progress
 from cifar_jax.errors import DataError, one_line
 
 # RuntimeError: an encrypted member of a zip, or an unknown compression
-DAMAGE = (EOFError, OSError, RuntimeError, zlib.error, lzma.LZMAError, tarfile.TarError, zipfile.BadZipFile)
+_DAMAGE = (EOFError, OSError, RuntimeError, zlib.error, lzma.LZMAError, tarfile.TarError, zipfile.BadZipFile)
 _ZIP = b"PK\x03\x04"
 _DECOMPRESS = {b"\x1f\x8b": gzip.open, b"\xfd7": lzma.open, b"BZ": bz2.open}
 _BLOCK = 512  # bytes of a tar header
 
-Member = tuple[str, bytes | None]
+Member = tuple[str, Callable[[], bytes] | None]  # name, and how to read it unless it is a folder
 
 
 def is_archive(path: Path) -> bool:
     """Whether the file is a tar (plain or compressed) or a zip, by its first bytes."""
-    with open(path, "rb") as file:
-        start = file.read(_BLOCK)
+    start = _start(path)
     return start[:2] in _DECOMPRESS or start.startswith(_ZIP) or start[257:262] == b"ustar"
 
 
-def members(path: Path, *, endings: tuple[str, ...] = ("",)) -> Iterator[Member]:
+def _start(path: Path) -> bytes:
+    with open(path, "rb") as file:
+        return file.read(_BLOCK)
+
+
+def members(path: Path, *, endings: tuple[str, ...] = ("",)) -> Iterator[tuple[str, bytes | None]]:
     """Yields (name, bytes) of every file and (name, None) of every folder in `path`.
 
     Names are relative, with forward slashes, in no particular order; hidden ones and __MACOSX are left out.
@@ -46,57 +51,42 @@ def members(path: Path, *, endings: tuple[str, ...] = ("",)) -> Iterator[Member]
     Raises:
         DataError: the archive is truncated, damaged or encrypted, or a file cannot be read.
     """
-
-    def read_if_needed(name: str, read: Callable[[], bytes]) -> bytes:
-        return read() if name.lower().endswith(endings) else b""
-
-    console, silent = Console(stderr=True), not sys.stderr.isatty()
-    with Progress(console=console, transient=True, disable=silent) as progress:
+    with Progress(console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as progress:
         try:
-            for name, data in _reader(path)(path, read_if_needed, progress):
+            reader = _directory if path.is_dir() else _zip if _start(path).startswith(_ZIP) else _tar
+            for name, read in reader(path, progress):
                 parts = [part for part in name.split("/") if part not in ("", ".")]
                 if parts and not any(part.startswith(".") or part == "__MACOSX" for part in parts):
-                    yield "/".join(parts), data
-        except DAMAGE as error:
+                    is_needed = name.lower().endswith(endings)
+                    yield "/".join(parts), read and (read() if is_needed else b"")
+        except _DAMAGE as error:
             raise DataError(f"{path}: truncated, damaged or encrypted ({one_line(error)}); fetch it again") from error
 
 
-def _reader(path: Path):
-    if path.is_dir():
-        return _directory
-    with open(path, "rb") as file:
-        return _zip if file.read(len(_ZIP)) == _ZIP else _tar
-
-
-def _directory(path: Path, read_if_needed, progress: Progress) -> Iterator[Member]:
+def _directory(path: Path, progress: Progress) -> Iterator[Member]:
     folders = list(os.walk(path, followlinks=True))
     task = progress.add_task(path.name, total=sum(len(names) for _, _, names in folders))
     for folder, _, names in folders:
         below = Path(folder).relative_to(path)
         yield below.as_posix(), None
         for name in names:
-            yield (below / name).as_posix(), read_if_needed(name, Path(folder, name).read_bytes)
+            yield (below / name).as_posix(), Path(folder, name).read_bytes
             progress.advance(task)
 
 
-def _zip(path: Path, read_if_needed, progress: Progress) -> Iterator[Member]:
+def _zip(path: Path, progress: Progress) -> Iterator[Member]:
     with zipfile.ZipFile(path) as archive:
         for info in progress.track(archive.infolist(), description=path.name):
-            if info.is_dir():
-                yield info.filename, None
-            else:
-                yield info.filename, read_if_needed(info.filename, lambda info=info: archive.read(info))
+            yield info.filename, None if info.is_dir() else functools.partial(archive.read, info)
 
 
-def _tar(path: Path, read_if_needed, progress: Progress) -> Iterator[Member]:
+def _tar(path: Path, progress: Progress) -> Iterator[Member]:
     # Decompressed here: tarfile's own streams notice neither a truncated header nor a wrong checksum.
     with progress.open(path, "rb", description=path.name) as packed, _decompressed(packed) as stream:
         with tarfile.open(fileobj=stream, mode="r|") as archive:
             for info in archive:
-                if info.isdir():
-                    yield info.name, None
-                elif info.isreg():
-                    yield info.name, read_if_needed(info.name, archive.extractfile(info).read)
+                if info.isdir() or info.isreg():
+                    yield info.name, archive.extractfile(info).read if info.isreg() else None
         while stream.read(1 << 20):  # to the end, where the checksum is
             pass
 

@@ -1,15 +1,14 @@
 """Decoded data sets kept on disk, so that the second run starts in a second.
 
-One uncompressed `.npz` for each source and image size, in the folder `data` of the cache. Its name has one hash of the
-source's path and one of its state (sizes and modification times), so a changed source is read again. The checksums of
-the zip format detect damage.
+One uncompressed `.npz` for each source and image size. Its name has a hash of the source's path and one of its state
+(sizes and modification times), so a changed source is read again. The checksums of the zip format detect damage.
 """
 
 import hashlib
 import json
 import logging
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -25,41 +24,37 @@ log = logging.getLogger(__name__)
 
 
 def cached(path: Path, *, image_size: int, read: Callable[[], Dataset]) -> Dataset:
-    """What `read` returns for the file or directory `path`, from the cache if it has that.
+    """What `read` returns for the file or directory `path`, from the cache if it is there.
 
     A damaged entry is rebuilt; a cache that cannot be written causes a warning.
     """
-    entry = _entry(path, image_size=image_size)
+    source_hash = hashlib.sha256(repr((path.resolve(), image_size)).encode()).hexdigest()[:20]
+    entry = cache_root() / "data" / f"{source_hash}-{_state_hash(path)}.npz"
     dataset = _load(entry)
     if dataset is None:
         log.info("reading %s; later runs take the decoded images from %s", path, entry.parent)
         dataset = read()
-        _store(entry, dataset)
+        try:
+            _store(entry, dataset)
+            for old in set(entry.parent.glob(f"{source_hash}-*.npz")) - {entry}:
+                old.unlink(missing_ok=True)
+        except OSError as error:
+            log.warning("decoded images could not be cached, the next run decodes again: %s", error)
     return dataset
 
 
-def cache_dir() -> Path:
-    return cache_root() / "data"
-
-
-def _entry(path: Path, *, image_size: int) -> Path:
-    place = hashlib.sha256(f"{path.resolve()}\0{image_size}".encode()).hexdigest()
-    state = hashlib.sha256(f"{FORMAT}".encode())
-    for line in _state(path):
-        state.update(line.encode("utf-8", "surrogateescape"))
-    return cache_dir() / f"{place[:20]}-{state.hexdigest()}.npz"
-
-
-def _state(path: Path) -> Iterator[str]:
-    """A line for each file: name within the source, size in bytes, modification time in ns."""
-    files = [path]
+def _state_hash(path: Path) -> str:
+    """Of the path within the source, size in bytes and modification time in ns of each file, and of the folders."""
+    files, folders = [path], []  # a folder may be empty and still be a class
     if path.is_dir():
-        files = sorted(Path(folder, name) for folder, _, names in os.walk(path) for name in names)
-        # a folder may be empty and still be a class
-        yield from sorted(os.path.relpath(folder, path) + "/\n" for folder, _, _ in os.walk(path))
+        tree = list(os.walk(path, followlinks=True))
+        files = sorted(Path(folder, name) for folder, _, names in tree for name in names)
+        folders = sorted(os.path.relpath(folder, path) for folder, _, _ in tree)
+    state = [FORMAT, folders]
     for file in files:
         stat = file.lstat()
-        yield f"{file.relative_to(path)}\0{stat.st_size}\0{stat.st_mtime_ns}\n"
+        state.append((os.path.relpath(file, path), stat.st_size, stat.st_mtime_ns))
+    return hashlib.sha256(repr(state).encode()).hexdigest()
 
 
 def _load(entry: Path) -> Dataset | None:
@@ -87,12 +82,5 @@ def _store(entry: Path, dataset: Dataset) -> None:
         images: ImageSet | None = getattr(dataset, split)
         if images is not None:
             arrays |= {f"{split}_images": images.images_NHWC, f"{split}_labels": images.labels_N}
-    try:
-        with atomic_path(entry) as temporary:
-            np.savez(temporary, **arrays)
-        place = entry.name.split("-")[0]
-        for old in entry.parent.glob(f"{place}-*.npz"):
-            if old != entry:
-                old.unlink(missing_ok=True)
-    except OSError as error:
-        log.warning("decoded images could not be cached, the next run decodes again: %s", error)
+    with atomic_path(entry) as temporary:
+        np.savez(temporary, **arrays)

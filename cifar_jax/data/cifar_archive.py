@@ -3,13 +3,14 @@
 import contextlib
 import dataclasses
 from pathlib import Path, PurePosixPath
+from typing import NamedTuple
 
 import numpy as np
 
 from cifar_jax.data import archives
 from cifar_jax.data.dataset import Dataset, ImageSet, require_stored_size
 from cifar_jax.errors import DataError
-from cifar_jax.files.checksums import checksum
+from cifar_jax.files.checksums import require_published
 from cifar_jax.files.unpickle import unpickle
 
 PIXELS = 32 * 32 * 3
@@ -22,8 +23,9 @@ class Version:
     Attributes:
         archive, md5: file name and checksum of the packed form.
         folder: the folder in it, which is also the unpacked form.
-        labels: the labels of each image, in the order of the binary form; the last one is its class.
+        labels: the keys of an image's labels; the last label is its class.
         names: for each label the file (binary) or the key in `meta` (python) with the class names.
+        meta: the pickle with the class names; '' if the archive is binary.
     """
 
     title: str
@@ -35,10 +37,6 @@ class Version:
     labels: tuple[str, ...]
     names: tuple[str, ...]
     meta: str = ""
-
-    @property
-    def is_pickled(self) -> bool:
-        return bool(self.meta)
 
 
 _COARSE_AND_FINE = ("coarse_labels", "fine_labels")
@@ -67,8 +65,7 @@ CIFAR100_BINARY = Version(
 VERSIONS = (CIFAR10_PYTHON, CIFAR10_BINARY, CIFAR100_PYTHON, CIFAR100_BINARY)
 
 
-@dataclasses.dataclass(frozen=True)
-class Contents:
+class Contents(NamedTuple):
     """Images uint8 (N, 32, 32, 3) and labels int32 (L, N) of each split, and the class names of each label.
 
     L is 1 for CIFAR-10 and 2 for CIFAR-100, whose last label is the class.
@@ -81,8 +78,6 @@ class Contents:
 
 def find(path: Path, *, name: str) -> Path | None:
     """The archive or unpacked folder that `path` is or contains; that of data.name `name` is preferred."""
-    if path.is_file():
-        return path if version_of(path) else None
     versions = sorted(VERSIONS, key=lambda version: version.title.replace("-", "").lower() != name)
     inside = [path / part for version in versions for part in (version.folder, version.archive)]
     return next((place for place in (path, *inside) if version_of(place)), None)
@@ -92,9 +87,11 @@ def version_of(path: Path) -> Version | None:
     """Which published archive or unpacked folder `path` is."""
     if path.is_dir():
         return next((version for version in VERSIONS if (path / version.train[0]).is_file()), None)
+    if not path.is_file():
+        return None
     published = next((version for version in VERSIONS if version.archive == path.name), None)
-    if not path.is_file() or published or not archives.is_archive(path):
-        return published if path.is_file() else None
+    if published or not archives.is_archive(path):
+        return published
     with contextlib.closing(archives.members(path, endings=())) as members:  # renamed or packed by the user
         folder = next((member.split("/")[0] for member, _ in members), "")
     return next((version for version in VERSIONS if version.folder == folder), None)
@@ -111,8 +108,8 @@ def read(path: Path, *, image_size: int) -> Dataset:
     """
     version = version_of(path)
     if path.name == version.archive:
-        verify_md5(path, version.md5)
-    contents = read_contents(path, version)
+        require_published(path, f"md5:{version.md5}", source=str(path))
+    contents = read_contents(path)
     train, test = (
         ImageSet(images_NHWC, labels_LN[-1], contents.names[-1])
         for images_NHWC, labels_LN in (contents.train, contents.test)
@@ -120,38 +117,32 @@ def read(path: Path, *, image_size: int) -> Dataset:
     return require_stored_size(Dataset(version.title, str(path), train, test), image_size)
 
 
-def verify_md5(path: Path, expected: str) -> None:
-    md5 = checksum(path, "md5")
-    if md5 != expected:
-        raise DataError(f"{path}: md5 is {md5}, expected {expected}; truncated or changed, fetch it again")
-
-
-def read_contents(path: Path, version: Version) -> Contents:
-    needed = {*version.train, version.test, *([version.meta] if version.is_pickled else version.names)}
+def read_contents(path: Path) -> Contents:
+    """All labels of an archive or its unpacked folder, whose md5 is not checked; raises as `read`."""
+    version = version_of(path)
+    needed = {*version.train, version.test, *([version.meta] if version.meta else version.names)}
     members = ((PurePosixPath(name).name, data) for name, data in archives.members(path) if data is not None)
     files = {name: data for name, data in members if name in needed}
     if missing := sorted(needed - set(files)):
         raise DataError(f"{path}: lacks {', '.join(missing)} of {version.title}; fetch it again")
 
-    if version.is_pickled:
+    if version.meta:
         meta = unpickle(files[version.meta], where=f"{path}/{version.meta}")
         names = tuple(tuple(meta.get(key, ())) for key in version.names)
     else:
         names = tuple(tuple(files[name].decode("utf-8", "replace").split()) for name in version.names)
-    parse = _pickled_batch if version.is_pickled else _binary_batch
-    batches = [parse(files.pop(name), version, names, f"{path}/{name}") for name in (*version.train, version.test)]
-    train, test = _joined(batches[:-1]), batches[-1]
+    parse = _pickled_batch if version.meta else _binary_batch
+    *batches, test = [
+        parse(files.pop(name), version, names, f"{path}/{name}") for name in (*version.train, version.test)
+    ]
+    images, labels = zip(*batches, strict=True)
+    train = np.concatenate(images), np.concatenate(labels, axis=1)
     if len(train[0]) != 5 * len(test[0]):
         raise DataError(
             f"{path}: {len(train[0])} training and {len(test[0])} test images, expected five to one; "
             "a file is truncated, fetch it again"
         )
     return Contents(train, test, names)
-
-
-def _joined(batches: list[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
-    images, labels = zip(*batches, strict=True)
-    return np.concatenate(images), np.concatenate(labels, axis=1)
 
 
 def _binary_batch(data: bytes, version: Version, names: tuple, where: str) -> tuple[np.ndarray, np.ndarray]:

@@ -35,35 +35,27 @@ def read(path: Path, *, image_size: int) -> Dataset:
     if missing:
         raise DataError(f"{path}: lacks {', '.join(missing)}; expected x_train, y_train, x_test, y_test (uint8 images)")
     class_names = _class_names(arrays, f"{labels}_train", path)
-    sets = [
-        ImageSet(
-            _images(arrays, f"{images}_{split}", arrays[f"{images}_train"].shape[1:], path),
-            _labels(arrays, f"{labels}_{split}", len(arrays[f"{images}_{split}"]), len(class_names), path),
-            class_names,
-        )
-        for split in splits
-    ]
+    shape = arrays[f"{images}_train"].shape[1:]
+    sets = [_image_set(arrays, f"{images}_{split}", f"{labels}_{split}", shape, class_names, path) for split in splits]
     return require_stored_size(Dataset(path.stem, str(path), *sets), image_size)
 
 
-def _images(arrays: dict, key: str, shape: tuple[int, ...], path: Path) -> np.ndarray:
-    images = arrays[key]
-    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] != 3 or images.shape[1:] != shape:
+def _image_set(
+    arrays: dict, key: str, labels_key: str, shape: tuple[int, ...], class_names: tuple[str, ...], path: Path
+) -> ImageSet:
+    images, labels = arrays[key], arrays[labels_key]
+    is_rgb = images.dtype == np.uint8 and images.ndim == 4 and images.shape[1:] == shape and shape[2] == 3
+    if not is_rgb or not len(images):
         size = f"{shape[0]}, {shape[1]}" if len(shape) == 3 else "H, W"
-        raise DataError(_wrong(path, key, images, f"uint8 (N, {size}, 3)"))
-    if not len(images):
-        raise DataError(f"{path}: {key} is empty; expected at least one image")
-    return images
-
-
-def _labels(arrays: dict, key: str, count: int, classes: int, path: Path) -> np.ndarray:
-    labels = arrays[key]
+        raise DataError(_wrong(path, key, images, f"uint8 (N, {size}, 3), N > 0"))
+    count, classes = len(images), len(class_names)
     if labels.dtype.kind not in "iu" or labels.shape not in ((count,), (count, 1)):
-        raise DataError(_wrong(path, key, labels, f"integers ({count},)"))
-    labels_N = labels.reshape(count)
-    if count and (labels_N.min() < 0 or labels_N.max() >= classes):
-        raise DataError(f"{path}: {key} holds {labels_N.min()} to {labels_N.max()}; expected labels 0 to {classes - 1}")
-    return labels_N.astype(np.int32)
+        raise DataError(_wrong(path, labels_key, labels, f"integers ({count},)"))
+    if labels.min() < 0 or labels.max() >= classes:
+        raise DataError(
+            f"{path}: {labels_key} has {labels.min()} to {labels.max()}; expected labels 0 to {classes - 1}"
+        )
+    return ImageSet(images, labels.reshape(count).astype(np.int32), class_names)
 
 
 def _class_names(arrays: dict, labels_key: str, path: Path) -> tuple[str, ...]:

@@ -119,14 +119,13 @@ def _limited(dataset: Dataset, limit: int) -> Dataset:
     def subset(images):
         return images and images.take(stratified_subset(images.labels_N, count=limit, seed=0))
 
-    train, test, validation = map(subset, (dataset.train, dataset.test, dataset.validation))
-    return dataclasses.replace(dataset, train=train, test=test, validation=validation)
+    splits = {split: subset(getattr(dataset, split)) for split in ("train", "test", "validation")}
+    return dataclasses.replace(dataset, **splits)
 
 
 def _draw(limit: int) -> Dataset:
     """The drawn shapes; with a limit only the first ones are drawn, which are stratified too."""
-    sizes = drawn_shapes.TRAIN_SIZE, drawn_shapes.TEST_SIZE
-    train_size, test_size = (min(limit or size, size) for size in sizes)
+    train_size, test_size = (min(limit or size, size) for size in (drawn_shapes.TRAIN_SIZE, drawn_shapes.TEST_SIZE))
     return drawn_shapes.draw_shapes(train_size=train_size, test_size=test_size)
 
 

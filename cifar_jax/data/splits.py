@@ -36,28 +36,25 @@ def _choose(labels_N: np.ndarray, *, count: int, spare: int, seed: int) -> np.nd
     The images with the smallest random keys of their class. The keys are raw bits of Philox, because NumPy guarantees
     the stream of bit generators across versions, but not `Generator.permutation`.
     """
+    chosen_N = np.zeros(len(labels_N), bool)
     if not len(labels_N):
-        return np.zeros(0, bool)
+        return chosen_N
     sizes_K = np.bincount(labels_N)
-    quotas_K = np.minimum(_apportion(sizes_K, count), np.maximum(sizes_K - spare, 0))
+    # Shares by the method of largest remainders: their sum is exactly `count`.
+    share_K, remainder_K = np.divmod(sizes_K * count, sizes_K.sum())
+    share_K[np.argsort(-remainder_K, kind="stable")[: count - share_K.sum()]] += 1
+    share_K = np.minimum(share_K, np.maximum(sizes_K - spare, 0))
     keys_N = np.random.Philox(seed).random_raw(len(labels_N))
     order_N = np.lexsort((keys_N, labels_N))
     first_K = np.cumsum(sizes_K) - sizes_K
     rank_N = np.arange(len(labels_N)) - first_K[labels_N[order_N]]
-    chosen_N = np.zeros(len(labels_N), bool)
-    chosen_N[order_N] = rank_N < quotas_K[labels_N[order_N]]
+    chosen_N[order_N] = rank_N < share_K[labels_N[order_N]]
     return chosen_N
 
 
-def _apportion(sizes_K: np.ndarray, count: int) -> np.ndarray:
-    """Divides `count` in proportion to the sizes by the method of largest remainders, so that the sum is exact."""
-    whole_K, remainder_K = np.divmod(sizes_K * count, sizes_K.sum())
-    by_remainder_K = np.argsort(-remainder_K, kind="stable")
-    whole_K[by_remainder_K[: count - whole_K.sum()]] += 1
-    return whole_K
-
-
-def assemble(*, name: str, source: str, train: ImageSet, validation: ImageSet | None, test: ImageSet | None) -> Dataset:
+def assemble(
+    *, name: str, source: str, train: ImageSet, validation: ImageSet | None = None, test: ImageSet | None = None
+) -> Dataset:
     """A data set with a test split, even if its source has none.
 
     Without `test`, `validation` is the test split; without both, a stratified sixth of `train` (as in CIFAR) is held

@@ -18,10 +18,9 @@ from cifar_jax.data.splits import assemble
 from cifar_jax.errors import DataError, UsageError, one_line
 from cifar_jax.files import download
 
-INFO = "dataset_info.json"
 VERSIONS = {"cifar10": cifar_archive.CIFAR10_PYTHON, "cifar100": cifar_archive.CIFAR100_PYTHON}
 URL = "https://www.cs.toronto.edu/~kriz/"
-CHUNK = 1000  # records a read
+CHUNK = 1000  # records per read
 
 
 class Unavailable(Exception):
@@ -35,10 +34,8 @@ def default_data_dir() -> Path:
 
 def find(path: Path, *, name: str) -> Path | None:
     """The version directory (with dataset_info.json) that `path` is, or the newest in it or in path/name."""
-    for place in (path, *_newest_first(path), *_newest_first(path / name)):
-        if (place / INFO).is_file():
-            return place
-    return None
+    folders = (path, *_newest_first(path), *_newest_first(path / name))
+    return next((folder for folder in folders if (folder / "dataset_info.json").is_file()), None)
 
 
 def _newest_first(path: Path) -> list[Path]:
@@ -73,18 +70,12 @@ def read(path: Path, *, image_size: int) -> Dataset:
     if not {"image", "label"} <= set(features) or "train" not in splits:
         raise DataError(f"{path}: features {', '.join(features)}; expected image, label and a split train")
     class_names = tuple(features["label"].names)
-    sets = {
+    image_sets = {
         split: _read_split(builder, split, class_names, image_size=image_size, where=f"{path}: {split}")
         for split in ("train", "validation", "test")
         if split in splits
     }
-    return assemble(
-        name=builder.name,
-        source=str(path),
-        train=sets["train"],
-        validation=sets.get("validation"),
-        test=sets.get("test"),
-    )
+    return assemble(name=builder.name, source=str(path), **image_sets)
 
 
 def _read_split(builder, split: str, class_names: tuple[str, ...], *, image_size: int, where: str) -> ImageSet:
@@ -112,29 +103,26 @@ def download_and_prepare(name: str) -> Path:
     Raises:
         Unavailable: no network, no answer within 10 s, a wrong checksum, or no space.
     """
-    version = VERSIONS[name]
-    archive = default_data_dir() / "downloads" / version.archive
+    version, data_dir = VERSIONS[name], default_data_dir()
+    archive = data_dir / "downloads" / version.archive
     try:
         download.fetch(URL + version.archive, archive, published=f"md5:{version.md5}")
-        return prepare(name, archive=archive, data_dir=default_data_dir())
+        return prepare(name, archive=archive, data_dir=data_dir)
     except (OSError, DataError) as error:
         raise Unavailable(one_line(error)) from error
 
 
 def prepare(name: str, *, archive: Path, data_dir: Path) -> Path:
-    """Writes `archive` (any published version of `name`) as TFDS's own data set `name`, as ArrayRecord.
+    """Writes `archive` (any published version of `name`, also unpacked) as TFDS's own data set `name`, as ArrayRecord.
 
-    The stock `tfds.data_source(name, data_dir=data_dir, download=False)` reads the result. The stock builder
-    needs TensorFlow to unpack, to read the files and to encode PNG; the subclass replaces the two methods
-    that do so. Keys, and thus the order of the records, are the stock ones.
+    The stock `tfds.data_source(name, data_dir=data_dir, download=False)` reads the result. The stock builder needs
+    TensorFlow to unpack, to read the files and to encode PNG; the subclass replaces the two methods that do so. Keys,
+    and thus the order of the records, are the stock ones.
     """
     import tensorflow_datasets as tfds
 
     stock = tfds.builder_cls(name)
-    location = cifar_archive.find(archive, name=name)
-    if location is None:
-        raise DataError(f"{archive}: not a published CIFAR archive; fetch {URL}{VERSIONS[name].archive}")
-    contents = cifar_archive.read_contents(location, cifar_archive.version_of(location))
+    contents = cifar_archive.read_contents(archive)
 
     class WithoutTensorFlow(stock, skip_registration=True):
         name = stock.name
@@ -143,8 +131,8 @@ def prepare(name: str, *, archive: Path, data_dir: Path) -> Path:
             for label, names in zip(self._cifar_info.label_keys, contents.names, strict=True):
                 self.info.features[label].names = list(names)
             return {
-                split: self._generate_examples(f"{split}_", images_and_labels)
-                for split, images_and_labels in (("train", contents.train), ("test", contents.test))
+                "train": self._generate_examples("train_", contents.train),
+                "test": self._generate_examples("test_", contents.test),
             }
 
         def _generate_examples(self, split_prefix, filepaths):

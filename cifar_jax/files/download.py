@@ -1,19 +1,17 @@
 """Downloads over HTTPS that resume after an interruption and are checked before the file appears."""
 
-import contextlib
 import http.client
 import os
 import sys
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
 from pathlib import Path
 
 from rich.console import Console
 from rich.progress import wrap_file
 
 from cifar_jax.errors import DataError
-from cifar_jax.files.checksums import checksum, record, recorded
+from cifar_jax.files.checksums import checksum, record, recorded, require_published
 
 try:
     import fcntl
@@ -36,31 +34,27 @@ def fetch(url: str, path: Path, *, published: str) -> str:
         DataError: the file differs from the published checksum, or has changed since it was downloaded.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    with _lock(path.with_name(f"{path.name}.lock")):
-        if not path.exists():
-            try:
-                _download(url, path, published)
-            except http.client.HTTPException as error:  # the one network error that is not an OSError
-                raise ConnectionError(f"{url}: {type(error).__name__} {error}") from error
-        elif recorded(path) is None:  # the user's own download
-            _require_published(path, published, source=str(path))
-            record(path, checksum(path))
-        return _unchanged(path)
-
-
-@contextlib.contextmanager
-def _lock(path: Path) -> Iterator[None]:
-    with open(path, "w") as file:
+    with open(path.with_name(f"{path.name}.lock"), "w") as lock:
         if fcntl is not None:
-            fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        if not path.exists():
+            _download(url, path, published)
+        elif recorded(path) is None:  # the user's own download
+            require_published(path, published, source=str(path))
+            record(path, checksum(path))
+        sha256 = checksum(path)
+    if sha256 != recorded(path):
+        raise DataError(f"{path}: damaged since it was downloaded (its sha256 differs); delete it")
+    return sha256
 
 
 def _download(url: str, path: Path, published: str) -> None:
     part, version = (path.with_name(f"{path.name}.{ending}") for ending in ("part", "version"))
-    _append(url, part, version)
     try:
-        _require_published(part, published, source=url)
+        _append(url, part, version)
+        require_published(part, published, source=url)
+    except http.client.HTTPException as error:  # the one network error that is not an OSError
+        raise ConnectionError(f"{url}: {type(error).__name__} {error}") from error
     except DataError:
         part.unlink()
         raise
@@ -83,32 +77,12 @@ def _append(url: str, part: Path, version: Path) -> None:
         return  # nothing is missing: the process ended between the last byte and the check
     with response:
         version.write_text(response.headers.get("ETag") or response.headers.get("Last-Modified") or "none")
-        resumed = response.status == http.HTTPStatus.PARTIAL_CONTENT
+        mode = "ab" if response.status == http.HTTPStatus.PARTIAL_CONTENT else "wb"
         missing = int(response.headers.get("Content-Length", 0))
-        console, silent = Console(stderr=True), not sys.stderr.isatty()
-        with (
-            open(part, "ab" if resumed else "wb") as file,
-            wrap_file(response, missing, description=part.stem, console=console, disable=silent) as reader,
-        ):
-            received = 0
+        bar = {"description": part.stem, "console": Console(stderr=True), "disable": not sys.stderr.isatty()}
+        received = 0
+        with open(part, mode) as file, wrap_file(response, missing, **bar) as reader:
             while chunk := reader.read(1 << 20):
                 received += file.write(chunk)
     if received < missing:
         raise OSError(f"connection lost after {received:,} of {missing:,} bytes; the next attempt resumes there")
-
-
-def _require_published(path: Path, published: str, *, source: str) -> None:
-    if not published:
-        return
-    algorithm, _, digits = published.partition(":")
-    computed = checksum(path, algorithm)
-    if not computed.startswith(digits):
-        raise DataError(f"{source}: {algorithm} is {computed}, published is {digits}; download it again")
-
-
-def _unchanged(path: Path) -> str:
-    """The sha256 of a downloaded file, which must be the recorded one."""
-    sha256 = checksum(path)
-    if sha256 != recorded(path):
-        raise DataError(f"{path}: damaged since it was downloaded (its sha256 differs); delete it")
-    return sha256

@@ -60,9 +60,9 @@ class Cifar:
 
     def files(self, version: cifar_archive.Version) -> dict[str, bytes]:
         parts = np.split(np.arange(60), 6) if len(version.train) == 5 else [np.arange(50), np.arange(50, 60)]
-        write = self._pickled if version.is_pickled else self._binary
+        write = self._pickled if version.meta else self._binary
         files = {name: write(part, version) for name, part in zip((*version.train, version.test), parts, strict=True)}
-        if version.is_pickled:
+        if version.meta:
             files[version.meta] = python2_pickle(dict(zip(version.names, self.names, strict=True)))
         else:
             files |= {f: "\n".join([*n, ""]).encode() for f, n in zip(version.names, self.names, strict=True)}

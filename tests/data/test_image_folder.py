@@ -65,7 +65,7 @@ def test_without_test_validation_is_the_test_split(tmp_path, write_images, caplo
     write_images(tmp_path, {"train/cat": 3, "train/dog": 2, f"{name}/dog": 4})
     dataset = _read(tmp_path)
     assert dataset.validation is None and len(dataset.test) == 4
-    assert "validation images are the test split" in caplog.text
+    assert "validation images are used for test" in caplog.text
 
 
 @pytest.mark.parametrize("prefix", ["", "train/", "wrapping/"])
@@ -104,13 +104,14 @@ def test_sizes_must_agree_or_be_given(tmp_path, write_images):
     assert _read(tmp_path, image_size=5).train.images_NHWC.shape == (2, 5, 5, 3)
 
 
-def test_class_folder_without_images_is_named(tmp_path, write_images):
-    write_images(tmp_path / "images", SPLITS)
-    (tmp_path / "images" / "train" / "emu").mkdir()
-    (tmp_path / "images" / "train" / "emu" / "notes.txt").write_text("no image")
+@pytest.mark.parametrize("outer", ["", "wrapping/"])
+def test_class_folder_without_images_is_named(tmp_path, write_images, outer):
+    write_images(tmp_path / "images" / outer, SPLITS)
+    (tmp_path / "images" / outer / "train" / "emu").mkdir()
+    (tmp_path / "images" / outer / "train" / "emu" / "notes.txt").write_text("no image")
     archive = shutil.make_archive(str(tmp_path / "x"), "xztar", tmp_path / "images")
     for path in (tmp_path / "images", type(tmp_path)(archive)):
-        with pytest.raises(DataError, match=f"{path}/train/emu: class folder without images"):
+        with pytest.raises(DataError, match=f"{path}/{outer}train/emu: class folder without images"):
             _read(path)
 
 
