@@ -13,30 +13,28 @@ from cifar_jax.runs.run_folder import RunFolder, write_json
 
 
 def fit_head(experiment: Experiment, folder: RunFolder, variables: dict) -> tuple[dict, dict]:
-    """Fits the head on training and validation images, with the L2 strength that was best on validation.
-
-    Writes probe.json: every strength and its scores.
+    """Fits the head, see `fit_path`, and writes probe.json: every L2 strength with its scores.
 
     Args:
         variables: params and batch_stats, replicated.
 
     Returns:
-        The head's parameters, replicated; and a row of the history, with the scores of the probe that was fitted on the
-        training images only.
+        The parameters of the head, replicated; and a row of the history, with the scores of the probe that was fitted
+        to the training images only.
     """
     train = _features_and_labels(experiment, "train", variables)
     validation = _features_and_labels(experiment, "validation", variables)
     started = time.perf_counter()
     probe = fit_path(*train, *validation, num_classes=experiment.model.num_classes)
     seconds = time.perf_counter() - started
-    chosen = next(scores for scores in probe.path if scores["l2"] == probe.l2)
+    best = next(scores for scores in probe.path if scores["l2"] == probe.l2)
     if is_first_process():
         write_json(folder.probe_json, {"l2": probe.l2, "path": probe.path, "seconds": seconds})
     row = {
-        "loss": chosen["train_loss"],
-        "accuracy": chosen["train_accuracy"],
-        "val_loss": chosen["validation_loss"],
-        "val_accuracy": chosen["validation_accuracy"],
+        "loss": best["train_loss"],
+        "accuracy": best["train_accuracy"],
+        "val_loss": best["validation_loss"],
+        "val_accuracy": best["validation_accuracy"],
         "learning_rate": 0.0,
         "images_per_second": len(experiment.splits["train"]) / seconds,
     }
@@ -44,7 +42,7 @@ def fit_head(experiment: Experiment, folder: RunFolder, variables: dict) -> tupl
 
 
 def _features_and_labels(experiment: Experiment, split: str, variables: dict) -> tuple[jax.Array, jax.Array]:
-    """Features and labels; labels of the rows that pad the last device are -1."""
+    """Features and labels; the labels of padding rows are -1."""
     placed = place_features(experiment, split, variables)
     size = len(experiment.splits[split])
     return placed.images_NHWC, jnp.where(jnp.arange(len(placed.labels_N)) < size, placed.labels_N, -1)
