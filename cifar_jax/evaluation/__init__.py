@@ -1,1 +1,1 @@
-"""What a model is worth on a split: metrics, calibration, test-time augmentation."""
+"""Evaluation of a model on a split: logits, metrics, calibration, test-time augmentation."""

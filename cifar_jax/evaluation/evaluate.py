@@ -24,14 +24,9 @@ class SplitEvaluator:
     """One split on the devices with the compiled program that evaluates it, for repeated use."""
 
     def __init__(self, experiment: Experiment, split: str, *, variables: dict, tta: bool):
-        """Places the split on the devices.
-
-        Args:
-            variables: params and batch_stats; cached features are computed with them.
-            tta: also return the logits with test-time augmentation.
-        """
+        """Places the split on the devices; `variables` (params and batch_stats) are for cached features."""
         self.images = experiment.splits[split]
-        self._experiment = experiment
+        self._settings = {"batch_size": experiment.config.evaluation.batch_size, "mesh": experiment.mesh}
         if experiment.config.train.cached_features:
             self._placed = place_features(experiment, split, variables)
             forward = functools.partial(classify, experiment)
@@ -42,18 +37,12 @@ class SplitEvaluator:
 
     def logits(self, variables: dict) -> dict[str, np.ndarray]:
         """'plain' and, with `tta`, 'tta' logits, float32 (N, K), in the order of the images."""
-        size, batch_size = len(self.images), self._experiment.config.evaluation.batch_size
-        mesh = self._experiment.mesh
-        return predict_split(self._predict, variables, self._placed, size=size, batch_size=batch_size, mesh=mesh)
+        return predict_split(self._predict, variables, self._placed, size=len(self.images), **self._settings)
 
     def summaries(self, logits: dict[str, np.ndarray]) -> dict[str, dict]:
         """The metrics of each kind of logits, see `classification.summarize`."""
-        return {
-            name: classification.summarize(
-                logits_NK=values, labels_N=self.images.labels_N, class_names=self.images.class_names
-            )
-            for name, values in logits.items()
-        }
+        split = {"labels_N": self.images.labels_N, "class_names": self.images.class_names}
+        return {kind: classification.summarize(logits_NK=values_NK, **split) for kind, values_NK in logits.items()}
 
 
 def evaluate_split(
@@ -73,11 +62,11 @@ def evaluate_split(
     Args:
         variables: params and batch_stats, replicated.
         step: of their checkpoint, recorded in metrics.json.
-        tta: whether the main figures are those with test-time augmentation; the others become `without_tta`.
-        directory: for the files. Figures of evaluation/test go to figures/ instead.
-        temperature: fitted on the validation split of the same checkpoint with the same `tta`. If None, no figures
-            with temperature scaling. For the validation split it is fitted here.
-        with_figures: draw them, 1.2 s per split.
+        tta: use test-time augmentation; the headline metrics without it become `without_tta`.
+        directory: for the files; the figures of evaluation/test go to figures/ instead.
+        temperature: fitted on the validation split of the same checkpoint with the same `tta`; None = no metrics with
+            temperature scaling. For the validation split it is fitted here.
+        with_figures: takes 1.2 s per split.
 
     Returns:
         The content of metrics.json.
@@ -102,19 +91,15 @@ def evaluate_split(
         scaled = evaluator.summaries({"scaled": logits[kind] / temperature})["scaled"]
         metrics["temperature_scaled"] = {"temperature": temperature} | {name: scaled[name] for name in CALIBRATION}
     if is_first_process():
-        _write(directory, metrics, logits, evaluator.images)
+        write_json(directory / "metrics.json", metrics)
+        arrays = {"logits" if name == "plain" else f"logits_{name}": values for name, values in logits.items()}
+        predictions_N = logits[kind].argmax(-1).astype(np.int32)
+        with atomic_path(directory / "predictions.npz") as temporary:
+            np.savez(temporary, labels=evaluator.images.labels_N, predictions=predictions_N, **arrays)
         if with_figures:
             figures_dir = folder.figures_dir if directory == folder.evaluation_dir("test") else directory
             _draw(figures_dir, metrics, logits[kind], evaluator.images, run=figures.run_name(folder))
     return metrics
-
-
-def _write(directory: Path, metrics: dict, logits: dict[str, np.ndarray], images: ImageSet) -> None:
-    write_json(directory / "metrics.json", metrics)
-    arrays = {"logits" if kind == "plain" else f"logits_{kind}": values for kind, values in logits.items()}
-    predictions_N = logits["tta" if metrics["tta"] else "plain"].argmax(-1).astype(np.int32)
-    with atomic_path(directory / "predictions.npz") as temporary:
-        np.savez(temporary, labels=images.labels_N, predictions=predictions_N, **arrays)
 
 
 def _draw(directory: Path, metrics: dict, logits_NK: np.ndarray, images: ImageSet, *, run: str) -> None:
@@ -132,23 +117,19 @@ def _draw(directory: Path, metrics: dict, logits_NK: np.ndarray, images: ImageSe
 
 
 def evaluation_directory(folder: RunFolder, config: ConfigDict, *, split: str, step: int, tta: bool) -> Path:
-    """Where an evaluation is kept, so that no other checkpoint overwrites the evaluation in results.json.
+    """The folder of an evaluation: evaluation/SPLIT for the one in results.json, so that no other overwrites it.
 
-    Returns:
-        evaluation/SPLIT for the evaluation in results.json. For any other, a folder step_N below it; if `tta` is not
-        that of the recipe, step_N_tta or step_N_plain.
+    For any other checkpoint, step_N below it; for another `tta` than that of the recipe, step_N_tta or step_N_plain.
     """
     directory = folder.evaluation_dir(split)
-    if folder.results_json.exists():
-        result = read_json(folder.results_json)[split]
-        if (result["checkpoint_step"], result["tta"]) == (step, tta):
-            return directory
+    if _final_results(folder, split, step=step, tta=tta):
+        return directory
     suffix = "" if tta == with_tta(config, split) else "_tta" if tta else "_plain"
     return directory / f"step_{step}{suffix}"
 
 
 def with_tta(config: ConfigDict, split: str) -> bool:
-    """The default for test-time augmentation: as the recipe says, but not for training images (6 times the cost).
+    """Whether to use test-time augmentation: as configured, but not for the train split (6 times the cost).
 
     Never with cached features.
     """
@@ -157,9 +138,10 @@ def with_tta(config: ConfigDict, split: str) -> bool:
 
 def fitted_temperature(folder: RunFolder, *, step: int, tta: bool) -> float | None:
     """The temperature in results.json, if it was fitted on this checkpoint with this `tta`."""
-    if not folder.results_json.exists():
-        return None
-    results = read_json(folder.results_json)
-    if (results["validation"]["checkpoint_step"], results["validation"]["tta"]) != (step, tta):
-        return None
-    return results.get("temperature")
+    return _final_results(folder, "validation", step=step, tta=tta).get("temperature")
+
+
+def _final_results(folder: RunFolder, split: str, *, step: int, tta: bool) -> dict:
+    """The content of results.json if it evaluates `split` with this checkpoint and `tta`; else empty."""
+    results = read_json(folder.results_json) if folder.results_json.exists() else {}
+    return results if results and (results[split]["checkpoint_step"], results[split]["tta"]) == (step, tta) else {}

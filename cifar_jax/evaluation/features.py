@@ -1,7 +1,8 @@
-"""Features of a frozen backbone: computed once for each image, then reused in every epoch."""
+"""Features of a frozen backbone, computed once per image and reused in every epoch."""
+
+import functools
 
 import jax
-import numpy as np
 
 from cifar_jax.data import batches
 from cifar_jax.data.batches import DeviceSplit
@@ -16,10 +17,17 @@ def place_features(experiment: Experiment, split: str, variables: dict) -> Devic
     Args:
         variables: params and batch_stats, replicated; those of the backbone must not change during a run.
     """
+    images, mesh = experiment.splits[split], experiment.mesh
     if split not in experiment.features:
-        experiment.features[split] = _extract(experiment, split, variables)
-    labels_N = experiment.splits[split].labels_N
-    return DeviceSplit(shard_rows(experiment.features[split], experiment.mesh), shard_rows(labels_N, experiment.mesh))
+        experiment.features[split] = predict_split(
+            compile_predict(mesh, forward=functools.partial(_features, experiment), tta=False),
+            variables,
+            batches.place(images, mesh),
+            size=len(images),
+            batch_size=experiment.config.evaluation.batch_size,
+            mesh=mesh,
+        )["plain"]
+    return DeviceSplit(shard_rows(experiment.features[split], mesh), shard_rows(images.labels_N, mesh))
 
 
 def classify(experiment: Experiment, variables: dict, features_NC: jax.Array) -> jax.Array:
@@ -27,17 +35,6 @@ def classify(experiment: Experiment, variables: dict, features_NC: jax.Array) ->
     return experiment.model.apply(variables, features_NC, train=False, method="classify")
 
 
-def _extract(experiment: Experiment, split: str, variables: dict) -> np.ndarray:
-    def features(variables, images_NHWC):
-        prepared_NHWC = experiment.preprocessing(images_NHWC)
-        return experiment.model.apply(variables, prepared_NHWC, train=False, method="features")
-
-    images = experiment.splits[split]
-    return predict_split(
-        compile_predict(experiment.mesh, forward=features, tta=False),
-        variables,
-        batches.place(images, experiment.mesh),
-        size=len(images),
-        batch_size=experiment.config.evaluation.batch_size,
-        mesh=experiment.mesh,
-    )["plain"]
+def _features(experiment: Experiment, variables: dict, images_NHWC: jax.Array) -> jax.Array:
+    prepared_NHWC = experiment.preprocessing(images_NHWC)
+    return experiment.model.apply(variables, prepared_NHWC, train=False, method="features")

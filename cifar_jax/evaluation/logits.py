@@ -1,4 +1,4 @@
-"""Logits of whole splits, computed on the devices, every image exactly once."""
+"""Logits of whole splits, computed on the devices, each image exactly once."""
 
 import math
 from collections.abc import Callable
@@ -14,10 +14,10 @@ from cifar_jax.devices import DATA_AXIS, REPLICATED, SHARDED, replicate, split_o
 
 
 def mirrored_and_shifted(images_NHWC: jax.Array) -> tuple[list[jax.Array], list[float]]:
-    """The six views of test-time augmentation and their weights, which sum to 1.
+    """The six views of test-time augmentation and their weights, which sum to 1 (K. Jordan, cifar10-airbench).
 
-    The image and its mirror image have weight 1/4. The image shifted by one pixel to the upper left and to the lower
-    right (reflected at the border) and their mirror images have weight 1/8 (K. Jordan, cifar10-airbench).
+    1/4 for the image and its mirror image; 1/8 for the image shifted by one pixel to the upper left and to the lower
+    right (reflected at the border), and for their mirror images.
     """
     _, height, width, _ = images_NHWC.shape
     padded = jnp.pad(images_NHWC, ((0, 0), (1, 1), (1, 1), (0, 0)), mode="reflect")
@@ -26,14 +26,11 @@ def mirrored_and_shifted(images_NHWC: jax.Array) -> tuple[list[jax.Array], list[
 
 
 def compile_predict(mesh: Mesh, *, forward: Callable, tta: bool):
-    """Compiles `predict(variables, split, indices_B)`.
+    """Compiles `predict(variables, split, indices_B)` -> {'plain': logits_BK}, float32, on every device.
 
     Args:
-        forward: (variables, a batch of the split: uint8 images (B, H, W, 3) or features (B, D)) -> logits_BK.
-        tta: also average the logits over the `mirrored_and_shifted` views, one of which is the plain image.
-
-    Returns:
-        The function; it returns {'plain': logits_BK} and with `tta` also 'tta', float32, on every device.
+        forward: (variables, a batch of the split: uint8 images (B, H, W, 3) or features (B, C)) -> logits_BK.
+        tta: also return 'tta', the logits averaged over the `mirrored_and_shifted` views.
     """
 
     def predict(variables, split, indices_B):

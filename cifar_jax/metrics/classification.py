@@ -16,14 +16,7 @@ Z = statistics.NormalDist().inv_cdf(0.975)  # of two-sided 95 % intervals
 
 
 def wilson_interval(correct: int, n: int) -> tuple[float, float]:
-    """95 % score interval of a proportion (Wilson 1927), accurate near 0 and 1 and for small n.
-
-    Args:
-        correct: successes, 0 to n.
-        n: trials, at least 1.
-
-    Returns:
-        Lower and upper bound, within [0, 1].
+    """95 % score interval of a proportion (Wilson 1927), within 0 to 1; accurate near 0 and 1 and for small n.
 
     Raises:
         ValueError: `correct` is not in 0..n, or n is 0.
@@ -42,14 +35,11 @@ def wilson_interval(correct: int, n: int) -> tuple[float, float]:
 def mean_interval(
     values: Sequence[float], *, bounds: tuple[float, float] = (-math.inf, math.inf)
 ) -> tuple[float, float, float]:
-    """95 % Student's t interval of the mean of a few independent values, such as one accuracy per seed.
+    """Mean, lower and upper bound: the 95 % Student's t interval of a few independent values, such as one per seed.
 
     Args:
-        values: at least two finite values.
+        values: finite.
         bounds: the smallest and largest possible value; the interval is clipped to them.
-
-    Returns:
-        Mean, lower and upper bound.
 
     Raises:
         ValueError: fewer than two values.
@@ -70,10 +60,10 @@ def confusion_matrix(*, labels_N: np.ndarray, predictions_N: np.ndarray, num_cla
     Raises:
         ValueError: a label or a prediction is not in 0..K-1.
     """
-    both = np.stack([labels_N, predictions_N]).astype(np.int64)
-    if both.size and not 0 <= both.min() <= both.max() < num_classes:
-        raise ValueError(f"classes {both.min()} to {both.max()} are not within 0 to {num_classes - 1}")
-    counts = np.bincount(both[0] * num_classes + both[1], minlength=num_classes**2)
+    pairs_2N = np.stack([labels_N, predictions_N]).astype(np.int64)
+    if pairs_2N.size and not 0 <= pairs_2N.min() <= pairs_2N.max() < num_classes:
+        raise ValueError(f"classes {pairs_2N.min()} to {pairs_2N.max()} are not within 0 to {num_classes - 1}")
+    counts = np.bincount(pairs_2N[0] * num_classes + pairs_2N[1], minlength=num_classes**2)
     return counts.reshape(num_classes, num_classes).astype(np.int64)
 
 
@@ -95,11 +85,11 @@ def per_class(confusion_KK: np.ndarray) -> dict[str, list]:
 def reliability_bins(
     *, probabilities_NK: np.ndarray, labels_N: np.ndarray, num_bins: int = ECE_BINS
 ) -> dict[str, np.ndarray]:
-    """Bins images by the probability of their predicted class; bins have equal width and are closed above.
+    """Bins images by the probability of their predicted class; bins have equal width and include their upper edge.
 
     Returns:
-        'count' int64 (B,); 'confidence' float64 (B,), the mean probability of the predicted class; 'accuracy'
-        float64 (B,). The latter two are 0 in an empty bin.
+        'count' int64 (B,), the images; 'confidence' float64 (B,), the mean probability of the predicted class;
+        'accuracy' float64 (B,). Confidence and accuracy are 0 in an empty bin.
     """
     confidence_N, correct_N, bin_N = _binned(probabilities_NK, labels_N, num_bins)
     count_B = np.bincount(bin_N, minlength=num_bins)
@@ -113,10 +103,10 @@ def reliability_bins(
 def expected_calibration_error(
     *, probabilities_NK: np.ndarray, labels_N: np.ndarray, num_bins: int = ECE_BINS
 ) -> float:
-    """The mean gap between confidence and accuracy, 0 (calibrated) to 1 (Guo et al. 2017, equation 3).
+    """ECE (Guo et al. 2017, equation 3), 0 to 1: the mean of |accuracy - confidence| over the bins, weighted by count.
 
-    ECE = sum over the bins of count / N * |accuracy - confidence|. Chance alone makes it positive: in a simulation, a
-    perfectly calibrated model has an ECE of 0.01 on 10,000 images and 0.04 on 1,000.
+    Chance alone makes it positive: in a simulation, a perfectly calibrated model has an ECE of 0.01 on 10,000 images
+    and 0.04 on 1,000.
     """
     bins = reliability_bins(probabilities_NK=probabilities_NK, labels_N=labels_N, num_bins=num_bins)
     gap_B = np.abs(bins["accuracy"] - bins["confidence"])
@@ -140,9 +130,9 @@ def summarize(*, logits_NK: np.ndarray, labels_N: np.ndarray, class_names: Seque
         `n`; `accuracy` with its Wilson interval; `loss`, the mean cross-entropy in nats without label smoothing;
         `ece` over `ece_bins` bins; `reliability`, these bins; `per_class`; `macro_f1`, the mean over all K classes;
         `confusion_matrix`; `top5_accuracy` if K > 10. All floats are finite. Intervals are [low, high] at 95 %; those
-        of loss and ECE are normal approximations for a mean over images, of zero width if N = 1. For ECE the terms are
-        the signed gaps, with the sign of each bin held fixed; the interval covers the true ECE if the model is
-        miscalibrated by more than chance.
+        of loss and ECE are normal approximations for a mean over images, of zero width if N = 1. The terms of the ECE
+        are signed gaps with the sign of their bin; its interval covers the true ECE if the model is miscalibrated by
+        more than chance.
 
     Raises:
         DataError: there are no images, or a logit is not finite.
@@ -187,15 +177,18 @@ def summarize(*, logits_NK: np.ndarray, labels_N: np.ndarray, class_names: Seque
     return summary
 
 
+def shifted(logits_NK: np.ndarray) -> np.ndarray:
+    """float64 (N, K): the logits minus the largest of each image, which prevents overflow in exp."""
+    return logits_NK.astype(np.float64) - logits_NK.max(axis=1, keepdims=True).astype(np.float64)
+
+
 def _log_softmax(logits_NK: np.ndarray) -> np.ndarray:
-    """float64 (N, K); the largest logit is subtracted first to prevent overflow."""
-    shifted_NK = logits_NK.astype(np.float64)
-    shifted_NK -= shifted_NK.max(axis=1, keepdims=True)
+    shifted_NK = shifted(logits_NK)
     return shifted_NK - np.log(np.exp(shifted_NK).sum(axis=1, keepdims=True))
 
 
 def _binned(probabilities_NK: np.ndarray, labels_N: np.ndarray, num_bins: int) -> tuple[np.ndarray, ...]:
-    """Confidence float64 (N,), correctness float64 (N,) of 0 and 1, and bin int64 (N,) of every image."""
+    """Confidence float64 (N,), correctness float64 (N,) of 0 or 1, and bin int64 (N,) of every image."""
     confidence_N = probabilities_NK.max(axis=1).astype(np.float64)
     correct_N = (probabilities_NK.argmax(axis=1) == labels_N).astype(np.float64)
     inner_edges = np.arange(1, num_bins) / num_bins

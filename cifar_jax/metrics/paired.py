@@ -6,11 +6,7 @@ RESAMPLES = 10_000
 
 
 def compare(first_correct_N: np.ndarray, second_correct_N: np.ndarray) -> dict:
-    """Compares two classifiers image by image.
-
-    Args:
-        first_correct_N: bool, whether the first classifier is right; at least one image.
-        second_correct_N: bool, the same for the second, in the same order of images.
+    """Compares two classifiers on the same images, at least one, given which of them each classifies correctly (bool).
 
     Returns:
         `n` images; `only_first` and `only_second`, how many only one classifier gets right; `difference`, the accuracy
