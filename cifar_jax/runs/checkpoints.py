@@ -66,23 +66,6 @@ class Checkpoints:
         numbered = (path for path in self._directory.iterdir() if path.name.isdecimal() and path.is_dir())
         return sorted(int(path.name) for path in numbered if not _is_empty(path))
 
-    def best_step(self) -> int | None:
-        """The step with the best validation accuracy; the newest if none has an accuracy; None without steps."""
-        return next(iter(self._best_first()), None)
-
-    def read_metadata(self, step: int) -> dict:
-        """The metadata saved with `step`; the state is not read.
-
-        Raises:
-            UsageError: there is no such step.
-            DataError: it is damaged.
-        """
-        self._require(step)
-        try:
-            return self._read_meta(step)["metadata"]
-        except _DamagedError as error:
-            raise DataError(f"checkpoint {self._directory / str(step)} is damaged: {error}") from error
-
     def save(self, step: int, state: Any, metadata: Mapping, *, val_accuracy: float | None) -> None:
         """Starts to write a checkpoint; returns as soon as `state` may be overwritten.
 
@@ -146,7 +129,7 @@ class Checkpoints:
         return self._restore_first(reversed(self.steps()), abstract_state)
 
     def restore_best(self, abstract_state: Any) -> Restored | None:
-        """The best intact step, see `best_step`; otherwise as `restore_latest`."""
+        """The best intact step, the one with the best validation accuracy; otherwise as `restore_latest`."""
         return self._restore_first(self._best_first(), abstract_state)
 
     def restore(self, step: int, abstract_state: Any) -> Restored:

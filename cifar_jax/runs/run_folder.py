@@ -1,7 +1,6 @@
 """The run folder: the files of one run, from which every mode except training works."""
 
 import contextlib
-import dataclasses
 import json
 import logging
 import os
@@ -21,50 +20,20 @@ except ImportError:  # Windows has no such locks: a second run in the same folde
     fcntl = None
 
 
-@dataclasses.dataclass(frozen=True)
 class RunFolder:
     """The paths of one run. Nothing is created before `claim`, `lock` or `write_json`."""
 
-    path: pathlib.Path
-
-    def __post_init__(self):
-        object.__setattr__(self, "path", pathlib.Path(self.path).absolute())
-
-    @property
-    def config_json(self) -> pathlib.Path:
-        return self.path / "config.json"
-
-    @property
-    def architecture_json(self) -> pathlib.Path:
-        return self.path / "architecture.json"
-
-    @property
-    def history_json(self) -> pathlib.Path:
-        return self.path / "history.json"
-
-    @property
-    def results_json(self) -> pathlib.Path:
-        return self.path / "results.json"
-
-    @property
-    def probe_json(self) -> pathlib.Path:
-        return self.path / "probe.json"
-
-    @property
-    def checkpoints_dir(self) -> pathlib.Path:
-        return self.path / "checkpoints"
-
-    @property
-    def figures_dir(self) -> pathlib.Path:
-        return self.path / "figures"
-
-    @property
-    def tensorboard_dir(self) -> pathlib.Path:
-        return self.path / "tensorboard"
-
-    @property
-    def report_html(self) -> pathlib.Path:
-        return self.path / "report.html"
+    def __init__(self, path: pathlib.Path):
+        self.path = path = pathlib.Path(path).absolute()
+        self.config_json = path / "config.json"
+        self.architecture_json = path / "architecture.json"
+        self.history_json = path / "history.json"
+        self.results_json = path / "results.json"
+        self.probe_json = path / "probe.json"
+        self.checkpoints_dir = path / "checkpoints"
+        self.figures_dir = path / "figures"
+        self.tensorboard_dir = path / "tensorboard"
+        self.report_html = path / "report.html"
 
     def evaluation_dir(self, split: str) -> pathlib.Path:
         return self.path / "evaluation" / split

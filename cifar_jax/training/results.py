@@ -42,10 +42,7 @@ def architecture(experiment: Experiment) -> dict:
 
 
 def describe_start(experiment: Experiment, folder: RunFolder) -> None:
-    """Writes what needs no training: architecture.json, and the figures samples, label_distribution and augmentation.
-
-    It takes three seconds, two of them to compile the augmentation.
-    """
+    """Writes architecture.json and the figures of the data; 3 s, of which 2 s compile the augmentation."""
     write_json(folder.architecture_json, architecture(experiment))
     _draw_data(experiment, folder)
 
@@ -55,22 +52,12 @@ def _draw_data(experiment: Experiment, folder: RunFolder) -> None:
 
     train, name, run = experiment.splits["train"], experiment.dataset.name, figures.run_name(folder)
     sizes = ", ".join(f"{split} {len(images):,}" for split, images in experiment.splits.items())
-    image_grids.samples(
-        train.images_NHWC,
-        train.labels_N,
-        train.class_names,
-        title=f"{name}, train, n = {len(train):,}\n{run}",
-        path=folder.figures_dir / "samples.png",
-    )
-    classes.label_distribution(
-        {
-            split: np.bincount(images.labels_N, minlength=len(train.class_names))
-            for split, images in experiment.splits.items()
-        },
-        train.class_names,
-        title=f"{name}: {sizes}\n{run}",
-        path=folder.figures_dir / "label_distribution.png",
-    )
+    title, path = f"{name}, train, n = {len(train):,}\n{run}", folder.figures_dir / "samples.png"
+    image_grids.samples(train.images_NHWC, train.labels_N, train.class_names, title=title, path=path)
+    num_classes = len(train.class_names)
+    counts = {split: np.bincount(images.labels_N, minlength=num_classes) for split, images in experiment.splits.items()}
+    title, path = f"{name}: {sizes}\n{run}", folder.figures_dir / "label_distribution.png"
+    classes.label_distribution(counts, train.class_names, title=title, path=path)
     before_NHWC, after_ENHWC = seen_in_training(experiment)
     stored, seen = before_NHWC.shape[1], after_ENHWC.shape[2]
     kinds = [f"{key.replace('_', ' ')} {value}" for key, value in experiment.config.augment.items() if value]
@@ -107,18 +94,9 @@ def seen_in_training(experiment: Experiment, *, size: int = 8, epochs: int = 3) 
 
 
 def finish(
-    experiment: Experiment,
-    folder: RunFolder,
-    checkpoints: Checkpoints,
-    history: History,
-    *,
-    compile_seconds: float,
+    experiment: Experiment, folder: RunFolder, checkpoints: Checkpoints, history: History, *, compile_seconds: float
 ) -> dict:
-    """Evaluates the best checkpoint on every split, the test split once, and writes results.json.
-
-    Returns:
-        Its content.
-    """
+    """Evaluates the best checkpoint on every split, the test split once; writes results.json and returns its content."""
     best = checkpoints.restore_best(abstract_state(experiment))
 
     def evaluate(split: str, temperature: float | None = None) -> dict:
@@ -139,7 +117,9 @@ def finish(
     evaluations = {"train": train, "validation": validation, "test": evaluate("test", temperature)}
     top5 = ("top5_accuracy", "top5_accuracy_interval")  # of more than ten classes
     kept = ("data", "split", *HEADLINE, *top5, "temperature_scaled", "tta", "without_tta", "checkpoint_step")
-    results = {split: {name: found[name] for name in kept if name in found} for split, found in evaluations.items()}
+    results = {
+        split: {name: metrics[name] for name in kept if name in metrics} for split, metrics in evaluations.items()
+    }
     if experiment.config.optimizer.name == "lbfgs":  # its final fit includes the validation images
         results["validation"]["before_final_fit"] = {
             "accuracy": history.columns["val_accuracy"][-1],
@@ -179,6 +159,8 @@ def environment(experiment: Experiment) -> dict:
 def source_revision() -> str:
     """The commit of a checkout (with '+' if files differ from it), else the version of the package."""
     root = Path(__file__).resolve().parents[2]
+    if not (root / ".git").exists():  # an installed package, perhaps inside the checkout of another project
+        return __version__
     command = ["git", "-C", str(root), "describe", "--always", "--dirty=+", "--exclude=*"]
     try:
         return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()

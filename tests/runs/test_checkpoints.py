@@ -78,13 +78,13 @@ def test_what_was_saved_comes_back(directory):
     best = checkpoints.restore_best(ABSTRACT)
     assert best.step == 1 and same(best.state, make_state(1))
     assert checkpoints.restore(2, ABSTRACT).step == 2
-    assert checkpoints.read_metadata(1) == {"epoch": 1}
-    assert checkpoints.steps() == [1, 2] and checkpoints.best_step() == 1
+    assert checkpoints.restore(1, ABSTRACT).metadata == {"epoch": 1}
+    assert checkpoints.steps() == [1, 2] and checkpoints.restore_best(ABSTRACT).step == 1
 
 
 def test_nothing_saved_yet(tmp_path):
     checkpoints = Checkpoints(tmp_path / "none", keep=2)
-    assert checkpoints.steps() == [] and checkpoints.best_step() is None
+    assert checkpoints.steps() == [] and checkpoints.restore_best(ABSTRACT) is None
     assert checkpoints.restore_latest(ABSTRACT) is None and checkpoints.restore_best(ABSTRACT) is None
     checkpoints.wait()
     checkpoints.close()
@@ -119,7 +119,7 @@ def test_the_best_and_the_latest_stay(tmp_path, accuracies, keep, kept, best):
     save_all(tmp_path, dict(enumerate(accuracies, 1)), keep=keep)
     checkpoints = Checkpoints(tmp_path, keep=keep)
     assert checkpoints.steps() == kept
-    assert checkpoints.best_step() == best == checkpoints.restore_best(ABSTRACT).step
+    assert checkpoints.restore_best(ABSTRACT).step == best
     assert checkpoints.restore_latest(ABSTRACT).step == len(accuracies)
 
 
@@ -135,7 +135,8 @@ def test_a_step_is_never_written_twice_in_silence(directory):
         with pytest.raises(ValueError, match=f"step {step} is not above"):
             checkpoints.save(step, make_state(7), {}, val_accuracy=0.99)
     checkpoints.close()
-    assert checkpoints.best_step() == 1 and same(checkpoints.restore_latest(ABSTRACT).state, make_state(2))
+    assert checkpoints.restore_best(ABSTRACT).step == 1
+    assert same(checkpoints.restore_latest(ABSTRACT).state, make_state(2))
 
 
 def test_metadata_must_be_json_and_come_back_equal(tmp_path):
@@ -146,8 +147,8 @@ def test_metadata_must_be_json_and_come_back_equal(tmp_path):
     with pytest.raises(ValueError, match="JSON"):
         checkpoints.save(3, make_state(3), {"loss": math.nan}, val_accuracy=None)
     checkpoints.close()
-    assert checkpoints.read_metadata(1) == metadata
-    assert checkpoints.read_metadata(2) == {"10": "int keys", "9": [1, 2]}
+    assert checkpoints.restore(1, ABSTRACT).metadata == metadata
+    assert checkpoints.restore(2, ABSTRACT).metadata == {"10": "int keys", "9": [1, 2]}
 
 
 def test_the_state_may_be_overwritten_as_soon_as_save_returns(tmp_path):
@@ -205,9 +206,8 @@ def test_another_dtype_is_refused_and_not_cast(directory):
 
 def test_a_step_that_is_not_there_is_a_usage_error(directory):
     checkpoints = Checkpoints(directory, keep=2)
-    for call in (lambda: checkpoints.restore(3, ABSTRACT), lambda: checkpoints.read_metadata(3)):
-        with pytest.raises(UsageError, match=re.escape("no checkpoint of step 3 in") + r".*\[1, 2\]"):
-            call()
+    with pytest.raises(UsageError, match=re.escape("no checkpoint of step 3 in") + r".*\[1, 2\]"):
+        checkpoints.restore(3, ABSTRACT)
 
 
 def largest(directory: pathlib.Path) -> pathlib.Path:
@@ -274,8 +274,8 @@ def test_a_changed_checksum_or_accuracy_is_found_by_the_checksum_of_the_metadata
     path.write_text(json.dumps({**meta, "val_accuracy": 0.99}))
     checkpoints = Checkpoints(directory, keep=2)
     with pytest.raises(DataError, match="2 is damaged: wrong checksum of its metadata"):
-        checkpoints.read_metadata(2)
-    assert checkpoints.best_step() == 1
+        checkpoints.restore(2, ABSTRACT)
+    assert checkpoints.restore_best(ABSTRACT).step == 1
 
 
 def test_training_goes_on_over_a_damaged_newest_step(directory):
@@ -286,7 +286,7 @@ def test_training_goes_on_over_a_damaged_newest_step(directory):
     checkpoints.save(3, make_state(3), {"epoch": 3}, val_accuracy=0.3)
     checkpoints.close()
     assert sorted(path.name for path in directory.iterdir()) == ["1", "2", "2.damaged", "3"]
-    assert checkpoints.steps() == [1, 2, 3] and checkpoints.best_step() == 1
+    assert checkpoints.steps() == [1, 2, 3] and checkpoints.restore_best(ABSTRACT).step == 1
     assert same(checkpoints.restore(2, ABSTRACT).state, make_state(22))
 
 
