@@ -96,7 +96,7 @@ def seen_in_training(experiment: Experiment, *, size: int = 8, epochs: int = 3) 
 def finish(
     experiment: Experiment, folder: RunFolder, checkpoints: Checkpoints, history: History, *, compile_seconds: float
 ) -> dict:
-    """Evaluates the best checkpoint on every split, the test split once; writes results.json and returns its content."""
+    """Evaluates the best checkpoint on every split, the test split once; writes results.json and returns it."""
     best = checkpoints.restore_best(abstract_state(experiment))
 
     def evaluate(split: str, temperature: float | None = None) -> dict:
