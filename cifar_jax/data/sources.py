@@ -16,9 +16,7 @@ from cifar_jax.data.splits import stratified_subset
 from cifar_jax.errors import DataError, UsageError
 
 VARIABLE = "CIFAR_JAX_DATA"
-TITLES = {"cifar10": "CIFAR-10", "cifar100": "CIFAR-100"}
-CLASSES = {"cifar10": 10, "cifar100": 100}
-NAMES = (*TITLES, "shapes", "folder")
+PUBLISHED = {"cifar10": ("CIFAR-10", 10), "cifar100": ("CIFAR-100", 100)}  # title and number of classes
 
 
 class Reader(Protocol):
@@ -64,22 +62,20 @@ def load(data_config: ConfigDict, *, allow_fallback: bool) -> Dataset:
                 return dataclasses.replace(_draw(limit), name=f"shapes (stand-in for {name})", is_fallback=True)
             options = "; ".join(_ways_to_get(name))
             raise DataError(f"{name} was not found and cannot be downloaded ({error}): {options}") from error
-    dataset = _named(read(path, name=name, image_size=data_config.image_size), name, path)
+    dataset = _named(_read(path, name=name, image_size=data_config.image_size), name, path)
     return _limited(dataset, limit) if limit else dataset
 
 
 def _configured_path(data_config: ConfigDict) -> Path | None:
     """The path that the user has set, if any."""
     name = data_config.name
-    if name not in NAMES:
-        raise UsageError(f"--config.data.name={name}: unknown; one of {', '.join(NAMES)}")
     if name == "shapes":
         if data_config.dir or data_config.image_size:
             raise UsageError("--config.data.name=shapes is drawn at 32x32; leave out data.dir and data.image_size")
         return None
     key, text = "--config.data.dir", data_config.dir
     if not text:
-        key, text = VARIABLE, os.environ.get(VARIABLE, "")
+        key, text = VARIABLE, os.environ.get(VARIABLE)
     if not text:
         if name == "folder":
             raise UsageError(f"--config.data.name=folder needs --config.data.dir or {VARIABLE}: which image folder?")
@@ -92,7 +88,7 @@ def _configured_path(data_config: ConfigDict) -> Path | None:
     return path.resolve()
 
 
-def read(path: Path, *, name: str, image_size: int) -> Dataset:
+def _read(path: Path, *, name: str, image_size: int) -> Dataset:
     """Reads a data set of any kind, from the cache if it has been read before."""
     for reader in READERS:
         if location := reader.find(path, name=name):
@@ -104,15 +100,16 @@ def read(path: Path, *, name: str, image_size: int) -> Dataset:
 def _named(dataset: Dataset, name: str, path: Path) -> Dataset:
     """With the name to print: 'CIFAR-10', and the file's name beside it unless it is known to be the published data."""
     dataset = dataclasses.replace(dataset, source=str(path))
-    if name not in TITLES:
+    if name not in PUBLISHED:
         return dataset
-    if len(dataset.class_names) != CLASSES[name]:
+    title, classes = PUBLISHED[name]
+    if len(dataset.class_names) != classes:
         raise DataError(
-            f"{path}: {len(dataset.class_names)} classes, {name} has {CLASSES[name]}; "
+            f"{path}: {len(dataset.class_names)} classes, {name} has {classes}; "
             "use --config.data.name=folder to train on it, or another path"
         )
-    is_published = dataset.name in (name, TITLES[name])
-    return dataclasses.replace(dataset, name=TITLES[name] if is_published else f"{TITLES[name]} ({path.name})")
+    is_published = dataset.name in (name, title)
+    return dataclasses.replace(dataset, name=title if is_published else f"{title} ({path.name})")
 
 
 def _limited(dataset: Dataset, limit: int) -> Dataset:

@@ -32,10 +32,12 @@ class Preprocessing:
         return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in saved.items()})
 
     def __call__(self, images_NHWC: jax.Array) -> jax.Array:
-        """Images of any size, of values in 0..255 -> float32 (N, image_size, image_size, 3), normalized."""
+        """Images of any size, values in 0..255 -> float32 (N, image_size, image_size, 3): (x / 255 - mean) / std."""
         if images_NHWC.shape[1:3] != (self.image_size, self.image_size):
             images_NHWC = resize(images_NHWC, size=self.image_size, method=self.resize_method)
-        return normalize(images_NHWC, mean=self.mean, std=self.std)
+        scale = 1 / (255 * np.asarray(self.std, np.float32))
+        shift = np.asarray(self.mean, np.float32) / np.asarray(self.std, np.float32)
+        return images_NHWC.astype(jnp.float32) * scale - shift
 
 
 def channel_statistics(images: ImageSet) -> tuple[list[float], list[float]]:
@@ -48,10 +50,3 @@ def channel_statistics(images: ImageSet) -> tuple[list[float], list[float]]:
     mean = counts @ values / total
     std = np.sqrt(counts @ values**2 / total - mean**2)
     return mean.tolist(), np.maximum(std, 1e-3).tolist()  # images of one flat color still train
-
-
-def normalize(images_NHWC: jax.Array, *, mean: tuple[float, ...], std: tuple[float, ...]) -> jax.Array:
-    """(x / 255 - mean) / std per channel, in float32."""
-    scale = 1 / (255 * np.asarray(std, np.float32))
-    shift = np.asarray(mean, np.float32) / np.asarray(std, np.float32)
-    return images_NHWC.astype(jnp.float32) * scale - shift

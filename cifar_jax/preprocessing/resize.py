@@ -17,11 +17,19 @@ def resize(images_NHWC: jax.Array, *, size: int, method: str = "bicubic") -> jax
         method: 'bicubic' (Keys, Cubic Convolution Interpolation for Digital Image Processing, 1981, a = -0.5; PyTorch's
             tensors have -0.75) or 'bilinear'.
     """
-    _, height, width, _ = images_NHWC.shape
+    samples, height, width, channels = images_NHWC.shape
     outputs_O = jnp.arange(size)
     rows_OH = resampling_weights(outputs_O, out_size=size, in_size=height, method=method)
     columns_PW = resampling_weights(outputs_O, out_size=size, in_size=width, method=method)
-    return _resample(images_NHWC, rows_OH, columns_PW)
+    # The channels of a pixel stay adjacent (column weights repeated per channel) and each image is a separate product
+    # (row weights repeated per image), so nothing is transposed; columns first, while there are few rows. 32 -> 224
+    # pixels on two cores: 0.20 ms per image, 0.43 with `jax.image.resize`.
+    mixing_WP = jnp.kron(columns_PW.T, jnp.eye(channels))
+    rows_NOH = jnp.broadcast_to(rows_OH, (samples, *rows_OH.shape))
+    lines_NHW = images_NHWC.astype(jnp.float32).reshape(samples, height, width * channels)
+    lines_NHP = jnp.matmul(lines_NHW, mixing_WP, precision=lax.Precision.HIGHEST)
+    images_NOP = jnp.matmul(rows_NOH, lines_NHP, precision=lax.Precision.HIGHEST)
+    return images_NOP.reshape(samples, size, size, channels)
 
 
 def resampling_weights(
@@ -31,16 +39,15 @@ def resampling_weights(
 
     Args:
         outputs_O: int32, indices of the `out_size` pixels.
-        start: first pixel of the part of the line that is resized; pixels outside have no weight. May be traced.
-        length: pixels of that part; None = the full line. May be traced.
+        start, length: the part of the line that is resized, in pixels (None = all); the rest has no weight. May be
+            traced.
 
     Returns:
         float32 (O, in_size), each row of sum 1.
     """
     length = in_size if length is None else length
     pixels_I = jnp.arange(in_size)
-    # Distance of the centers of output and input pixels, in input pixels: a difference of integers, so that float32
-    # rounds once.
+    # Distance of the centers of output and input pixels, in input pixels; of integers, so that float32 rounds once.
     offsets_OI = ((2 * (pixels_I - start) + 1) * out_size - (2 * outputs_O[:, None] + 1) * length) / (2 * out_size)
     stretch = jnp.maximum(length / out_size, 1)  # antialiasing: a wider filter if the image shrinks, as in Pillow
     kernel = {"bilinear": _triangle, "bicubic": _cubic}[method]
@@ -57,17 +64,3 @@ def _cubic(distance):
     near = (1.5 * distance - 2.5) * distance**2 + 1
     far = ((-0.5 * distance + 2.5) * distance - 4) * distance + 2
     return jnp.where(distance < 1, near, jnp.where(distance < 2, far, 0))
-
-
-def _resample(images_NHWC: jax.Array, rows_OH: jax.Array, columns_PW: jax.Array) -> jax.Array:
-    """Columns first, while there are few rows."""
-    samples, height, width, channels = images_NHWC.shape
-    # The channels of a pixel stay adjacent (column weights repeated per channel) and each image is a separate product
-    # (row weights repeated per image), so nothing is transposed. 32 -> 224 pixels on two cores: 0.20 ms per image,
-    # 0.43 with `jax.image.resize`.
-    mixing_WP = jnp.kron(columns_PW.T, jnp.eye(channels))
-    rows_NOH = jnp.broadcast_to(rows_OH, (samples, *rows_OH.shape))
-    lines_NHW = images_NHWC.astype(jnp.float32).reshape(samples, height, width * channels)
-    lines_NHP = jnp.matmul(lines_NHW, mixing_WP, precision=lax.Precision.HIGHEST)
-    images_NOP = jnp.matmul(rows_NOH, lines_NHP, precision=lax.Precision.HIGHEST)
-    return images_NOP.reshape(samples, len(rows_OH), len(columns_PW), channels)

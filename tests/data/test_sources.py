@@ -147,7 +147,6 @@ def test_missing_path_is_named_with_the_key_it_came_from(tmp_path, monkeypatch):
         ({"name": "shapes", "dir": "/tmp"}, "drawn"),
         ({"name": "shapes", "image_size": 64}, "drawn"),
         ({"name": "folder"}, "needs --config.data.dir or CIFAR_JAX_DATA"),
-        ({"name": "imagenet"}, "one of cifar10, cifar100, shapes, folder"),
     ],
 )
 def test_keys_that_do_not_fit_are_refused(keys, message):
