@@ -1,11 +1,23 @@
 """Train, fine-tune and evaluate CIFAR-sized image classifiers in JAX.
 
-    import cifar_jax
-
-    config = cifar_jax.load_config("cnn_scratch", **{"train.epochs": 2})
-    results = cifar_jax.train(config, "runs/cnn")
-    predictions = cifar_jax.predict("runs/cnn", ["cat.jpg", "truck.png"])
-    run = cifar_jax.load_run("runs/cnn")
+>>> import tempfile, cifar_jax, numpy as np
+>>> small = {"data.name": "shapes", "data.limit": 200, "model.widths": (8, 8)}
+>>> config = cifar_jax.load_config("cnn_scratch", **small, **{"train.epochs": 1, "train.batch_size": 40})
+>>> workdir = tempfile.mkdtemp()
+>>> results = cifar_jax.train(config, workdir)
+>>> results["test"]["n"]
+200
+>>> cifar_jax.evaluate(workdir)["accuracy"] == results["test"]["accuracy"]
+True
+>>> images = np.zeros((3, 48, 64, 3), np.uint8)
+>>> len(cifar_jax.predict(workdir, images))
+3
+>>> run = cifar_jax.load_run(workdir)
+>>> run.history["epoch"]
+[1]
+>>> apply, variables, preprocessing = run.model()
+>>> apply(variables, preprocessing(images)).shape
+(3, 10)
 
 Importing the package imports no JAX; the first call does.
 """
