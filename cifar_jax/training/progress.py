@@ -6,7 +6,7 @@ import os
 import sys
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, ProgressColumn, TextColumn
+from rich.progress import BarColumn, Progress, ProgressColumn, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
 from cifar_jax.training.hooks import Hook
@@ -60,7 +60,12 @@ class TerminalProgress(LineProgress):
     """A bar below the lines."""
 
     def on_start(self, **steps: int) -> None:
-        columns = (BarColumn(bar_width=14), _Steps(), TextColumn("{task.description}"))
+        columns = (
+            BarColumn(bar_width=10),
+            _Steps(),
+            TextColumn("{task.description}"),
+            TimeRemainingColumn(compact=True),
+        )
         self._progress = Progress(*columns, console=Console(stderr=True), transient=True)
         self._task = self._progress.add_task("", total=steps["total_steps"])
         self._progress.start()
