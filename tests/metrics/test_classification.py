@@ -213,6 +213,15 @@ def test_summary_of_one_image_and_few_classes_is_finite():
     assert "top5_accuracy" not in summary
 
 
+def test_intervals_of_loss_and_ece_are_clipped_to_possible_values():
+    logits_NK = np.array([[30.0, 0.0]] * 50)
+    one_wrong = np.array([1] + [0] * 49)  # mean loss 0.6, one summand of 30
+    summary = classification.summarize(logits_NK=logits_NK, labels_N=one_wrong, class_names=names(2))
+    assert summary["loss_interval"][0] == 0 and summary["ece_interval"][0] == 0
+    summary = classification.summarize(logits_NK=logits_NK, labels_N=1 - one_wrong, class_names=names(2))
+    assert summary["ece"] == pytest.approx(0.98) and summary["ece_interval"][1] == 1
+
+
 def test_summary_refuses_empty_splits_and_logits_that_are_not_finite(split):
     logits_NK, labels_N = split
     with pytest.raises(DataError, match="no images"):

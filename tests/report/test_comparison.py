@@ -41,6 +41,16 @@ def test_seeds_are_one_row_with_mean_and_student_interval(runs):
     ]
 
 
+def test_intervals_over_seeds_are_clipped_to_possible_accuracies(tmp_path, make_run, change):
+    for seed, accuracy in enumerate((0.03, 0.97)):  # unclipped: -5.5 to 6.5
+        folder = make_run(tmp_path / f"seed_{seed}", seed=seed)
+        results = read_json(folder.results_json)
+        change(folder.results_json, test=results["test"] | {"accuracy": accuracy})
+    comparison.write(tmp_path)
+    (group,) = read_json(tmp_path / "report.json")["groups"]
+    assert group["test"]["accuracy"] == pytest.approx(0.5) and group["test"]["interval"] == [0, 1]
+
+
 def test_a_repeated_seed_does_not_count_as_two_seeds(tmp_path, make_run):
     for name, seed in (("first", 0), ("again", 0), ("other", 1)):
         make_run(tmp_path / name, seed=seed)
