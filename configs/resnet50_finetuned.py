@@ -1,10 +1,10 @@
-"""Model 3: ResNet-50, every layer fine-tuned.
+"""Model 3: fine-tuned ResNet-50, all layers trained.
 
     cifar-jax --config resnet50_finetuned --config.model.pretrained=timm/resnet50.a1_in1k
 
-SGD with Nesterov momentum, 128 pixels and mixup 0.1, the resolution and mixup of Big Transfer for small
-images (Kolesnikov et al. 2020); the head starts at zero; the momentum of the running statistics is max(1 - 10
-/ steps_per_epoch, 0.9).
+SGD with Nesterov momentum. The resolution (128 pixels) and mixup (0.1) are those of Big Transfer for small
+images (Kolesnikov et al. 2020). The head starts at zero. The momentum of the running statistics is
+max(1 - 10 / steps_per_epoch, 0.9).
 
 Expected: 97.5 % is published for 20,000 steps at 224 pixels (Grill et al. 2020). Not measured here with
 ImageNet weights.

@@ -1,4 +1,4 @@
-"""A ResNet-50 from scratch, to use as a backbone.
+"""Pretrains a ResNet-50 backbone from scratch.
 
     cifar-jax --config resnet50_pretrain --config.data.name=folder --config.data.dir=IMAGES
     cifar-jax --mode export --workdir runs/resnet50_pretrain --output backbone.safetensors

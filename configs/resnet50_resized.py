@@ -2,9 +2,9 @@
 
     cifar-jax --config resnet50_resized --config.model.pretrained=torchvision/resnet50_v1
 
-A random crop of at least a quarter of each image, mirrored or not, is resized to 224 pixels inside the
-compiled step (bicubic, antialiased). Only the head trains: parameters and running statistics of the backbone
-do not change by a bit.
+A random crop of at least a quarter of each image, randomly mirrored, is resized to 224 pixels inside the
+compiled step (bicubic, antialiased). Only the head is trained: the parameters and running statistics of the
+backbone stay bit-identical.
 
 Expected: not measured here with ImageNet weights.
 """

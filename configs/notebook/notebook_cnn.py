@@ -3,8 +3,8 @@
     cifar-jax --mode ablation --config notebook/notebook_cnn
 
 Plain convolutions and a few epochs of Adam at a constant rate (the notebook's test accuracy: 0.72), then one
-fix at a time up to `cnn_scratch`. Every ablation step sees the training images three times, in a network half
-as wide as the recipe's.
+fix at a time, up to `cnn_scratch`. Every ablation step trains for three epochs, with a network half as wide as
+the recipe's.
 
 Expected, three seeds: from 70.5 to 82.8 % test accuracy on CIFAR-10 (JPEG q75), see
 benchmarks/results/ablation_cnn.json.

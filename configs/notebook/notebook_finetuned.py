@@ -2,8 +2,8 @@
 
     cifar-jax --mode ablation --config notebook/notebook_finetuned --config.model.pretrained=FILE
 
-All layers are trained by Adam at 32 pixels, on images of 0..1 (the notebook's test accuracy: 0.72). The wrong
-scale does not show, because BatchNorm learns new statistics. Then one fix at a time up to
+All layers are trained by Adam at 32 pixels, on images scaled to 0..1 (the notebook's test accuracy: 0.72). The
+wrong scale does not show, because BatchNorm adapts its statistics. Then one fix at a time, up to
 `resnet50_finetuned`.
 """
 

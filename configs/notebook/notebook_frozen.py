@@ -2,8 +2,8 @@
 
     cifar-jax --mode ablation --config notebook/notebook_frozen --config.model.pretrained=keras/resnet50
 
-At 32 pixels, and the images reach the weights as 0..1, which were trained on 0..255 less the mean (the
-notebook's test accuracy: 0.42). Then one fix at a time up to `resnet50_frozen`.
+Images of 32 pixels, scaled to 0..1, although the weights were trained on 0..255 minus the mean (the notebook's
+test accuracy: 0.42). Then one fix at a time, up to `resnet50_frozen`.
 """
 
 from ml_collections import ConfigDict

@@ -2,11 +2,11 @@
 
     cifar-jax --mode ablation --config notebook/notebook_resized --config.model.pretrained=keras/resnet50
 
-Frozen, at 224 pixels with augmentation (the notebook's test accuracy: 0.20). The images are divided by 255
-and then preprocessed as if they were not, so that the weights see almost black images; and frozen BatchNorm
-uses the statistics of each batch, as Keras did on TensorFlow 1. Then one fix at a time up to
-`resnet50_resized`. The mean is that of Keras' weights; for others, use 255 times their mean and standard
-deviation.
+Frozen, at 224 pixels, with augmentation (the notebook's test accuracy: 0.20). The images are divided by 255
+and then preprocessed as if they were not, so that the network sees almost black images; and frozen BatchNorm
+uses the statistics of each batch, as in Keras on TensorFlow 1. Then one fix at a time, up to
+`resnet50_resized`. The mean is that of Keras' weights; for other weights, use 255 times their mean and
+standard deviation.
 """
 
 from ml_collections import ConfigDict
