@@ -1,4 +1,4 @@
-"""Model 3: fine-tuned ResNet-50, all layers trained.
+"""Model 3: ResNet-50, all layers fine-tuned.
 
     cifar-jax --config resnet50_finetuned --config.model.pretrained=timm/resnet50.a1_in1k
 

@@ -1,8 +1,8 @@
 """Settings that the notebook's four models share.
 
 Adam at a constant rate, small batches, no augmentation, few epochs. The notebook's code is not public:
-these settings are consistent with its accuracies (docs/ablation.md), but not a copy. The other recipes in this folder build on
-them.
+these settings are consistent with its accuracies (docs/ablation.md), but not a copy. The other recipes
+in this folder build on them.
 """
 
 from ml_collections import ConfigDict
