@@ -66,8 +66,7 @@ class Dataset:
     def __str__(self) -> str:
         splits = {"train": self.train, "validation": self.validation, "test": self.test}
         counts = ", ".join(f"{name} {len(images):,}" for name, images in splits.items() if images)
-        source = self.source if self.source == "drawn by the program" else f"from {self.source}"
-        return f"{self.name}: {len(self.class_names)} classes, {counts} ({source})"
+        return f"{self.name}: {len(self.class_names)} classes, {counts} (source: {self.source})"
 
 
 def require_stored_size(dataset: Dataset, image_size: int) -> Dataset:

@@ -11,7 +11,7 @@ def images(count):
 
 def test_the_summary_has_classes_sizes_and_source():
     dataset = Dataset("pets", "/data/pets.zip", images(1500), images(20), validation=images(3))
-    assert str(dataset) == "pets: 2 classes, train 1,500, validation 3, test 20 (from /data/pets.zip)"
+    assert str(dataset) == "pets: 2 classes, train 1,500, validation 3, test 20 (source: /data/pets.zip)"
     assert "validation" not in str(Dataset("pets", "/data/pets.zip", images(1500), images(20)))
 
 
