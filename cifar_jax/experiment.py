@@ -45,7 +45,7 @@ class Experiment:
     @property
     def splits(self) -> dict[str, ImageSet]:
         """The images of 'train', 'validation' and 'test'."""
-        return {"train": self.dataset.train, "validation": self.dataset.validation, "test": self.dataset.test}
+        return self.dataset.splits
 
     @property
     def steps_per_epoch(self) -> int:

@@ -27,7 +27,7 @@ def place(images: ImageSet, mesh: Mesh) -> DeviceSplit:
 
 
 def gather(split: DeviceSplit, indices_B: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """This device's part of the batch whose global row numbers are `indices_B`.
+    """This device's part of a batch: uint8 images (B / devices, H, W, C) and int32 labels (B / devices,).
 
     Runs inside `split_over_devices`. Every device looks up the rows that it has and sends each to the device whose part
     of the batch it belongs to (`psum_scatter`: only one of the summands is not zero). The batch does not depend on the
@@ -35,10 +35,7 @@ def gather(split: DeviceSplit, indices_B: jax.Array) -> tuple[jax.Array, jax.Arr
 
     Args:
         split: this device's shard.
-        indices_B: int32, the same on every device; B must divide by the number of devices.
-
-    Returns:
-        uint8 images (B / devices, H, W, C) and int32 labels (B / devices,).
+        indices_B: global row numbers, int32, the same on every device; B must divide by the number of devices.
     """
     rows = len(split.labels_N)
     local_B = indices_B - lax.axis_index(DATA_AXIS) * rows

@@ -17,14 +17,13 @@ from cifar_jax.data.dataset import Dataset, ImageSet
 from cifar_jax.files.atomic import atomic_path
 from cifar_jax.files.cache import cache_root
 
-FORMAT = 1  # raise it when decoding or the layout of an entry changes: old entries are then ignored
-SPLITS = ("train", "test", "validation")
+FORMAT = 2  # raise it when decoding or the layout of an entry changes: old entries are then ignored
 
 log = logging.getLogger(__name__)
 
 
-def cached(path: Path, *, image_size: int, read: Callable[[], Dataset]) -> Dataset:
-    """What `read` returns for the file or directory `path`, from the cache if it is there.
+def cached(path: Path, *, read: Callable[..., Dataset], image_size: int) -> Dataset:
+    """`read(path, image_size=image_size)` of a file or directory, from the cache if it is there.
 
     A damaged entry is rebuilt; a cache that cannot be written causes a warning.
     """
@@ -33,7 +32,7 @@ def cached(path: Path, *, image_size: int, read: Callable[[], Dataset]) -> Datas
     dataset = _load(entry)
     if dataset is None:
         log.info("reading %s; later runs take the decoded images from %s", path, entry.parent)
-        dataset = read()
+        dataset = read(path, image_size=image_size)
         try:
             _store(entry, dataset)
             for old in set(entry.parent.glob(f"{source_hash}-*.npz")) - {entry}:
@@ -44,16 +43,11 @@ def cached(path: Path, *, image_size: int, read: Callable[[], Dataset]) -> Datas
 
 
 def _state_hash(path: Path) -> str:
-    """Of the path within the source, size in bytes and modification time in ns of each file, and of the folders."""
-    files, folders = [path], []  # a folder may be empty and still be a class
-    if path.is_dir():
-        tree = list(os.walk(path, followlinks=True))
-        files = sorted(Path(folder, name) for folder, _, names in tree for name in names)
-        folders = sorted(os.path.relpath(folder, path) for folder, _, _ in tree)
-    state = [FORMAT, folders]
-    for file in files:
-        stat = file.lstat()
-        state.append((os.path.relpath(file, path), stat.st_size, stat.st_mtime_ns))
+    """Of the relative path, size and modification time of each file and folder; an empty folder may be a class."""
+    tree = os.walk(path, followlinks=True)
+    below = sorted(Path(folder, name) for folder, folders, files in tree for name in (*folders, *files))
+    stats = [(os.path.relpath(part, path), part.lstat()) for part in (path, *below)]
+    state = [FORMAT, *((name, stat.st_size, stat.st_mtime_ns) for name, stat in stats)]
     return hashlib.sha256(repr(state).encode()).hexdigest()
 
 
@@ -64,8 +58,7 @@ def _load(entry: Path) -> Dataset | None:
             class_names = tuple(about.pop("class_names"))
             splits = {
                 split: ImageSet(arrays[f"{split}_images"], arrays[f"{split}_labels"], class_names)
-                for split in SPLITS
-                if f"{split}_images" in arrays
+                for split in about.pop("splits")
             }
             return Dataset(**about, **splits)
     except FileNotFoundError:
@@ -77,10 +70,8 @@ def _load(entry: Path) -> Dataset | None:
 
 def _store(entry: Path, dataset: Dataset) -> None:
     about = {"name": dataset.name, "source": dataset.source, "class_names": dataset.class_names}
-    arrays = {"about": np.array(json.dumps(about))}
-    for split in SPLITS:
-        images: ImageSet | None = getattr(dataset, split)
-        if images is not None:
-            arrays |= {f"{split}_images": images.images_NHWC, f"{split}_labels": images.labels_N}
+    arrays = {"about": np.array(json.dumps(about | {"splits": list(dataset.splits)}))}
+    for split, images in dataset.splits.items():
+        arrays |= {f"{split}_images": images.images_NHWC, f"{split}_labels": images.labels_N}
     with atomic_path(entry) as temporary:
         np.savez(temporary, **arrays)

@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 from pathlib import Path, PurePosixPath
-from typing import NamedTuple
 
 import numpy as np
 
@@ -18,25 +17,17 @@ PIXELS = 32 * 32 * 3
 
 @dataclasses.dataclass(frozen=True)
 class Version:
-    """One of the four published archives.
-
-    Attributes:
-        archive, md5: file name and checksum of the packed form.
-        folder: the folder in it, which is also the unpacked form.
-        labels: the keys of an image's labels; the last label is its class.
-        names: for each label the file (binary) or the key in `meta` (python) with the class names.
-        meta: the pickle with the class names; '' if the archive is binary.
-    """
+    """One of the four published archives."""
 
     title: str
-    archive: str
+    archive: str  # file name of the packed form
     md5: str
-    folder: str
-    train: tuple[str, ...]
+    folder: str  # in the archive, and the unpacked form
+    train: tuple[str, ...]  # files
     test: str
-    labels: tuple[str, ...]
-    names: tuple[str, ...]
-    meta: str = ""
+    labels: tuple[str, ...]  # keys of an image's labels; the last label is its class
+    names: tuple[str, ...]  # for each label the file (binary) or the key in `meta` (python) with the class names
+    meta: str = ""  # the file with the class names (python)
 
 
 _COARSE_AND_FINE = ("coarse_labels", "fine_labels")
@@ -65,15 +56,7 @@ CIFAR100_BINARY = Version(
 VERSIONS = (CIFAR10_PYTHON, CIFAR10_BINARY, CIFAR100_PYTHON, CIFAR100_BINARY)
 
 
-class Contents(NamedTuple):
-    """Images uint8 (N, 32, 32, 3) and labels int32 (L, N) of each split, and the class names of each label.
-
-    L is 1 for CIFAR-10 and 2 for CIFAR-100, whose last label is the class.
-    """
-
-    train: tuple[np.ndarray, np.ndarray]
-    test: tuple[np.ndarray, np.ndarray]
-    names: tuple[tuple[str, ...], ...]
+Images = tuple[np.ndarray, np.ndarray]  # uint8 (N, 32, 32, 3) and labels int32 (L, N)
 
 
 def find(path: Path, *, name: str) -> Path | None:
@@ -109,16 +92,13 @@ def read(path: Path, *, image_size: int) -> Dataset:
     version = version_of(path)
     if path.name == version.archive:
         require_published(path, f"md5:{version.md5}", source=str(path))
-    contents = read_contents(path)
-    train, test = (
-        ImageSet(images_NHWC, labels_LN[-1], contents.names[-1])
-        for images_NHWC, labels_LN in (contents.train, contents.test)
-    )
-    return require_stored_size(Dataset(version.title, str(path), train, test), image_size)
+    train, test, names = read_contents(path)
+    splits = (ImageSet(images_NHWC, labels_LN[-1], names[-1]) for images_NHWC, labels_LN in (train, test))
+    return require_stored_size(Dataset(version.title, str(path), *splits), image_size)
 
 
-def read_contents(path: Path) -> Contents:
-    """All labels of an archive or its unpacked folder, whose md5 is not checked; raises as `read`."""
+def read_contents(path: Path) -> tuple[Images, Images, tuple[tuple[str, ...], ...]]:
+    """Train, test and the class names of each label, without a check of the md5; raises as `read`."""
     version = version_of(path)
     needed = {*version.train, version.test, *([version.meta] if version.meta else version.names)}
     members = ((PurePosixPath(name).name, data) for name, data in archives.members(path) if data is not None)
@@ -131,42 +111,33 @@ def read_contents(path: Path) -> Contents:
         names = tuple(tuple(meta.get(key, ())) for key in version.names)
     else:
         names = tuple(tuple(files[name].decode("utf-8", "replace").split()) for name in version.names)
-    parse = _pickled_batch if version.meta else _binary_batch
-    *batches, test = [
-        parse(files.pop(name), version, names, f"{path}/{name}") for name in (*version.train, version.test)
-    ]
-    images, labels = zip(*batches, strict=True)
-    train = np.concatenate(images), np.concatenate(labels, axis=1)
+    batches = [_batch(files.pop(name), version, names, f"{path}/{name}") for name in (*version.train, version.test)]
+    images, labels = zip(*batches[:-1], strict=True)
+    train, test = (np.concatenate(images), np.concatenate(labels, axis=1)), batches[-1]
     if len(train[0]) != 5 * len(test[0]):
         raise DataError(
             f"{path}: {len(train[0])} training and {len(test[0])} test images, expected five to one; "
             "a file is truncated, fetch it again"
         )
-    return Contents(train, test, names)
+    return train, test, names
 
 
-def _binary_batch(data: bytes, version: Version, names: tuple, where: str) -> tuple[np.ndarray, np.ndarray]:
-    record_bytes = len(version.labels) + PIXELS
-    if len(data) % record_bytes:
-        raise DataError(f"{where}: {len(data)} bytes, not a multiple of {record_bytes}: truncated, fetch it again")
-    records = np.frombuffer(data, np.uint8).reshape(-1, record_bytes)
-    pixels, labels_LN = records[:, len(version.labels) :], records[:, : len(version.labels)].T
-    return _checked(pixels, labels_LN, names, where)
-
-
-def _pickled_batch(data: bytes, version: Version, names: tuple, where: str) -> tuple[np.ndarray, np.ndarray]:
-    batch = unpickle(data, where=where)
-    try:
-        labels_LN = np.array([batch[key] for key in version.labels], ndmin=2)
-        return _checked(np.asarray(batch["data"]), labels_LN, names, where)
-    except (KeyError, ValueError, TypeError) as error:
-        raise DataError(f"{where}: not a batch of {version.title} ({error!r}); fetch it again") from error
-
-
-def _checked(pixels: np.ndarray, labels_LN: np.ndarray, names: tuple, where: str) -> tuple[np.ndarray, np.ndarray]:
-    count = len(pixels)
-    if pixels.dtype != np.uint8 or pixels.shape != (count, PIXELS):
+def _batch(data: bytes, version: Version, names: tuple, where: str) -> Images:
+    if version.meta:
+        batch = unpickle(data, where=where)
+        try:
+            pixels, labels_LN = np.asarray(batch["data"]), np.array([batch[key] for key in version.labels], ndmin=2)
+        except (KeyError, ValueError, TypeError) as error:
+            raise DataError(f"{where}: not a batch of {version.title} ({error!r}); fetch it again") from error
+    else:
+        record_bytes = len(version.labels) + PIXELS
+        if len(data) % record_bytes:
+            raise DataError(f"{where}: {len(data)} bytes, not a multiple of {record_bytes}: truncated, fetch it again")
+        records = np.frombuffer(data, np.uint8).reshape(-1, record_bytes)
+        pixels, labels_LN = records[:, len(version.labels) :], records[:, : len(version.labels)].T
+    if pixels.dtype != np.uint8 or pixels.ndim != 2 or pixels.shape[1] != PIXELS:
         raise DataError(f"{where}: pixels are {pixels.dtype} {pixels.shape}; expected uint8 (N, {PIXELS})")
+    count = len(pixels)
     if labels_LN.dtype.kind not in "iu" or labels_LN.shape != (len(names), count):
         raise DataError(f"{where}: labels are {labels_LN.dtype} {labels_LN.shape}; expected {count} integers")
     for labels_N, class_names in zip(labels_LN, names, strict=True):

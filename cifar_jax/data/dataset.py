@@ -11,17 +11,11 @@ from cifar_jax.errors import UsageError
 
 @dataclasses.dataclass(frozen=True)
 class ImageSet:
-    """One split: decoded images and their labels.
+    """One split: decoded images and their labels."""
 
-    Attributes:
-        images_NHWC: uint8, 0 to 255, RGB.
-        labels_N: int32, each an index into `class_names`.
-        class_names: one name per class, in label order.
-    """
-
-    images_NHWC: np.ndarray
-    labels_N: np.ndarray
-    class_names: tuple[str, ...]
+    images_NHWC: np.ndarray  # uint8, 0 to 255, RGB
+    labels_N: np.ndarray  # int32, indices into class_names
+    class_names: tuple[str, ...]  # in label order
 
     def __len__(self) -> int:
         return len(self.labels_N)
@@ -41,40 +35,36 @@ class ImageSet:
 
 @dataclasses.dataclass(frozen=True)
 class Dataset:
-    """A data set as loaded; `experiment.assemble` then splits validation images off.
+    """A data set as loaded; `experiment.assemble` then splits validation images off."""
 
-    Attributes:
-        name: as printed in every table, plot and file, e.g. 'CIFAR-10' or 'shapes (stand-in for cifar10)'.
-        source: a path, or 'drawn by the program'.
-        train: images for training and validation.
-        test: images that neither training nor any choice uses.
-        validation: the source's own validation split, if it has one besides a test split.
-        is_fallback: whether these images replace a data set that was not found.
-    """
-
-    name: str
-    source: str
-    train: ImageSet
-    test: ImageSet
-    validation: ImageSet | None = None
-    is_fallback: bool = False
+    name: str  # as printed in every table, plot and file, e.g. 'CIFAR-10' or 'shapes (stand-in for cifar10)'
+    source: str  # a path, or 'drawn by the program'
+    train: ImageSet  # for training and validation
+    test: ImageSet  # used by neither training nor any choice
+    validation: ImageSet | None = None  # the source's own, if it has one besides a test split
+    is_fallback: bool = False  # whether these images replace a data set that was not found
 
     @property
     def class_names(self) -> tuple[str, ...]:
         return self.train.class_names
 
-    def __str__(self) -> str:
+    @property
+    def splits(self) -> dict[str, ImageSet]:
+        """The images of 'train', 'validation' (if there are any) and 'test'."""
         splits = {"train": self.train, "validation": self.validation, "test": self.test}
-        counts = ", ".join(f"{name} {len(images):,}" for name, images in splits.items() if images)
+        return {name: images for name, images in splits.items() if images is not None}
+
+    def __str__(self) -> str:
+        counts = ", ".join(f"{name} {len(images):,}" for name, images in self.splits.items())
         return f"{self.name}: {len(self.class_names)} classes, {counts} (source: {self.source})"
 
 
 def require_stored_size(dataset: Dataset, image_size: int) -> Dataset:
-    """The data set, if its arrays have `image_size` pixels a side or that is 0; for sources that cannot resize."""
+    """The same data set; UsageError if it has another size than `image_size` (0 = any): arrays are not resized."""
     height, width = dataset.train.images_NHWC.shape[1:3]
     if image_size and (height, width) != (image_size, image_size):
         raise UsageError(
-            f"{dataset.source}: arrays of {width}x{height} pixels; --config.data.image_size is for image "
-            f"files, use --config.model.image_size={image_size}"
+            f"{dataset.source}: arrays of {width}x{height} pixels; --config.data.image_size is for image files, "
+            f"use --config.model.image_size={image_size}"
         )
     return dataset

@@ -19,9 +19,6 @@ def draw_shapes(*, train_size: int = TRAIN_SIZE, test_size: int = TEST_SIZE, see
 
     Labels cycle through the classes, which are balanced; a smaller data set is the first part of a larger one. 24,000
     images take some seconds on one core.
-
-    Returns:
-        Images uint8 (N, 32, 32, 3), labels int32 (N,).
     """
     train, test = (_draw_split(size, seed=seed, split=split) for split, size in enumerate((train_size, test_size)))
     return Dataset(name="shapes", source="drawn by the program", train=train, test=test)
@@ -32,16 +29,15 @@ def _draw_split(size: int, *, seed: int, split: int) -> ImageSet:
     images_NHWC = np.empty((size, PIXELS, PIXELS, 3), np.uint8)
     for chunk, start in enumerate(range(0, size, CHUNK)):
         stream = np.random.Generator(np.random.Philox(np.random.SeedSequence((seed, split, chunk))))
-        drawn_NHWC = _draw_chunk(np.arange(CHUNK) % len(SIGNED_DISTANCES), stream)
-        images_NHWC[start : start + CHUNK] = drawn_NHWC[: size - start]
+        images_NHWC[start : start + CHUNK] = _draw_chunk(stream)[: size - start]
     return ImageSet(images_NHWC, labels_N, tuple(SIGNED_DISTANCES))
 
 
-def _draw_chunk(labels_N: np.ndarray, stream: np.random.Generator) -> np.ndarray:
-    count = len(labels_N)
+def _draw_chunk(stream: np.random.Generator) -> np.ndarray:
+    labels_N = np.arange(CHUNK) % len(SIGNED_DISTANCES)
 
     def uniform(low: float, high: float, *shape: int) -> np.ndarray:
-        return low + (high - low) * stream.random((count, *shape), np.float32)
+        return low + (high - low) * stream.random((CHUNK, *shape), np.float32)
 
     # Where: the center of the shape, its radius and angle; lengths in pixels.
     radius_N = uniform(6.0, 13.0)
@@ -94,29 +90,6 @@ def _distances(labels_N, x_HW, y_HW, center_N2, radius_N, angle_N) -> np.ndarray
     return distance_NHW * radius_N[:, None, None]
 
 
-# The shapes, in the circle of radius 1: distance from the edge at the point (x, y), negative inside.
-
-
-def _disc(x, y):
-    return np.hypot(x, y) - 0.85
-
-
-def _ring(x, y):
-    return abs(np.hypot(x, y) - 0.75) - 0.17
-
-
-def _square(x, y):
-    return np.maximum(abs(x), abs(y)) - 0.72
-
-
-def _frame(x, y):
-    return abs(np.maximum(abs(x), abs(y)) - 0.6) - 0.15
-
-
-def _triangle(x, y):
-    return np.maximum(y, 0.866 * abs(x) - 0.5 * y) - 0.5
-
-
 def _cross(x, y):
     x, y = np.maximum(abs(x), abs(y)), np.minimum(abs(x), abs(y))
     return np.maximum(x - 0.95, y - 0.24)
@@ -131,10 +104,6 @@ def _star(x, y):
     return (radius * np.cos(angle) - 1) * normal.real + radius * np.sin(angle) * normal.imag
 
 
-def _crescent(x, y):
-    return np.maximum(np.hypot(x, y) - 0.9, 0.75 - np.hypot(x - 0.5, y))
-
-
 def _heart(x, y):
     """A square on its corner, and a disc on each of two neighboring sides."""
     side, x, y = 0.5, abs(x), y + 0.15
@@ -147,15 +116,16 @@ def _stripes(x, y):
     return np.maximum(bars, np.maximum(abs(x), abs(y)) - 0.78)
 
 
+# The shapes, in the circle of radius 1: distance from the edge at the point (x, y), negative inside.
 SIGNED_DISTANCES = {
-    "disc": _disc,
-    "ring": _ring,
-    "square": _square,
-    "frame": _frame,
-    "triangle": _triangle,
+    "disc": lambda x, y: np.hypot(x, y) - 0.85,
+    "ring": lambda x, y: abs(np.hypot(x, y) - 0.75) - 0.17,
+    "square": lambda x, y: np.maximum(abs(x), abs(y)) - 0.72,
+    "frame": lambda x, y: abs(np.maximum(abs(x), abs(y)) - 0.6) - 0.15,
+    "triangle": lambda x, y: np.maximum(y, 0.866 * abs(x) - 0.5 * y) - 0.5,
     "cross": _cross,
     "star": _star,
-    "crescent": _crescent,
+    "crescent": lambda x, y: np.maximum(np.hypot(x, y) - 0.9, 0.75 - np.hypot(x - 0.5, y)),
     "heart": _heart,
     "stripes": _stripes,
 }

@@ -24,18 +24,16 @@ def find(path: Path, *, name: str) -> Path | None:
 def read(path: Path, *, image_size: int) -> Dataset:
     """Decodes every image of an image folder or of a .tar, .tar.gz, .tar.xz or .zip of one.
 
-    One outer folder, hidden files and other files than images are ignored. Splits: `train`, `test` and `val` (or
-    `valid`, `validation`) as they are; without `test`, `val` is the test split; with neither, or with classes at the
-    top, a stratified sixth is held out for test (see `splits.assemble`). Classes are in the order of their sorted
-    folder names. `class_names.txt` beside the split folders, with lines 'folder words', gives the names to print if it
-    covers every class.
+    One outer folder, hidden files and other files than images are ignored. Splits are `train`, `test` and `val` (or
+    `valid`, `validation`), see `splits.assemble`; classes at the top are all `train`, sorted by their folder names.
+    `class_names.txt` beside the splits, with lines 'folder words', gives the names to print if it has every class.
 
     Args:
         image_size: pixels; images become this square, see `decode_image`. 0: all must have one size.
 
     Raises:
-        DataError: a damaged archive, an unreadable image, a class folder without images, no training
-            images, or a class that only the test or validation split has.
+        DataError: a damaged archive, an unreadable image, a class folder without images, no training images, or a
+            class that only the test or validation split has.
         UsageError: the images differ in size and `image_size` is 0.
     """
     images, folders, texts = _decode_all(path, image_size=image_size)
@@ -54,8 +52,7 @@ def read(path: Path, *, image_size: int) -> Dataset:
 
 def _decode_all(path: Path, *, image_size: int) -> tuple[dict[Parts, np.ndarray], set[Parts], dict[Parts, str]]:
     """Images uint8 (H, W, 3), folders, and the text of every class_names.txt."""
-    images, folders, texts = {}, set(), {}
-    first_name, first_size = "", ""
+    images, folders, texts, sizes = {}, set(), {}, {}
     for name, data in archives.members(path, endings=(*decode.SUFFIXES, CLASS_NAMES)):
         parts = PurePosixPath(name).parts
         folders.update(parts[:depth] for depth in range(1, len(parts) + (data is None)))
@@ -65,13 +62,11 @@ def _decode_all(path: Path, *, image_size: int) -> tuple[dict[Parts, np.ndarray]
             texts[parts] = data.decode("utf-8", "replace")
         elif name.lower().endswith(decode.SUFFIXES):
             images[parts] = image = decode.decode_image(data, where=f"{path}/{name}", size=image_size)
-            size = f"{image.shape[1]}x{image.shape[0]}"
-            if not first_name:
-                first_name, first_size = name, size
-            if size != first_size:
+            sizes.setdefault(f"{image.shape[1]}x{image.shape[0]}", name)
+            if len(sizes) > 1:
+                examples = " and ".join(f"{size} ({example})" for size, example in sizes.items())
                 raise UsageError(
-                    f"{path}: images of different sizes, {first_size} ({first_name}) and {size} ({name}); "
-                    "set --config.data.image_size=N to resize them all"
+                    f"{path}: images of different sizes, {examples}; set --config.data.image_size=N to resize them all"
                 )
     if not images:
         raise DataError(f"{path}: contains no images; expected split/class/file, e.g. train/cat/0001.png")

@@ -1,7 +1,6 @@
 """From `config.data` to a `Dataset`."""
 
 import dataclasses
-import functools
 import os
 import sys
 from pathlib import Path
@@ -50,9 +49,11 @@ def load(data_config: ConfigDict, *, allow_fallback: bool) -> Dataset:
         DataError: data that is missing, damaged or of another kind; the message names the file.
     """
     name, limit = data_config.name, data_config.limit
-    path = _configured_path(data_config)
     if name == "shapes":
+        if data_config.dir or data_config.image_size:
+            raise UsageError("--config.data.name=shapes is drawn at 32x32; leave out data.dir and data.image_size")
         return _draw(limit)
+    path = _configured_path(data_config)
     if path is None:
         try:
             path = tfds.find(tfds.default_data_dir(), name=name) or tfds.download_and_prepare(name)
@@ -63,21 +64,22 @@ def load(data_config: ConfigDict, *, allow_fallback: bool) -> Dataset:
             options = "; ".join(_ways_to_get(name))
             raise DataError(f"{name} was not found and cannot be downloaded ({error}): {options}") from error
     dataset = _named(_read(path, name=name, image_size=data_config.image_size), name, path)
-    return _limited(dataset, limit) if limit else dataset
+    if not limit:
+        return dataset
+    subsets = {
+        split: images.take(stratified_subset(images.labels_N, count=limit, seed=0))
+        for split, images in dataset.splits.items()
+    }
+    return dataclasses.replace(dataset, **subsets)
 
 
 def _configured_path(data_config: ConfigDict) -> Path | None:
     """The path that the user has set, if any."""
-    name = data_config.name
-    if name == "shapes":
-        if data_config.dir or data_config.image_size:
-            raise UsageError("--config.data.name=shapes is drawn at 32x32; leave out data.dir and data.image_size")
-        return None
     key, text = "--config.data.dir", data_config.dir
     if not text:
         key, text = VARIABLE, os.environ.get(VARIABLE)
     if not text:
-        if name == "folder":
+        if data_config.name == "folder":
             raise UsageError(f"--config.data.name=folder needs --config.data.dir or {VARIABLE}: which image folder?")
         return None
     path = Path(text).expanduser()
@@ -92,8 +94,7 @@ def _read(path: Path, *, name: str, image_size: int) -> Dataset:
     """Reads a data set of any kind, from the cache if it has been read before."""
     for reader in READERS:
         if location := reader.find(path, name=name):
-            read_location = functools.partial(reader.read, location, image_size=image_size)
-            return cached(location, image_size=image_size, read=read_location)
+            return cached(location, read=reader.read, image_size=image_size)
     raise DataError(f"{path}: neither .npz, .tar, .tar.gz, .tar.xz nor .zip; wrong path, or damaged")
 
 
@@ -110,14 +111,6 @@ def _named(dataset: Dataset, name: str, path: Path) -> Dataset:
         )
     is_published = dataset.name in (name, title)
     return dataclasses.replace(dataset, name=title if is_published else f"{title} ({path.name})")
-
-
-def _limited(dataset: Dataset, limit: int) -> Dataset:
-    def subset(images):
-        return images and images.take(stratified_subset(images.labels_N, count=limit, seed=0))
-
-    splits = {split: subset(getattr(dataset, split)) for split in ("train", "test", "validation")}
-    return dataclasses.replace(dataset, **splits)
 
 
 def _draw(limit: int) -> Dataset:

@@ -10,16 +10,14 @@ log = logging.getLogger(__name__)
 
 
 def split_train_validation(labels_N: np.ndarray, *, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Splits images into training and validation, class by class.
+    """Splits images into training and validation, class by class: sorted int64 indices of both.
+
+    For CIFAR and a fraction of 0.1 exactly 45,000 and 5,000.
 
     Args:
         labels_N: integers >= 0.
         fraction: of the images that go to validation, in [0, 1). A class keeps at least one for training.
         seed: >= 0; the same labels, fraction and seed give the same split on every machine.
-
-    Returns:
-        (train_indices, validation_indices): sorted int64, disjoint, together all indices. For CIFAR and a
-        fraction of 0.1 exactly 45,000 and 5,000.
     """
     chosen_N = _choose(labels_N, count=round(fraction * len(labels_N)), spare=1, seed=seed)
     return np.flatnonzero(~chosen_N), np.flatnonzero(chosen_N)

@@ -46,8 +46,6 @@ def _newest_first(path: Path) -> list[Path]:
 def read(path: Path, *, image_size: int) -> Dataset:
     """Reads the version directory `path` of any TFDS data set with the features `image` and `label`.
 
-    Splits as for image folders: without `test`, `validation` is the test split.
-
     Args:
         image_size: pixels; images become this square, see `decode_image`. 0: all must have one size.
 
@@ -122,24 +120,27 @@ def prepare(name: str, *, archive: Path, data_dir: Path) -> Path:
     import tensorflow_datasets as tfds
 
     stock = tfds.builder_cls(name)
-    contents = cifar_archive.read_contents(archive)
+    train, test, class_names = cifar_archive.read_contents(archive)
 
     class WithoutTensorFlow(stock, skip_registration=True):
         name = stock.name
 
         def _split_generators(self, dl_manager):
-            for label, names in zip(self._cifar_info.label_keys, contents.names, strict=True):
+            for label, names in zip(self._cifar_info.label_keys, class_names, strict=True):
                 self.info.features[label].names = list(names)
             return {
-                "train": self._generate_examples("train_", contents.train),
-                "test": self._generate_examples("test_", contents.test),
+                "train": self._generate_examples("train_", train),
+                "test": self._generate_examples("test_", test),
             }
 
         def _generate_examples(self, split_prefix, filepaths):
             images_NHWC, labels_LN = filepaths
             for index, (image_HWC, labels_L) in enumerate(zip(images_NHWC, labels_LN.T, strict=True)):
-                record = dict(zip(self._cifar_info.label_keys, labels_L.tolist(), strict=True))
-                yield index, record | {"id": f"{split_prefix}{index:05d}", "image": _png(image_HWC)}
+                png = io.BytesIO()
+                Image.fromarray(image_HWC).save(png, "PNG")
+                png.seek(0)
+                labels = dict(zip(self._cifar_info.label_keys, labels_L.tolist(), strict=True))
+                yield index, {"id": f"{split_prefix}{index:05d}", "image": png, **labels}
 
     if not sys.stderr.isatty():
         tfds.disable_progress_bar()
@@ -148,10 +149,3 @@ def prepare(name: str, *, archive: Path, data_dir: Path) -> Path:
     rebuild = tfds.download.DownloadConfig(download_mode=tfds.GenerateMode.REUSE_CACHE_IF_EXISTS)
     builder.download_and_prepare(download_config=rebuild)
     return Path(builder.data_dir)
-
-
-def _png(image_HWC: np.ndarray) -> io.BytesIO:
-    file = io.BytesIO()
-    Image.fromarray(image_HWC).save(file, "PNG")
-    file.seek(0)
-    return file

@@ -10,14 +10,10 @@ from pathlib import Path
 def atomic_path(path: Path) -> Iterator[Path]:
     """Yields a temporary path to write to; it becomes `path` when the block ends, and is removed if the block fails.
 
-    The temporary file is hidden, lies in the same folder and has the same suffix. Missing folders are created.
-
-    Example:
-        with atomic_path(folder / "predictions.npz") as temporary:
-            np.savez(temporary, **arrays)
+    The temporary file is hidden, in the same folder, with the same suffix. Missing folders are created.
 
     Raises:
-        OSError: the file cannot be created, at the start of the block, or cannot be renamed, at its end.
+        OSError: the file cannot be created, before the block runs, or cannot be renamed, at its end.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{os.getpid()}.{path.name}")

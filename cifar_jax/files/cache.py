@@ -5,18 +5,13 @@ from pathlib import Path
 
 from cifar_jax.errors import UsageError
 
-VARIABLE = "CIFAR_JAX_CACHE"
-
 
 def cache_root() -> Path:
-    """$CIFAR_JAX_CACHE, else ~/.cache/cifar_jax.
+    """$CIFAR_JAX_CACHE, else ~/.cache/cifar_jax; UsageError if there is no home directory.
 
     Below it: `data/` (decoded data sets), `pretrained/` (downloaded and converted weights) and `compiled/` (programs).
-
-    Raises:
-        UsageError: the variable is not set and there is no home directory.
     """
     try:
-        return Path(os.environ.get(VARIABLE) or "~/.cache/cifar_jax").expanduser()
+        return Path(os.environ.get("CIFAR_JAX_CACHE") or "~/.cache/cifar_jax").expanduser()
     except RuntimeError as error:
-        raise UsageError(f"there is no home directory: set {VARIABLE} to a folder for the cache") from error
+        raise UsageError("there is no home directory: set CIFAR_JAX_CACHE to a folder for the cache") from error

@@ -26,8 +26,7 @@ def record(path: Path, sha256: str) -> None:
 
 def recorded(path: Path) -> str | None:
     """The recorded checksum, or None if there is no record."""
-    record_path = _record_path(path)
-    return record_path.read_text() if record_path.exists() else None
+    return _record_path(path).read_text() if _record_path(path).exists() else None
 
 
 def _record_path(path: Path) -> Path:

@@ -13,18 +13,12 @@ from cifar_jax.preprocessing.resize import resize
 
 @dataclasses.dataclass(frozen=True)
 class Preprocessing:
-    """How images become the input of a model; saved in every checkpoint.
+    """How images become the input of a model; saved in every checkpoint."""
 
-    Attributes:
-        mean, std: of each channel, RGB, of values in 0..1.
-        image_size: pixels; images of another size are resized to this square, with antialiasing.
-        resize_method: 'bicubic' or 'bilinear'.
-    """
-
-    mean: tuple[float, ...]
+    mean: tuple[float, ...]  # per channel, RGB, of values in 0..1
     std: tuple[float, ...]
-    image_size: int
-    resize_method: str = "bicubic"
+    image_size: int  # pixels; images of another size are resized to this square, with antialiasing
+    resize_method: str = "bicubic"  # or 'bilinear'
 
     @classmethod
     def from_json(cls, saved: dict) -> "Preprocessing":

@@ -50,14 +50,11 @@ def resampling_weights(
     # Distance of the centers of output and input pixels, in input pixels; of integers, so that float32 rounds once.
     offsets_OI = ((2 * (pixels_I - start) + 1) * out_size - (2 * outputs_O[:, None] + 1) * length) / (2 * out_size)
     stretch = jnp.maximum(length / out_size, 1)  # antialiasing: a wider filter if the image shrinks, as in Pillow
-    kernel = {"bilinear": _triangle, "bicubic": _cubic}[method]
+    distance_OI = jnp.abs(offsets_OI / stretch)
+    kernel_OI = _cubic(distance_OI) if method == "bicubic" else jnp.maximum(1 - distance_OI, 0)
     inside_I = (pixels_I >= start) & (pixels_I < start + length)
-    weights_OI = jnp.where(inside_I, kernel(jnp.abs(offsets_OI / stretch)), 0)
+    weights_OI = jnp.where(inside_I, kernel_OI, 0)
     return weights_OI / weights_OI.sum(axis=1, keepdims=True)
-
-
-def _triangle(distance):
-    return jnp.maximum(1 - distance, 0)
 
 
 def _cubic(distance):

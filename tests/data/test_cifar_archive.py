@@ -28,9 +28,9 @@ def test_all_four_versions_packed_and_unpacked(tmp_path, cifar, version):
 @EACH
 def test_coarse_labels_are_kept_for_tfds(tmp_path, cifar, version):
     made = _made(cifar, version)
-    contents = cifar_archive.read_contents(made.unpack(version, tmp_path))
-    np.testing.assert_array_equal(contents.train[1], made.labels[:, :50])
-    assert contents.names == tuple(tuple(names) for names in made.names)
+    (_, labels_LN), _, names = cifar_archive.read_contents(made.unpack(version, tmp_path))
+    np.testing.assert_array_equal(labels_LN, made.labels[:, :50])
+    assert names == tuple(map(tuple, made.names))
 
 
 def test_directory_with_several_is_searched_for_the_one_asked_for(tmp_path, cifar):
