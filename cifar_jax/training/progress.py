@@ -95,7 +95,7 @@ class NotebookProgress(LineProgress):
 
         self._step = self._step if step is None else step
         bar = f'<progress value="{self._step}" max="{self.total_steps}"></progress>'
-        content = display.HTML(f"{bar} step {self._step:,}/{self.total_steps:,} {html.escape(text)}")
+        content = display.HTML(f"{bar} step {self._step:,}/{self.total_steps:,}, {html.escape(text)}")
         if self._display is None:
             self._display = display.display(content, display_id=True)
         else:
