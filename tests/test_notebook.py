@@ -6,6 +6,7 @@ import re
 import sys
 from pathlib import Path
 
+import jax
 import nbformat
 import pytest
 from jupyter_client.kernelspec import KernelSpecManager
@@ -14,10 +15,16 @@ from nbclient import NotebookClient
 
 import cifar_jax
 from cifar_jax.modes.export import export
+from cifar_jax.pretrained.catalog import CATALOG
 
 ROOT = Path(__file__).parents[1]
 NOTEBOOK = ROOT / "notebooks" / "cifar10.ipynb"
-MODELS = ("frozen", "resized", "finetuned", "scratch")
+RECIPES = {
+    "frozen": "resnet50_frozen",
+    "resized": "resnet50_resized",
+    "finetuned": "resnet50_finetuned",
+    "scratch": "cnn_scratch",
+}
 N = 200  # images per split
 SMALL = {"data.name": "shapes", "data.limit": N, "train.batch_size": 30, "evaluation.batch_size": 100}
 BACKBONE = {"model.stage_sizes": (1, 1, 1, 1), "model.width": 8, "model.image_size": 32}
@@ -102,6 +109,18 @@ def test_the_notebook_in_the_repository_is_valid_and_without_outputs():
     assert not any(cell.outputs or cell.execution_count for cell in code)
 
 
+@pytest.mark.parametrize("backend", ["cpu", "gpu"])
+def test_its_own_parameters_are_valid_and_name_published_weights(backend, monkeypatch):
+    monkeypatch.setattr(jax, "default_backend", lambda: backend)
+    (cell,) = (cell for cell in nbformat.read(NOTEBOOK, as_version=4).cells if cell.id == "parameters")
+    values = {"jax": jax}
+    exec(cell.source, values)
+    for name, recipe in RECIPES.items():
+        config = cifar_jax.load_config(recipe, **values["COMMON"] | values[name.upper()])
+        assert config.data.limit == (1_000 if backend == "cpu" else 0)
+        assert (config.model.pretrained in CATALOG) == (name != "scratch")
+
+
 @pytest.mark.slow
 def test_every_cell_runs_and_prints_at_most_twenty_lines(executed):
     notebook, _ = executed
@@ -116,7 +135,7 @@ def test_every_cell_runs_and_prints_at_most_twenty_lines(executed):
 @pytest.mark.slow
 def test_each_training_cell_shows_one_progress_bar_that_is_complete(executed):
     notebook, _ = executed
-    for name in MODELS:
+    for name in RECIPES:
         pages = [output.data["text/html"] for output in outputs(notebook, name) if output.output_type == "display_data"]
         assert len(pages) == 1, name
         value, maximum = re.search(r'<progress value="(\d+)" max="(\d+)">', pages[0]).groups()
@@ -129,7 +148,7 @@ def test_the_comparison_table_has_the_accuracies_of_the_four_runs(executed):
     (table,) = outputs(notebook, "table")
     rows = [line.strip("| ").split(" | ") for line in table.data["text/markdown"].splitlines() if line[:1] == "|"][2:]
     assert {row[0]: row[2].split()[0] for row in rows} == {
-        name: f"**{results(runs, name)['test']['accuracy']:.3f}**" for name in MODELS
+        name: f"**{results(runs, name)['test']['accuracy']:.3f}**" for name in RECIPES
     }
     assert (runs / "report.html").exists()
 
