@@ -46,7 +46,7 @@ def ablation(config: ConfigDict, workdir: str | Path, *, command: str = "") -> l
 
 
 def ablation_steps(config: ConfigDict) -> list[tuple[AblationStep, ConfigDict]]:
-    """The steps in order, each with its configuration: the one given, then one more fix per step.
+    """The steps in order with their configurations: the given one, then one more fix per step.
 
     Raises:
         UsageError: a fix names an unknown key or a value of the wrong type.
@@ -54,10 +54,6 @@ def ablation_steps(config: ConfigDict) -> list[tuple[AblationStep, ConfigDict]]:
     steps = []
     for number, (name, changes) in enumerate((("as the notebook", ()), *config.ablation)):
         config = with_overrides(config, {**dict(changes), "ablation": ()})  # the runs of a step are ordinary runs
-        steps.append((AblationStep(name, f"{number}_{_slug(name)}", dict(changes)), config))
+        folder = re.sub(r"\W+", "_", f"{number} {name}".lower()).strip("_")  # such as 3_muon_batches_of_512
+        steps.append((AblationStep(name, folder, dict(changes)), config))
     return steps
-
-
-def _slug(name: str) -> str:
-    """'Muon, batches of 512' as 'muon_batches_of_512', part of a folder name."""
-    return re.sub(r"\W+", "_", name.lower()).strip("_")

@@ -3,7 +3,7 @@
 import jax
 import numpy as np
 from ml_collections import ConfigDict
-from rich.table import Table
+from rich.table import Column, Table
 
 from cifar_jax.config.validate import validate
 from cifar_jax.data.batches import DeviceSplit
@@ -27,10 +27,8 @@ def inspect(config: ConfigDict) -> list[Table]:
 
 def _layers(architecture: dict) -> Table:
     height, width, channels = architecture["input"]
-    table = Table(title=f"{architecture['model']} on {width} x {height} x {channels} pixels")
-    for heading, justify in (("layer", "left"), ("output", "left"), ("parameters", "right"), ("trainable", "left")):
-        table.add_column(heading, justify=justify)
-    table.add_column("MFLOP/image", justify="right")
+    columns = ("layer", "output", _right("parameters"), "trainable", _right("MFLOP/image"))
+    table = Table(*columns, title=f"{architecture['model']} on {width} x {height} x {channels} pixels")
     for row in architecture["layers"]:
         table.add_row(
             row["name"],
@@ -41,13 +39,8 @@ def _layers(architecture: dict) -> Table:
         )
     frozen = architecture["parameters"] - architecture["trainable_parameters"]
     table.add_section()
-    table.add_row(
-        "all",
-        "",
-        f"{architecture['parameters']:,}",
-        f"{frozen:,} frozen",
-        f"{architecture['flops'] / 1e6:,.2f}",
-    )
+    megaflops = f"{architecture['flops'] / 1e6:,.2f}"
+    table.add_row("all", "", f"{architecture['parameters']:,}", f"{frozen:,} frozen", megaflops)
     return table
 
 
@@ -56,12 +49,12 @@ def _schedule(experiment: Experiment) -> Table:
     updates = experiment.total_steps // config.optimizer.accumulate_steps
     schedule, peak = update_schedule(experiment), config.optimizer.learning_rate
     table = Table(
+        _right("update"),
+        _right(f"learning rate ({config.optimizer.name})"),
+        "",
         title=f"{config.train.epochs} epochs of {experiment.steps_per_epoch:,} batches of {config.train.batch_size:,} "
-        f"images: {experiment.total_steps:,} steps, {updates:,} updates"
+        f"images: {experiment.total_steps:,} steps, {updates:,} updates",
     )
-    table.add_column("update", justify="right")
-    table.add_column(f"learning rate ({config.optimizer.name})", justify="right")
-    table.add_column("")
     for update in np.linspace(0, updates - 1, 11).round().astype(int):
         rate = peak * float(schedule(int(update)))
         table.add_row(f"{update:,}", f"{rate:.6f}", "#" * round(40 * rate / peak))
@@ -69,9 +62,7 @@ def _schedule(experiment: Experiment) -> Table:
 
 
 def _memory(experiment: Experiment) -> Table:
-    mesh = experiment.mesh
-    state = abstract_state(experiment)
-    train = experiment.splits["train"]
+    mesh, train, state = experiment.mesh, experiment.splits["train"], abstract_state(experiment)
     split = sharded_like(DeviceSplit(train.images_NHWC, train.labels_N), mesh)
     order_EB = replicated_like(jax.eval_shape(compile_epoch_order(experiment), state.step), mesh)
     compiled = compile_steps(experiment).lower(state, split, order_EB, steps=1).compile()
@@ -81,12 +72,14 @@ def _memory(experiment: Experiment) -> Table:
         "training split, uint8, all devices": _bytes(split),
         "temporaries of a step, per device": compiled.memory_analysis().temp_size_in_bytes,
     }
-    table = Table(title=f"memory on {describe(mesh)}")
-    table.add_column("part")
-    table.add_column("MB", justify="right")
+    table = Table("part", _right("MB"), title=f"memory on {describe(mesh)}")
     for name, size in sizes.items():
         table.add_row(name, f"{size / MEGABYTE:,.1f}")
     return table
+
+
+def _right(heading: str) -> Column:
+    return Column(heading, justify="right")
 
 
 def _bytes(tree) -> int:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import jax
 import numpy as np
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from cifar_jax.data import ImageSet, batches, decode
@@ -39,7 +39,7 @@ class Prediction:
         class_name: of the most probable class.
         probability: of that class, 0 to 1.
         probabilities: float64 of each class by name; they sum to 1.
-        calibrated_probabilities: after temperature scaling; None where no temperature was fitted on this checkpoint.
+        calibrated_probabilities: after temperature scaling; None if no temperature was fitted on this checkpoint.
     """
 
     image: Path | int
@@ -69,7 +69,7 @@ def predict(
 
     Raises:
         UsageError: no such image, checkpoint or run; an array of another shape or dtype.
-        DataError: an image that cannot be read, or no checkpoint that is whole.
+        DataError: an image cannot be read, or all checkpoints are damaged.
     """
     if not isinstance(images, np.ndarray):
         images = decode.find_image_files([str(images)] if isinstance(images, str | Path) else list(map(str, images)))
@@ -78,25 +78,22 @@ def predict(
     start_devices(workdir)
     predictor = Predictor(workdir, checkpoint=checkpoint, tta=tta)
     predictions = list(predictor(images))
-    if len(predictions) < len(images):
-        raise DataError(
-            f"{len(images) - len(predictions)} of {len(images)} images cannot be read: {predictor.errors[0]}"
-        )
+    if errors := predictor.errors:
+        raise DataError(f"{len(errors)} of {len(images)} images cannot be read: {errors[0]}")
     return predictions
 
 
 class Predictor:
     """The network of a run with its preprocessing; the data set is not needed.
 
-    The shorter side of an image is resized to the side of the stored training images (bicubic, antialiased) and the
-    center square is kept; the rest is as in evaluation. An image of the stored size gets the same probabilities as in
-    evaluation.
+    The shorter side of an image is resized to the stored size of the training images (bicubic, antialiased), and the
+    center square is kept. The rest is as in evaluation: an image of the stored size gets the same probabilities.
 
     Attributes:
         class_names: K names.
         step: of the checkpoint.
         tta: whether test-time augmentation is on.
-        errors: one line for each image that could not be read.
+        errors: one line per image that could not be read.
     """
 
     def __init__(self, workdir: str | Path, *, checkpoint: str = "best", tta: bool | None = None):
@@ -119,7 +116,7 @@ class Predictor:
 
     def _dispatched(self, images: Images) -> Iterator[tuple[list[Path | int], jax.Array]]:
         """The readable images of each batch, and their logits (padded to the batch size) on the devices."""
-        # Few different batch sizes: each is a compiled program that the next call finds in the cache.
+        # a power of two: each batch size is another compiled program
         at_most = min(self._largest_batch, 1 << (len(images) - 1).bit_length())
         batch_size = math.ceil(at_most / self._mesh.size) * self._mesh.size
         indices_B = replicate(np.arange(batch_size, dtype=np.int32), self._mesh)
@@ -130,8 +127,10 @@ class Predictor:
                 decoded = zip(names[rows], threads.map(self._read, images[rows]), strict=True)
                 readable = {name: image_HWC for name, image_HWC in decoded if image_HWC is not None}
                 if readable:
-                    placed = self._placed(list(readable.values()), batch_size)
-                    logits = self._predict(self._variables, placed, indices_B)
+                    padding = [(0, batch_size - len(readable)), (0, 0), (0, 0), (0, 0)]
+                    images_BHWC = np.pad(np.stack(list(readable.values())), padding)
+                    batch = ImageSet(images_BHWC, np.zeros(batch_size, np.int32), self.class_names)  # without labels
+                    logits = self._predict(self._variables, batches.place(batch, self._mesh), indices_B)
                     yield list(readable), logits["tta" if self.tta else "plain"]
 
     def _read(self, image: Path | np.ndarray) -> np.ndarray | None:
@@ -143,12 +142,6 @@ class Predictor:
             logging.warning("%s", error)
             self.errors.append(str(error))
             return None
-
-    def _placed(self, images: list[np.ndarray], batch_size: int) -> batches.DeviceSplit:
-        """A batch on the devices, padded with black images; the labels are not used."""
-        images_NHWC = np.zeros((batch_size, *images[0].shape), np.uint8)
-        images_NHWC[: len(images)] = images
-        return batches.place(ImageSet(images_NHWC, np.zeros(batch_size, np.int32), self.class_names), self._mesh)
 
     def _predictions(self, names: list[Path | int], logits_NK: np.ndarray) -> Iterator[Prediction]:
         probabilities_NK = softmax(logits_NK)
@@ -175,7 +168,7 @@ def predict_table(
     Args:
         workdir, checkpoint, tta: see `predict`.
         files: at least one.
-        output: a file of JSON lines, see `as_json`; it appears only when all are done. '' = none.
+        output: a file of JSON lines, see `as_json`, which appears after the last prediction; '' = none.
 
     Returns:
         The table, and the number of files that could not be read.
@@ -184,14 +177,13 @@ def predict_table(
         UsageError, DataError: see `predict`; or `output` cannot be written.
     """
     start_devices(workdir)
-    with json_lines(output) if output else contextlib.nullcontext() as write:
+    with _json_lines(output) if output else contextlib.nullcontext() as write:
         predictor = Predictor(workdir, checkpoint=checkpoint, tta=tta)
         views = ", with test-time augmentation" if predictor.tta else ""
-        table = Table(title=f"{Path(workdir).absolute().name}, step {predictor.step}{views}")
-        table.add_column("file", overflow="fold")
-        table.add_column("class", overflow="fold")
-        table.add_column("probability", justify="right", no_wrap=True)
-        table.add_column("second class", overflow="fold")
+        file, label, second = (Column(heading, overflow="fold") for heading in ("file", "class", "second class"))
+        probability = Column("probability", justify="right", no_wrap=True)
+        title = f"{Path(workdir).absolute().name}, step {predictor.step}{views}"
+        table = Table(file, label, probability, second, title=title)
         for prediction in predictor(files):
             table.add_row(*_row(prediction))
             if write:
@@ -201,17 +193,13 @@ def predict_table(
 
 def _row(prediction: Prediction) -> tuple[Text, ...]:
     second = sorted(prediction.probabilities, key=prediction.probabilities.get, reverse=True)[1]
-    texts = (
-        str(prediction.image),
-        prediction.class_name,
-        f"{prediction.probability:.2%}",
-        f"{second} {prediction.probabilities[second]:.2%}",
-    )
-    return tuple(map(Text, texts))  # `Text`: brackets in a name are not markup
+    second = f"{second} {prediction.probabilities[second]:.2%}"
+    texts = (str(prediction.image), prediction.class_name, f"{prediction.probability:.2%}", second)
+    return tuple(map(Text, texts))  # brackets in a `Text` are not markup
 
 
 def as_json(prediction: Prediction) -> dict:
-    """A line of the output: file, class and probabilities with seven significant digits, the precision of float32."""
+    """A line of `--output`; probabilities have seven significant digits, the precision of float32."""
 
     def rounded(probabilities: dict[str, float] | None) -> dict[str, float] | None:
         return probabilities and {name: float(f"{value:.7g}") for name, value in probabilities.items()}
@@ -227,11 +215,11 @@ def as_json(prediction: Prediction) -> dict:
 
 
 @contextlib.contextmanager
-def json_lines(path: str) -> Iterator[Callable[[dict], None]]:
-    """`write(value)` adds a line to a file, which gets its name only when the block ends without an error.
+def _json_lines(path: str) -> Iterator[Callable[[dict], None]]:
+    """Yields `write(value)`, which adds a line to a file; the file appears when the block ends without an error.
 
     Raises:
-        UsageError: at once, if it cannot be written.
+        UsageError: the file cannot be written; at the start of the block.
     """
     target = Path(path)
     if target.is_dir():

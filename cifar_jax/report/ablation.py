@@ -30,10 +30,7 @@ class AblationStep:
 
 
 def write(directory: Path, steps: Sequence[AblationStep]) -> list[Path]:
-    """Writes ablation.json, ablation.md and ablation.png to `directory` from the finished runs of all steps.
-
-    Returns:
-        The files.
+    """Writes ablation.json, .md and .png to `directory` from the finished runs of all steps; returns their paths.
 
     Raises:
         DataError: a file of a run is missing or damaged.
@@ -41,8 +38,8 @@ def write(directory: Path, steps: Sequence[AblationStep]) -> list[Path]:
     """
     files = {kind: directory / f"ablation.{kind}" for kind in ("json", "md", "png")}
     rows = [_row(directory, step) for step in steps]
-    for before, row in itertools.pairwise(rows):
-        gains = [after - old for old, after in zip(before["accuracies"], row["accuracies"], strict=True)]
+    for previous, row in itertools.pairwise(rows):
+        gains = [after - before for before, after in zip(previous["accuracies"], row["accuracies"], strict=True)]
         row["gain"], *row["gain_interval"] = mean_interval(gains, bounds=(-1, 1))
     first = _results_by_seed(directory, steps[0])[0]
     summary = {
@@ -85,11 +82,7 @@ def _row(directory: Path, step: AblationStep) -> dict:
 
 
 def waterfall(summary: Mapping, *, path: Path) -> None:
-    """Draws one row per step, top down: a bar from the previous mean to its own, every seed, and the interval.
-
-    Args:
-        summary: the content of ablation.json.
-    """
+    """Draws each step of ablation.json as a row: a bar from the previous mean to its mean, all seeds, the interval."""
     rows = summary["steps"]
     title = f"{summary['data']}, test, n = {summary['n']:,}, {len(rows[0]['seeds'])} seeds\n{summary['name']}"
     with style.figure(path, title=title, height=1.2 + 0.42 * len(rows)) as figure:
@@ -106,13 +99,8 @@ def waterfall(summary: Mapping, *, path: Path) -> None:
             accuracies = [100 * accuracy for accuracy in row["accuracies"]]
             axes.plot(accuracies, [place] * len(accuracies), ".", color="black")
             gain = f"  ({100 * row['gain']:+.1f})" if place else ""
-            axes.annotate(
-                f"{mean:.1f}{gain}",
-                (max(high, *accuracies), place),
-                xytext=(6, 0),
-                textcoords="offset points",
-                verticalalignment="center",
-            )
+            end = (max(high, *accuracies), place)
+            axes.annotate(f"{mean:.1f}{gain}", end, xytext=(6, 0), textcoords="offset points", va="center")
         names = [row["name"] if place == 0 else f"+ {row['name']}" for place, row in enumerate(rows)]
         axes.set_yticks(range(len(rows)), ["\n".join(textwrap.wrap(style.printable(name), 30)) for name in names])
         axes.invert_yaxis()

@@ -1,6 +1,6 @@
 """Figures by class: label distribution, precision and recall, confusion matrix.
 
-Every function takes plain arrays, a title (data set, split, n, run) and the path to write.
+Public functions take plain arrays, K class names, a title and the path to write.
 """
 
 from collections.abc import Sequence
@@ -8,32 +8,24 @@ from pathlib import Path
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.colors import PowerNorm
 from matplotlib.figure import FigureBase
 from matplotlib.ticker import MaxNLocator
 
 from cifar_jax.report import style
 
-MAX_NAMED = 20  # classes; with more, their names do not fit side by side
-MAX_COUNTED = 12  # classes; with more, a count does not fit into its cell
+MAX_NAMED = 20  # with more classes, their names do not fit side by side
+MAX_COUNTED = 12  # with more classes, a count does not fit into its cell
 CONFUSED_PAIRS = 10
 WEAKEST, STRONGEST = 12, 6
-SCORES = {  # with marker and color
-    "precision": ("<", style.BLUE),
-    "recall": (">", style.VERMILLION),
-    "f1": ("|", "black"),
-}
+SCORES = {"precision": ("<", style.BLUE), "recall": (">", style.VERMILLION), "f1": ("|", "black")}  # marker, color
 
 
 def label_distribution(
     counts_by_split: dict[str, np.ndarray], class_names: Sequence[str], *, title: str, path: Path
 ) -> None:
-    """Images per class and split: one bar each, or for more than 20 classes the counts in falling order.
-
-    Args:
-        counts_by_split: integers (K,) by split.
-        class_names: K names.
-    """
+    """Images per class and split, integers (K,): one bar each, or for more than 20 classes the counts, sorted."""
     num_splits = len(counts_by_split)
     if len(class_names) <= MAX_NAMED:
         height = len(class_names) * (0.15 * num_splits + 0.1) + 0.9
@@ -55,19 +47,33 @@ def _bars(axes: Axes, counts_by_split: dict[str, np.ndarray], names: list[str]) 
         y = rows - 0.42 + (i + 0.5) * thickness
         bars = axes.barh(y, counts_K, thickness * 0.9, color=style.PALETTE[i], label=split)
         axes.bar_label(bars, [f"{count:,}" for count in counts_K], padding=3, fontsize=9)
-    axes.set_yticks(rows, names)
+    _name_rows(axes, names)
+    axes.margins(x=0.1)
+    _count_images(axes.xaxis, ticks=6)
+    axes.set_xlabel("images")
+
+
+def _name_rows(axes: Axes, names: Sequence[str]) -> None:
+    axes.set_yticks(range(len(names)), names)
     axes.tick_params(axis="y", length=0)
     axes.set_ylim(len(names) - 0.4, -0.6)
-    axes.margins(x=0.1)
-    axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
-    axes.xaxis.set_major_formatter("{x:,.0f}")
-    axes.set_xlabel("images")
+
+
+def _count_images(axis: Axis, *, ticks: int) -> None:
+    axis.set_major_locator(MaxNLocator(ticks, integer=True))
+    axis.set_major_formatter("{x:,.0f}")
+
+
+def _steps(axes: Axes, values_K: np.ndarray, *, color: str) -> None:
+    """A filled line over all classes."""
+    axes.stairs(values_K, np.arange(len(values_K) + 1), fill=True, color=color, alpha=0.35)
+    axes.stairs(values_K, np.arange(len(values_K) + 1), color=color, linewidth=1.4)
+    axes.set_xlim(0, len(values_K))
 
 
 def _profile(axes: Axes, counts_K: np.ndarray, class_names: Sequence[str], *, split: str, color: str) -> None:
     order = np.argsort(-counts_K, kind="stable")
-    axes.stairs(counts_K[order], np.arange(len(order) + 1), fill=True, color=color, alpha=0.35)
-    axes.stairs(counts_K[order], np.arange(len(order) + 1), color=color, linewidth=1.4)
+    _steps(axes, counts_K[order], color=color)
     most, fewest = order[0], order[-1]
     if counts_K[most] == counts_K[fewest]:
         spread = f"{counts_K[most]:,} per class, {len(order)} classes"
@@ -75,19 +81,13 @@ def _profile(axes: Axes, counts_K: np.ndarray, class_names: Sequence[str], *, sp
         names = [style.short(class_names[i], 10) for i in (most, fewest)]
         spread = f"{counts_K[most]:,} ({names[0]}) to {counts_K[fewest]:,} ({names[1]})"
     axes.set_title(f"{style.printable(split)}: {counts_K.sum():,} images\n{spread}")
-    axes.set_xlim(0, len(order))
     axes.set_ylim(0, max(1, counts_K.max() * 1.08))
     axes.set_ylabel("images")
-    axes.yaxis.set_major_locator(MaxNLocator(4, integer=True))
-    axes.yaxis.set_major_formatter("{x:,.0f}")
+    _count_images(axes.yaxis, ticks=4)
 
 
 def per_class(scores: dict[str, list], *, title: str, path: Path) -> None:
-    """Precision, recall and F1 of every class, the weakest first; of many classes the F1 curve and both ends.
-
-    Args:
-        scores: `per_class` of metrics.json: names, precision, recall and f1 (0 to 1) and support (images).
-    """
+    """`per_class` of metrics.json: precision, recall and F1, weakest first; of many classes, a curve and both ends."""
     order = np.argsort(scores["f1"], kind="stable")
     if len(order) <= MAX_NAMED:
         with style.figure(path, title=title, height=0.27 * len(order) + 1.1, width=style.NARROW) as figure:
@@ -100,18 +100,14 @@ def per_class(scores: dict[str, list], *, title: str, path: Path) -> None:
         with style.figure(path, title=title, height=sum(heights) + 0.3, width=style.NARROW) as figure:
             profile, weakest, strongest = figure.subplots(3, height_ratios=heights)
             f1_K = 100 * np.asarray(scores["f1"])[order]
-            profile.stairs(f1_K, np.arange(len(order) + 1), fill=True, color=style.GRAY, alpha=0.35)
-            profile.stairs(f1_K, np.arange(len(order) + 1), color=style.GRAY, linewidth=1.4)
-            profile.set(xlim=(0, len(order)), ylim=(0, 100), ylabel="F1 (%)", xlabel="classes, weakest first")
-            profile.set_title(
-                f"F1 of {len(order)} classes\n{f1_K[0]:.0f} to {f1_K[-1]:.0f} %, mean {f1_K.mean():.1f} %"
-            )
+            _steps(profile, f1_K, color=style.GRAY)
+            profile.set(ylim=(0, 100), ylabel="F1 (%)", xlabel="classes, weakest first")
+            spread = f"{f1_K[0]:.0f} to {f1_K[-1]:.0f} %, mean {f1_K.mean():.1f} %"
+            profile.set_title(f"F1 of {len(order)} classes\n{spread}")
             _score_rows(weakest, scores, order[:WEAKEST])
-            weakest.set_title(f"the {WEAKEST} weakest")
             _score_rows(strongest, scores, order[-STRONGEST:])
-            strongest.set_title(f"the {STRONGEST} strongest")
-            for axes in (weakest, strongest):
-                axes.set_xlim(-3, 103)
+            weakest.set(xlim=(-3, 103), title=f"the {WEAKEST} weakest")
+            strongest.set(xlim=(-3, 103), title=f"the {STRONGEST} strongest")
             strongest.set_xlabel("percent (in brackets: images)")
             figure.legend(*weakest.get_legend_handles_labels(), loc="outside lower center", ncols=3)
 
@@ -125,22 +121,14 @@ def _score_rows(axes: Axes, scores: dict[str, list], order: np.ndarray) -> None:
         size = 11 if marker == "|" else 6.5
         label = "F1" if score == "f1" else score
         axes.plot(values[score], rows, marker, color=color, markersize=size, markeredgewidth=1.6, label=label)
-    names = [f"{style.short(scores['names'][i])} ({scores['support'][i]:,})" for i in order]
-    axes.set_yticks(rows, names)
-    axes.tick_params(axis="y", length=0)
-    axes.set_ylim(len(order) - 0.4, -0.6)
+    _name_rows(axes, [f"{style.short(scores['names'][i])} ({scores['support'][i]:,})" for i in order])
     axes.margins(x=0.06)
     axes.xaxis.set_major_locator(MaxNLocator(7, integer=True))
     axes.grid(True, axis="x")
 
 
 def confusion_matrix(confusion_KK: np.ndarray, class_names: Sequence[str], *, title: str, path: Path) -> None:
-    """Counts and shares of the true class (color), true classes in rows; of many classes the worst pairs as a list.
-
-    Args:
-        confusion_KK: integers (K, K).
-        class_names: K names.
-    """
+    """Counts, and shares of the true class (in rows) as color; of many classes, a list of the worst pairs."""
     confusion_KK = np.asarray(confusion_KK)
     share_KK = confusion_KK / np.maximum(confusion_KK.sum(axis=1, keepdims=True), 1)
     ticks = [style.short(name, 14) for name in class_names]
@@ -190,10 +178,8 @@ def _confused_pairs(axes: Axes, confusion_KK: np.ndarray, share_KK: np.ndarray, 
     pairs = [divmod(int(i), len(names)) for i in worst if wrong_KK.flat[i] > 0]
     bars = axes.barh(range(len(pairs)), [wrong_KK[pair] for pair in pairs], color=style.VERMILLION)
     axes.bar_label(bars, [f"{wrong_KK[pair]:,} ({share_KK[pair]:.0%})" for pair in pairs], padding=3, fontsize=9)
-    axes.set_yticks(range(len(pairs)), [f"{names[true]} → {names[predicted]}" for true, predicted in pairs])
-    axes.tick_params(axis="y", length=0)
+    _name_rows(axes, [f"{names[true]} → {names[predicted]}" for true, predicted in pairs])
     axes.set_ylim(CONFUSED_PAIRS - 0.5, -0.5)
     axes.margins(x=0.3)
-    axes.xaxis.set_major_locator(MaxNLocator(4, integer=True))
-    axes.xaxis.set_major_formatter("{x:,.0f}")
+    _count_images(axes.xaxis, ticks=4)
     axes.set_xlabel("images (share of the true class)")

@@ -14,10 +14,7 @@ SPLITS = ("train", "validation", "test")
 
 
 def write(directory: Path) -> list[Path]:
-    """Compares all finished runs below `directory` and writes report.html, .md, .json and .png there.
-
-    Returns:
-        The files.
+    """Compares all finished runs below `directory`; writes report.html, .md, .json and .png there, returns their paths.
 
     Raises:
         UsageError: there is no finished run.
@@ -30,7 +27,7 @@ def write(directory: Path) -> list[Path]:
     pairs = list(_pairs(groups))
     write_json(files["json"], {"groups": rows, "pairs": pairs, "skipped": skipped})
     _draw(groups, title=f"{directory.name}: {len(runs)} runs", path=files["png"])
-    leaders = _leaders(groups)
+    leaders = set({group.data: group.runs[0].name for group in reversed(groups)}.values())  # best of each data set
     values = {
         "name": directory.name,
         "runs": len(runs),
@@ -66,21 +63,13 @@ def _row(group: Group, differences: dict[str, object]) -> dict:
 
 
 def _pairs(groups: Sequence[Group]) -> Iterator[dict]:
-    """Paired tests of every two configurations with the same test images, each represented by its first seed."""
+    """Paired tests of the first seeds of every two configurations with the same test images."""
     runs = [group.runs[0] for group in groups]
     tested = [(run, correct_N) for run in runs if (correct_N := run.correct()) is not None]
     for (first, first_correct_N), (second, second_correct_N) in itertools.combinations(tested, 2):
         if first.results["data"]["splits"]["test"] == second.results["data"]["splits"]["test"]:
             result = paired.compare(first_correct_N, second_correct_N)
             yield {"first": first.name, "second": second.name, **result}
-
-
-def _leaders(groups: Sequence[Group]) -> set[str]:
-    """For each data set, the first run of the configuration with the best validation accuracy."""
-    leaders: dict[str, str] = {}
-    for group in groups:
-        leaders.setdefault(group.data, group.runs[0].name)
-    return set(leaders.values())
 
 
 def _draw(groups: Sequence[Group], *, title: str, path: Path) -> None:

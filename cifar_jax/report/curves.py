@@ -18,13 +18,11 @@ def curves(history: dict[str, list], *, title: str, path: Path) -> None:
     """Loss, accuracy, learning rate and speed by epoch, with the epoch of the best validation accuracy marked.
 
     Args:
-        history: the content of history.json: loss and val_loss in nats, accuracy and val_accuracy (0 to 1),
-            learning_rate and images_per_second, lists of equal length with at least one epoch.
+        history: the content of history.json with at least one epoch; losses in nats, accuracies 0 to 1.
     """
     epochs = history["epoch"]
     best = int(np.argmax(history["val_accuracy"]))
     percent = {name: 100 * np.asarray(history[name]) for name in ("accuracy", "val_accuracy")}
-    speed = np.median(history["images_per_second"])
     with style.figure(path, title=title, height=8.4, width=style.NARROW) as figure:
         panels = loss, accuracy, rate, throughput = figure.subplots(4, sharex=True, height_ratios=(3, 3, 2, 2))
         _train_and_validation(loss, epochs, history["loss"], history["val_loss"], best=best)
@@ -35,7 +33,7 @@ def curves(history: dict[str, list], *, title: str, path: Path) -> None:
         loss.set_title(f"loss (nats): validation {history['val_loss'][best]:.3f} at epoch {epochs[best]}")
         accuracy.set_title(f"accuracy (%): validation {percent['val_accuracy'][best]:.2f} at epoch {epochs[best]}")
         rate.set_title("learning rate at the end of the epoch")
-        throughput.set_title(f"training images/s: median {speed:,.0f}")
+        throughput.set_title(f"training images/s: median {np.median(history['images_per_second']):,.0f}")
         throughput.yaxis.set_major_formatter("{x:,.0f}")
         for axes in panels:
             axes.grid(True)
@@ -66,8 +64,8 @@ def overlay(histories: dict[str, dict[str, Sequence[dict[str, list]]]], *, title
     """Validation loss and accuracy of several configurations by epoch, and accuracy by time, for each data set.
 
     Args:
-        histories: by data set and configuration, of which there are at most twenty per data set, the content of
-            history.json for each seed. The seeds of one configuration have the same line style.
+        histories: by data set and configuration (at most twenty), the content of history.json of each seed. The seeds
+            of a configuration have the same line style.
     """
     heights = [6.9 + 0.2 * len(by_name) for by_name in histories.values()]
     with style.figure(path, title=title, height=sum(heights), width=style.NARROW) as figure:

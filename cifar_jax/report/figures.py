@@ -1,6 +1,6 @@
 """The figures of a run with their titles: data set, split, n and run.
 
-The drawing modules are imported in the functions, because Matplotlib takes 0.3 s and training starts without it.
+The functions import the drawing modules, because Matplotlib takes 0.3 s to import and training starts without it.
 """
 
 from collections.abc import Mapping
@@ -18,23 +18,14 @@ def run_name(folder: RunFolder) -> str:
 
 
 def split_title(metrics: Mapping, *, run: str) -> str:
-    """The title of a figure of one split.
-
-    Args:
-        metrics: the content of metrics.json.
-    """
+    """The title of a figure of one split, from the content of metrics.json."""
     views = ", test-time augmentation" if metrics["tta"] else ""
-    return (
-        f"{metrics['data']}, {metrics['split']}, n = {metrics['n']:,}\n{run}: accuracy {metrics['accuracy']:.2%}{views}"
-    )
+    data = f"{metrics['data']}, {metrics['split']}, n = {metrics['n']:,}"
+    return f"{data}\n{run}: accuracy {metrics['accuracy']:.2%}{views}"
 
 
 def draw_metrics(metrics: Mapping, *, run: str, directory: Path) -> None:
-    """Draws the figures of one split that need no images: confusion_matrix, per_class and calibration.
-
-    Args:
-        metrics: the content of metrics.json.
-    """
+    """Draws the figures that need only metrics.json: confusion_matrix, per_class and calibration."""
     from cifar_jax.report import classes, reliability
 
     title = split_title(metrics, run=run)
@@ -45,12 +36,7 @@ def draw_metrics(metrics: Mapping, *, run: str, directory: Path) -> None:
 
 
 def draw_history(history: Mapping, results: Mapping, *, run: str, directory: Path) -> None:
-    """Draws curves.png.
-
-    Args:
-        history: the content of history.json.
-        results: the content of results.json, for the data set.
-    """
+    """Draws curves.png from the content of history.json and, for the title, results.json."""
     from cifar_jax.report import curves
 
     data = results["data"]

@@ -21,12 +21,9 @@ IGNORED_KEYS = {*FREE_KEYS, "train.seed", "train.seeds"}  # runs of one group ma
 
 
 def comparable_accuracy(metrics: Mapping) -> float:
-    """The accuracy of a split that runs are compared by.
+    """The accuracy for comparing runs, from the metrics of a split in results.json.
 
-    A probe is finally fitted on the validation images too; then it is the accuracy before that fit.
-
-    Args:
-        metrics: of one split in results.json.
+    The final fit of a probe includes the validation images; their accuracy is then that before the final fit.
     """
     return metrics.get("before_final_fit", metrics)["accuracy"]
 
@@ -53,11 +50,7 @@ class Run:
 
     @classmethod
     def read(cls, name: str, folder: RunFolder) -> "Run":
-        """Reads a run folder.
-
-        Raises:
-            DataError: the run is not finished, or a file is damaged.
-        """
+        """Reads a run folder. Raises DataError if the run is not finished or a file is damaged."""
         recorded = read_json(folder.config_json)
         if not folder.results_json.exists():
             raise DataError("not finished; run its command again to resume it")
@@ -139,7 +132,7 @@ def find(directory: Path) -> tuple[list[Run], list[str]]:
 def group(runs: Sequence[Run]) -> list[Group]:
     """Groups runs that differ only in their seed; sorted by data set, then by falling validation accuracy.
 
-    A repeated seed says nothing new about the variation between seeds and starts another group.
+    A run with a seed that is already in the group starts another group: it adds no information on the variation.
     """
     runs_by_key: dict[tuple, list[Run]] = {}
     repeats = collections.Counter()

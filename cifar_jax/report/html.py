@@ -13,15 +13,11 @@ from cifar_jax.files.atomic import atomic_path
 
 LARGE = 400_000  # bytes: a larger PNG is reduced to 256 colors, so that a page with ten figures is smaller than 5 MB
 SMALLEST, LARGEST = 88, 100  # CSS pixels per inch of a figure: its smallest text, 9 pt, is at least 11 px high
-DPI = 200  # of a PNG that does not say
+DPI = 200  # of a PNG without that information
 
 
 def write_page(path: Path, template: str, **values) -> None:
-    """Renders a template to `path`, atomically; in HTML every value is escaped.
-
-    Args:
-        template: a file in templates/.
-        values: its variables.
+    """Renders a file in templates/ with its variables to `path`, atomically; in HTML every value is escaped.
 
     Raises:
         OSError: the file cannot be written.
@@ -73,7 +69,7 @@ def breakable(name: str) -> Markup:
 def inlined(path: Path, *, alt: str) -> Markup:
     """An <img> element with the PNG as a data URI and its size in pixels, so that the layout does not shift on loading.
 
-    Its width on the page follows from its width in inches, see `SMALLEST`; a wider figure than the page scrolls.
+    The width on the page follows from the width in inches, see `SMALLEST`; a figure wider than the page scrolls.
     """
     content = path.read_bytes()
     with Image.open(io.BytesIO(content)) as image:

@@ -1,6 +1,6 @@
 """Figures made of images: samples of each class, augmented images, and mistakes.
 
-Every function takes plain arrays, a title (data set, split, n, run) and the path to write.
+Public functions take plain arrays (images uint8 RGB, labels 0 to K - 1), a title and the path to write.
 """
 
 from collections.abc import Sequence
@@ -20,13 +20,7 @@ SMALL = 64  # pixels: images up to this size are drawn without interpolation
 def samples(
     images_NHWC: np.ndarray, labels_N: np.ndarray, class_names: Sequence[str], *, title: str, path: Path
 ) -> None:
-    """The first images of each class, one row per class; of many classes 12, evenly spaced.
-
-    Args:
-        images_NHWC: uint8 RGB, 0 to 255.
-        labels_N: integers, 0 to K - 1.
-        class_names: K names.
-    """
+    """The first images (uint8 RGB) of each class, one row per class; of many classes 12, evenly spaced."""
     num_classes = len(class_names)
     shown = np.linspace(0, num_classes - 1, min(num_classes, SAMPLE_ROWS)).round().astype(int)
     if len(shown) < num_classes:
@@ -37,15 +31,9 @@ def samples(
 
 
 def augmentation(before_NHWC: np.ndarray, after_ENHWC: np.ndarray, *, title: str, path: Path) -> None:
-    """One image per column: as stored, and below as the model sees it in each of E epochs.
-
-    Args:
-        before_NHWC: uint8 RGB, 0 to 255; about 8 images.
-        after_ENHWC: uint8 RGB, 0 to 255; H and W may differ from those of `before_NHWC`.
-    """
-    epochs = [f"epoch {number}" for number in range(1, len(after_ENHWC) + 1)]
-    columns = len(before_NHWC)
-    _rows_of_images([[before_NHWC], after_ENHWC], [["stored"], epochs], columns=columns, title=title, path=path)
+    """One image per column, uint8 RGB: as stored, and below in each of E epochs, possibly with another H and W."""
+    names = [["stored"], [f"epoch {number}" for number in range(1, len(after_ENHWC) + 1)]]
+    _rows_of_images([[before_NHWC], after_ENHWC], names, columns=len(before_NHWC), title=title, path=path)
 
 
 def _rows_of_images(
@@ -54,7 +42,7 @@ def _rows_of_images(
     """Draws blocks of rows of images; the images of a block have one size, and each row has a name."""
     sheets = [_sheet(block, columns=columns) for block in blocks]
     heights = [sheet.shape[0] / sheet.shape[1] for sheet in sheets]
-    width = style.WIDTH - 0.2 - style.label_width([name for rows in names for name in rows])
+    width = style.WIDTH - 0.2 - 0.075 * max(len(name) for rows in names for name in rows)  # without the names
     with style.figure(path, title=title, height=width * sum(heights) + 0.15 * len(sheets)) as figure:
         figure.set_layout_engine("compressed")  # keeps the names next to images of fixed aspect ratio
         panels = figure.subplots(len(sheets), height_ratios=heights, squeeze=False)[:, 0]
@@ -93,14 +81,7 @@ def mistakes(
     title: str,
     path: Path,
 ) -> None:
-    """The twelve most confident mistakes and the twelve least confident correct predictions.
-
-    Args:
-        images_NHWC: uint8 RGB, 0 to 255.
-        labels_N: integers, 0 to K - 1.
-        probabilities_NK: 0 to 1.
-        class_names: K names, at least two.
-    """
+    """The twelve most confident mistakes and the twelve least confident correct predictions; K is at least 2."""
     names = [style.short(name, 13) for name in class_names]
     first_N, second_N = np.argsort(-probabilities_NK, axis=1, kind="stable")[:, :2].T
     confidence_N = probabilities_NK.max(axis=1)

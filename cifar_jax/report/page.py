@@ -29,10 +29,7 @@ FIGURES = {  # by section, in order, with captions
 
 
 def write(folder: RunFolder) -> Path:
-    """Writes report.html of a finished run from the files in its folder.
-
-    Returns:
-        The file, self-contained HTML without scripts.
+    """Writes report.html of a finished run, self-contained and without scripts, and returns its path.
 
     Raises:
         DataError: results.json or another file of the folder is missing or damaged.

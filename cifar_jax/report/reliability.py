@@ -10,11 +10,7 @@ from cifar_jax.report import style
 
 
 def calibration(metrics: dict, *, title: str, path: Path) -> None:
-    """Accuracy by confidence in bins of equal width, and the share of images in each bin (Guo et al. 2017).
-
-    Args:
-        metrics: the content of metrics.json; `temperature_scaled` is optional.
-    """
+    """Accuracy by confidence, and share of images, in the bins of metrics.json (Guo et al. 2017)."""
     bins = {name: np.asarray(values_B) for name, values_B in metrics["reliability"].items()}
     low, high = metrics["ece_interval"]
     heading = f"ECE {100 * metrics['ece']:.1f} % [{100 * low:.1f}, {100 * high:.1f}] in {len(bins['count'])} bins"
@@ -43,16 +39,8 @@ def _reliability(axes: Axes, *, count: np.ndarray, confidence: np.ndarray, accur
     axes.plot([0, 100], [0, 100], color="black", linewidth=1, linestyle="--", label="calibrated")
     axes.bar(centers, accuracy_F, 0.92 * width, color=style.BLUE, alpha=0.75, label="accuracy, 95 % interval")
     axes.errorbar(centers, accuracy_F, whiskers, fmt="none", ecolor="black", elinewidth=1.2, capsize=3)
-    axes.bar(
-        centers,
-        confidence_F - accuracy_F,
-        0.92 * width,
-        bottom=accuracy_F,
-        fill=False,
-        hatch="////",
-        edgecolor=style.VERMILLION,
-        linewidth=1,
-        label="gap to the mean confidence",
-    )
+    hatched = {"fill": False, "hatch": "////", "edgecolor": style.VERMILLION, "linewidth": 1}
+    gap, label = confidence_F - accuracy_F, "gap to the mean confidence"
+    axes.bar(centers, gap, 0.92 * width, bottom=accuracy_F, label=label, **hatched)
     axes.set(xlim=(0, 100), ylim=(0, 102), ylabel="accuracy (%)")
     axes.grid(True)

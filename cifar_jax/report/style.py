@@ -50,10 +50,10 @@ STYLE = {
 
 @contextlib.contextmanager
 def figure(path: pathlib.Path, *, title: str, height: float, width: float = WIDTH) -> Iterator[Figure]:
-    """Yields a figure to draw on; it is written to `path` as PNG when the block ends without an error.
+    """Yields a figure to draw on; it is written to `path` as PNG, atomically, if the block ends without an error.
 
     Args:
-        path: of the PNG, written atomically; missing folders are created.
+        path: of the PNG; missing folders are created.
         title: above the axes at the left; long lines are wrapped.
         height: inches, without the title.
         width: inches.
@@ -86,8 +86,3 @@ def short(name: str, length: int = 18) -> str:
         return name
     head = 2 * length // 3
     return f"{name[:head]}…{name[head + 1 - length :]}"
-
-
-def label_width(names: list[str]) -> float:
-    """The approximate width in inches of the longest of `names` as a tick label."""
-    return 0.075 * max(map(len, names))
