@@ -129,10 +129,7 @@ def evaluation_directory(folder: RunFolder, config: ConfigDict, *, split: str, s
 
 
 def with_tta(config: ConfigDict, split: str) -> bool:
-    """Whether to use test-time augmentation: as configured, but not for the train split (6 times the cost).
-
-    Never with cached features.
-    """
+    """Test-time augmentation as configured, but not for the train split (6 times the cost) or with cached features."""
     return config.evaluation.tta and split != "train" and not config.train.cached_features
 
 

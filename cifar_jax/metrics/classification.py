@@ -35,11 +35,9 @@ def wilson_interval(correct: int, n: int) -> tuple[float, float]:
 def mean_interval(
     values: Sequence[float], *, bounds: tuple[float, float] = (-math.inf, math.inf)
 ) -> tuple[float, float, float]:
-    """Mean, lower and upper bound: the 95 % Student's t interval of a few independent values, such as one per seed.
+    """Mean, and low and high of its 95 % Student's t interval, of a few independent values, such as one per seed.
 
-    Args:
-        values: finite.
-        bounds: the smallest and largest possible value; the interval is clipped to them.
+    The interval is clipped to `bounds`, the smallest and largest possible value.
 
     Raises:
         ValueError: fewer than two values.

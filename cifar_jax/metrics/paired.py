@@ -6,7 +6,7 @@ RESAMPLES = 10_000
 
 
 def compare(first_correct_N: np.ndarray, second_correct_N: np.ndarray) -> dict:
-    """Compares two classifiers on the same images, at least one, given which of them each classifies correctly (bool).
+    """Compares two classifiers on the same N images; each array holds which of them one classifies correctly (bool).
 
     Returns:
         `n` images; `only_first` and `only_second`, how many only one classifier gets right; `difference`, the accuracy

@@ -15,7 +15,7 @@ from cifar_jax.training import results
 
 
 def ablation(config: ConfigDict, workdir: str | Path, *, command: str = "") -> list[Path]:
-    """Trains `train.seeds` runs of every step and writes ablation.json, .md and .png to `workdir`.
+    """Trains `train.seeds` runs of each step; writes ablation.json, .md and .png to `workdir` and returns their paths.
 
     An interrupted ablation resumes: finished runs are not trained again.
 
@@ -23,9 +23,6 @@ def ablation(config: ConfigDict, workdir: str | Path, *, command: str = "") -> l
         config: the first step, with the fixes in `config.ablation`.
         workdir: created if missing; holds one folder per step.
         command: recorded in the config.json of every run.
-
-    Returns:
-        The files written.
 
     Raises:
         UsageError: a fix or the number of seeds is invalid; raised before training.

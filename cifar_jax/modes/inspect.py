@@ -48,13 +48,9 @@ def _schedule(experiment: Experiment) -> Table:
     config = experiment.config
     updates = experiment.total_steps // config.optimizer.accumulate_steps
     schedule, peak = update_schedule(experiment), config.optimizer.learning_rate
-    table = Table(
-        _right("update"),
-        _right(f"learning rate ({config.optimizer.name})"),
-        "",
-        title=f"{config.train.epochs} epochs of {experiment.steps_per_epoch:,} batches of {config.train.batch_size:,} "
-        f"images: {experiment.total_steps:,} steps, {updates:,} updates",
-    )
+    batches = f"{experiment.steps_per_epoch:,} batches of {config.train.batch_size:,} images"
+    title = f"{config.train.epochs} epochs of {batches}: {experiment.total_steps:,} steps, {updates:,} updates"
+    table = Table(_right("update"), _right(f"learning rate ({config.optimizer.name})"), "", title=title)
     for update in np.linspace(0, updates - 1, 11).round().astype(int):
         rate = peak * float(schedule(int(update)))
         table.add_row(f"{update:,}", f"{rate:.6f}", "#" * round(40 * rate / peak))

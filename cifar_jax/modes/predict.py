@@ -56,16 +56,13 @@ def predict(
     checkpoint: str = "best",
     tta: bool | None = None,
 ) -> list[Prediction]:
-    """Predicts the classes of images with the network of a run.
+    """Predicts the classes of images with the network of a run: one prediction per image, in order.
 
     Args:
         workdir: the run folder.
         images: files, folders and globs, or an array: uint8 (N, H, W, 3), RGB, any height and width.
         checkpoint: 'best', 'latest' or the number of a step.
         tta: test-time augmentation; None = as the run's configuration says.
-
-    Returns:
-        One prediction per image, in order.
 
     Raises:
         UsageError: no such image, checkpoint or run; an array of another shape or dtype.
@@ -144,34 +141,22 @@ class Predictor:
             return None
 
     def _predictions(self, names: list[Path | int], logits_NK: np.ndarray) -> Iterator[Prediction]:
-        probabilities_NK = softmax(logits_NK)
-        calibrated_NK = softmax(logits_NK / self._temperature) if self._temperature else [None] * len(names)
-        for name, probabilities_K, calibrated_K in zip(names, probabilities_NK, calibrated_NK, strict=True):
-            best = int(probabilities_K.argmax())
-            yield Prediction(
-                image=name,
-                class_name=self.class_names[best],
-                probability=float(probabilities_K[best]),
-                probabilities=self._by_class(probabilities_K),
-                calibrated_probabilities=None if calibrated_K is None else self._by_class(calibrated_K),
-            )
+        plain = self._by_class(logits_NK)
+        calibrated = self._by_class(logits_NK / self._temperature) if self._temperature else [None] * len(names)
+        for name, probabilities, calibrated_probabilities in zip(names, plain, calibrated, strict=True):
+            best = max(probabilities, key=probabilities.get)
+            yield Prediction(name, best, probabilities[best], probabilities, calibrated_probabilities)
 
-    def _by_class(self, values_K: np.ndarray) -> dict[str, float]:
-        return dict(zip(self.class_names, values_K.tolist(), strict=True))
+    def _by_class(self, logits_NK: np.ndarray) -> list[dict[str, float]]:
+        return [dict(zip(self.class_names, row, strict=True)) for row in softmax(logits_NK).tolist()]
 
 
 def predict_table(
     workdir: str | Path, files: Sequence[Path], *, checkpoint: str, tta: bool | None, output: str
 ) -> tuple[Table, int]:
-    """Predicts image files for the command line: a table, and one line of JSON per image.
+    """A table of predictions for the command line, and the number of files that could not be read.
 
-    Args:
-        workdir, checkpoint, tta: see `predict`.
-        files: at least one.
-        output: a file of JSON lines, see `as_json`, which appears after the last prediction; '' = none.
-
-    Returns:
-        The table, and the number of files that could not be read.
+    Also writes `output`, a file of JSON lines, see `as_json`; '' = none. The other arguments are those of `predict`.
 
     Raises:
         UsageError, DataError: see `predict`; or `output` cannot be written.
@@ -192,25 +177,24 @@ def predict_table(
 
 
 def _row(prediction: Prediction) -> tuple[Text, ...]:
-    second = sorted(prediction.probabilities, key=prediction.probabilities.get, reverse=True)[1]
-    second = f"{second} {prediction.probabilities[second]:.2%}"
+    class_name = sorted(prediction.probabilities, key=prediction.probabilities.get, reverse=True)[1]
+    second = f"{class_name} {prediction.probabilities[class_name]:.2%}"
     texts = (str(prediction.image), prediction.class_name, f"{prediction.probability:.2%}", second)
     return tuple(map(Text, texts))  # brackets in a `Text` are not markup
 
 
 def as_json(prediction: Prediction) -> dict:
     """A line of `--output`; probabilities have seven significant digits, the precision of float32."""
-
-    def rounded(probabilities: dict[str, float] | None) -> dict[str, float] | None:
-        return probabilities and {name: float(f"{value:.7g}") for name, value in probabilities.items()}
-
-    probabilities = rounded(prediction.probabilities)
+    probabilities, calibrated = (
+        values and {name: float(f"{value:.7g}") for name, value in values.items()}
+        for values in (prediction.probabilities, prediction.calibrated_probabilities)
+    )
     return {
         "file": str(prediction.image),
         "class": prediction.class_name,
         "probability": probabilities[prediction.class_name],
         "probabilities": probabilities,
-        "calibrated_probabilities": rounded(prediction.calibrated_probabilities),
+        "calibrated_probabilities": calibrated,
     }
 
 

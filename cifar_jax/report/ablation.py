@@ -16,17 +16,11 @@ from cifar_jax.runs.run_folder import read_json, write_json
 
 @dataclasses.dataclass(frozen=True)
 class AblationStep:
-    """One step of an ablation.
+    """One step of an ablation."""
 
-    Attributes:
-        name: of the fix.
-        folder: of its runs, one per seed, relative to the folder of the ablation.
-        changes: the configuration keys that differ from the previous step, with their values.
-    """
-
-    name: str
-    folder: str
-    changes: Mapping[str, object]
+    name: str  # of the fix
+    folder: str  # of its runs, one per seed, relative to the folder of the ablation
+    changes: Mapping[str, object]  # the configuration keys that differ from the previous step, with their values
 
 
 def write(directory: Path, steps: Sequence[AblationStep]) -> list[Path]:

@@ -157,8 +157,7 @@ def _matrix(figure: FigureBase, axes: Axes, share_KK: np.ndarray, names: list[st
     ticks = np.arange(0, len(names), -(-len(names) // MAX_NAMED))
     axes.set_xticks(ticks, [names[i] for i in ticks], rotation=90)
     axes.set_yticks(ticks, [names[i] for i in ticks])
-    axes.set_xlabel("predicted class")
-    axes.set_ylabel("true class")
+    axes.set(xlabel="predicted class", ylabel="true class")
     axes.spines[:].set_visible(True)
 
 

@@ -89,12 +89,9 @@ def _overlay(figure: FigureBase, histories: dict[str, Sequence[dict[str, list]]]
     last = max(history["epoch"][-1] for seeds in histories.values() for history in seeds)
     for axes in (loss, accuracy):
         _set_epoch_axis(axes, 1, last)
-        axes.set_xlabel("epoch")
-    by_time.set_xlim(left=0)
-    by_time.set_xlabel("minutes of training and validation")
-    loss.set_title("validation loss (nats)")
-    accuracy.set_title("validation accuracy (%)")
-    by_time.set_title("validation accuracy (%) by time")
+    loss.set(title="validation loss (nats)", xlabel="epoch")
+    accuracy.set(title="validation accuracy (%)", xlabel="epoch")
+    by_time.set(title="validation accuracy (%) by time", xlabel="minutes of training and validation", xlim=(0, None))
     for axes in (loss, accuracy, by_time):
         axes.grid(True)
     figure.legend(*loss.get_legend_handles_labels(), loc="outside lower center")

@@ -30,23 +30,14 @@ def comparable_accuracy(metrics: Mapping) -> float:
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """A finished run.
+    """A finished run."""
 
-    Attributes:
-        name: its path relative to the searched folder.
-        folder: the run folder.
-        recipe: name of the recipe file; '' if the command names none.
-        config: by dotted key, without `IGNORED_KEYS`.
-        results: the content of results.json.
-        history: the content of history.json.
-    """
-
-    name: str
+    name: str  # its path relative to the searched folder
     folder: RunFolder
-    recipe: str
-    config: dict[str, object]
-    results: dict
-    history: dict[str, list]
+    recipe: str  # the name of the recipe file; '' if the command has none
+    config: dict[str, object]  # by dotted key, without `IGNORED_KEYS`
+    results: dict  # the content of results.json
+    history: dict[str, list]  # the content of history.json
 
     @classmethod
     def read(cls, name: str, folder: RunFolder) -> "Run":

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.figure import FigureBase
 
 from cifar_jax.report import style
 
@@ -90,29 +89,27 @@ def mistakes(
     wrong, correct = order[is_wrong_N[order]][::-1], order[~is_wrong_N[order]]
 
     shown = MISTAKE_ROWS * MISTAKE_COLUMNS
-    wrong_captions = [f"{names[labels_N[i]]}\n→ {names[first_N[i]]} {confidence_N[i]:.0%}" for i in wrong[:shown]]
-    correct_captions = [
-        f"{names[first_N[i]]} {confidence_N[i]:.0%}\nor {names[second_N[i]]} {probabilities_NK[i, second_N[i]]:.0%}"
-        for i in correct[:shown]
-    ]
-    parts = [
-        (f"most confident of {len(wrong):,} mistakes: true class → predicted class", wrong, wrong_captions),
-        (f"least confident of {len(correct):,} correct predictions, with the second class", correct, correct_captions),
-    ]
-    rows = [max(1, -(-len(captions) // MISTAKE_COLUMNS)) for _, _, captions in parts]
+    parts = {
+        f"most confident of {len(wrong):,} mistakes: true class → predicted class": wrong[:shown],
+        f"least confident of {len(correct):,} correct predictions, with the second class": correct[:shown],
+    }
+
+    def caption(i: int) -> str:
+        first = f"{names[first_N[i]]} {confidence_N[i]:.0%}"
+        if is_wrong_N[i]:
+            return f"{names[labels_N[i]]}\n→ {first}"
+        return f"{first}\nor {names[second_N[i]]} {probabilities_NK[i, second_N[i]]:.0%}"
+
+    rows = [max(1, -(-len(indices) // MISTAKE_COLUMNS)) for indices in parts.values()]
     aspect = images_NHWC.shape[1] / images_NHWC.shape[2]
     heights = [row * (aspect * style.WIDTH / MISTAKE_COLUMNS + 0.4) + 0.3 for row in rows]
     with style.figure(path, title=title, height=sum(heights)) as figure:
         halves = figure.subfigures(2, height_ratios=heights)
-        for half, row_count, (heading, indices, captions) in zip(halves, rows, parts, strict=True):
+        for half, row_count, (heading, indices) in zip(halves, rows, parts.items(), strict=True):
             half.suptitle(heading, x=0.01, ha="left", size=10, weight="normal")
-            _captioned(half, images_NHWC[indices[:shown]], captions, rows=row_count)
-
-
-def _captioned(figure: FigureBase, images_NHWC: np.ndarray, captions: Sequence[str], *, rows: int) -> None:
-    cells = figure.subplots(rows, MISTAKE_COLUMNS, squeeze=False).ravel()
-    for axes in cells:
-        axes.set_axis_off()
-    for axes, image_HWC, caption in zip(cells, images_NHWC, captions, strict=False):
-        _show(axes, image_HWC, image_side=image_HWC.shape[1])
-        axes.set_title(caption, fontsize=9, loc="left")
+            cells = half.subplots(row_count, MISTAKE_COLUMNS, squeeze=False).ravel()
+            for axes in cells:
+                axes.set_axis_off()
+            for axes, i in zip(cells, indices, strict=False):
+                _show(axes, images_NHWC[i], image_side=images_NHWC.shape[2])
+                axes.set_title(caption(i), fontsize=9, loc="left")

@@ -1,6 +1,5 @@
 """report.html of one run: results, figures, architecture and configuration on one page."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 from cifar_jax.config.validate import flatten
@@ -43,14 +42,13 @@ def write(folder: RunFolder) -> Path:
         config=flatten(recorded["config"]),
         results=read_json(folder.results_json),
         architecture=read_json(folder.architecture_json),
-        sections={section: list(_inlined(folder, shown)) for section, shown in FIGURES.items()},
+        sections={
+            section: [
+                (inlined(path, alt=caption), caption)
+                for name, caption in captions.items()
+                if (path := folder.figures_dir / f"{name}.png").exists()
+            ]
+            for section, captions in FIGURES.items()
+        },
     )
     return folder.report_html
-
-
-def _inlined(folder: RunFolder, captions: dict[str, str]) -> Iterator[tuple[str, str]]:
-    """Image and caption of each figure that exists."""
-    for name, caption in captions.items():
-        path = folder.figures_dir / f"{name}.png"
-        if path.exists():
-            yield inlined(path, alt=caption), caption

@@ -24,8 +24,7 @@ def calibration(metrics: dict, *, title: str, path: Path) -> None:
         edges = np.linspace(0, 100, len(bins["count"]) + 1)
         below.stairs(100 * bins["count"] / metrics["n"], edges, fill=True, color=style.GRAY, alpha=0.6)
         below.set_title(f"mean confidence {confidence:.1%}, accuracy {metrics['accuracy']:.1%}")
-        below.set_ylabel("images (%)")
-        below.set_xlabel("confidence in the predicted class (%)")
+        below.set(xlabel="confidence in the predicted class (%)", ylabel="images (%)")
         figure.legend(*above.get_legend_handles_labels(), loc="outside lower center")
 
 

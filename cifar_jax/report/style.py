@@ -39,7 +39,6 @@ STYLE = {
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.axisbelow": True,
-    "axes.grid": False,
     "grid.color": "#DDDDDD",
     "grid.linewidth": 0.6,
     "legend.frameon": False,
@@ -52,11 +51,7 @@ STYLE = {
 def figure(path: pathlib.Path, *, title: str, height: float, width: float = WIDTH) -> Iterator[Figure]:
     """Yields a figure to draw on; it is written to `path` as PNG, atomically, if the block ends without an error.
 
-    Args:
-        path: of the PNG; missing folders are created.
-        title: above the axes at the left; long lines are wrapped.
-        height: inches, without the title.
-        width: inches.
+    `height` and `width` are in inches; the height is without the title, whose long lines are wrapped.
 
     Raises:
         OSError: the file cannot be written.
