@@ -147,8 +147,7 @@ def _preprocessing(model_config, images: ImageSet, backbone: Backbone | None) ->
     """That of the pretrained weights; without them, with the statistics of the training images."""
     image_size = model_config.image_size or images.images_NHWC.shape[1]
     if backbone is None:
-        mean, std = channel_statistics(images)
-        return Preprocessing(tuple(mean), tuple(std), image_size)
+        return Preprocessing(*channel_statistics(images), image_size)
     published = backbone.preprocessing
     return Preprocessing(
         tuple(model_config.input_mean) or published.mean,

@@ -58,17 +58,14 @@ def _draw_chunk(stream: np.random.Generator) -> np.ndarray:
     _paint(image_NHWC, shape_N3, _distances(labels_N, x_HW, y_HW, center_N2, radius_N, angle_N))
     for spot in range(SPOTS):
         spot_N2 = uniform(0.0, PIXELS, 2)
-        distance_NHW = np.hypot(*_from_center(x_HW, y_HW, spot_N2)) - uniform(1.0, 2.5)[:, None, None]
+        x_NHW, y_NHW = x_HW - spot_N2[:, 0, None, None], y_HW - spot_N2[:, 1, None, None]
+        distance_NHW = np.hypot(x_NHW, y_NHW) - uniform(1.0, 2.5)[:, None, None]
         _paint(image_NHWC, spot_NS3[:, spot], distance_NHW)
 
     noise_N = uniform(0.05, 0.35)
     image_NHWC += uniform(-1.0, 1.0, PIXELS, PIXELS, 3) * noise_N[:, None, None, None]
     image_NHWC = 0.5 + (image_NHWC - 0.5) * gain_N[:, None, None, None] + offset_N[:, None, None, None]
     return (image_NHWC.clip(0.0, 1.0) * 255 + 0.5).astype(np.uint8)
-
-
-def _from_center(x_HW: np.ndarray, y_HW: np.ndarray, center_N2: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    return x_HW - center_N2[:, 0, None, None], y_HW - center_N2[:, 1, None, None]
 
 
 def _paint(image_NHWC: np.ndarray, color_N3: np.ndarray, distance_NHW: np.ndarray) -> None:
@@ -79,7 +76,7 @@ def _paint(image_NHWC: np.ndarray, color_N3: np.ndarray, distance_NHW: np.ndarra
 
 def _distances(labels_N, x_HW, y_HW, center_N2, radius_N, angle_N) -> np.ndarray:
     """Signed distance in pixels of every pixel from the edge of its image's shape, negative inside."""
-    x_NHW, y_NHW = _from_center(x_HW, y_HW, center_N2)
+    x_NHW, y_NHW = x_HW - center_N2[:, 0, None, None], y_HW - center_N2[:, 1, None, None]
     cos_N, sin_N = np.cos(angle_N) / radius_N, np.sin(angle_N) / radius_N
     u_NHW = x_NHW * cos_N[:, None, None] + y_NHW * sin_N[:, None, None]
     v_NHW = y_NHW * cos_N[:, None, None] - x_NHW * sin_N[:, None, None]

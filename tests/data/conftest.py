@@ -14,7 +14,7 @@ from cifar_jax.data import cifar_archive
 
 
 @pytest.fixture(autouse=True)
-def _nothing_of_this_machine(tmp_path, monkeypatch):
+def _isolated(tmp_path, monkeypatch):
     monkeypatch.setenv("CIFAR_JAX_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "tensorflow_datasets"))
     monkeypatch.delenv("CIFAR_JAX_DATA", raising=False)

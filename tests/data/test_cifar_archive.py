@@ -10,51 +10,51 @@ from cifar_jax.errors import DataError
 EACH = pytest.mark.parametrize("version", cifar_archive.VERSIONS, ids=lambda version: version.folder)
 
 
-def _made(cifar, version):
+def _published(cifar, version):
     return cifar(10 if version.title == "CIFAR-10" else 100)
 
 
 @EACH
 def test_all_four_versions_packed_and_unpacked(tmp_path, cifar, version):
-    made = _made(cifar, version)
-    for path in (made.pack(version, tmp_path / "renamed.tgz"), made.unpack(version, tmp_path)):
+    original = _published(cifar, version)
+    for path in (original.pack(version, tmp_path / "renamed.tgz"), original.unpack(version, tmp_path)):
         assert cifar_archive.find(path, name="folder") == path
         assert cifar_archive.version_of(path) == version
         dataset = cifar_archive.read(path, image_size=0)
-        made.assert_equals(dataset)
+        original.assert_equals(dataset)
         assert dataset.name == version.title
 
 
 @EACH
 def test_coarse_labels_are_kept_for_tfds(tmp_path, cifar, version):
-    made = _made(cifar, version)
-    (_, labels_LN), _, names = cifar_archive.read_contents(made.unpack(version, tmp_path))
-    np.testing.assert_array_equal(labels_LN, made.labels[:, :50])
-    assert names == tuple(map(tuple, made.names))
+    original = _published(cifar, version)
+    (_, labels_LN), _, names = cifar_archive.read_contents(original.unpack(version, tmp_path))
+    np.testing.assert_array_equal(labels_LN, original.labels[:, :50])
+    assert names == tuple(map(tuple, original.names))
 
 
-def test_directory_with_several_is_searched_for_the_one_asked_for(tmp_path, cifar):
+def test_directory_with_several_archives_is_searched_by_name(tmp_path, cifar):
     ten = cifar(10).unpack(cifar_archive.CIFAR10_PYTHON, tmp_path)
     hundred = cifar(100).pack(cifar_archive.CIFAR100_BINARY, tmp_path / cifar_archive.CIFAR100_BINARY.archive)
     assert cifar_archive.find(tmp_path, name="cifar10") == ten
     assert cifar_archive.find(tmp_path, name="cifar100") == hundred
 
 
-def test_other_directories_are_not_claimed(tmp_path, write_images):
+def test_other_directories_are_ignored(tmp_path, write_images):
     write_images(tmp_path, {"train/cat": 1, "test/cat": 1})
     assert cifar_archive.find(tmp_path, name="cifar10") is None
 
 
 @EACH
 def test_published_name_with_another_md5_is_refused(tmp_path, cifar, version):
-    path = _made(cifar, version).pack(version, tmp_path / version.archive)
+    path = _published(cifar, version).pack(version, tmp_path / version.archive)
     with pytest.raises(DataError, match=f"{path}: md5 is [0-9a-f]{{32}}, published is {version.md5}"):
         cifar_archive.read(path, image_size=0)
 
 
 @EACH
 def test_truncated_archive_is_named(tmp_path, cifar, version):
-    path = _made(cifar, version).pack(version, tmp_path / "x.tgz")
+    path = _published(cifar, version).pack(version, tmp_path / "x.tgz")
     complete = path.read_bytes()
     for cut in (len(complete) // 2, len(complete) - 9):
         path.write_bytes(complete[:cut])
@@ -64,7 +64,7 @@ def test_truncated_archive_is_named(tmp_path, cifar, version):
 
 @EACH
 def test_short_missing_and_damaged_files_are_named(tmp_path, cifar, version):
-    folder = _made(cifar, version).unpack(version, tmp_path)
+    folder = _published(cifar, version).unpack(version, tmp_path)
     test = folder / version.test
     complete = test.read_bytes()
     test.write_bytes(complete[:-100])

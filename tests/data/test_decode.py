@@ -37,7 +37,7 @@ def test_every_mode_becomes_rgb():
     assert _color(Image.new("CMYK", (3, 2), (0, 255, 255, 0)), format="TIFF") == (255, 0, 0)
 
 
-def test_transparency_lies_on_white():
+def test_transparency_is_blended_with_white():
     assert _color(Image.new("RGBA", (3, 2), (255, 0, 0, 0))) == (255, 255, 255)
     assert _color(Image.new("RGBA", (3, 2), (255, 0, 0, 51))) == (255, 204, 204)
     assert _color(Image.new("LA", (3, 2), (0, 0))) == (255, 255, 255)

@@ -27,30 +27,30 @@ def ten_classes(tmp_path, write_images):
 
 
 def test_data_dir_then_environment_then_tfds(tmp_path, cifar, ten_classes, monkeypatch):
-    made = cifar(10)
-    binary = made.unpack(cifar_archive.CIFAR10_BINARY, tmp_path)
+    original = cifar(10)
+    binary = original.unpack(cifar_archive.CIFAR10_BINARY, tmp_path)
     installed = tfds.prepare("cifar10", archive=binary, data_dir=tfds.default_data_dir())
     assert _load(name="cifar10").source == str(installed)
     monkeypatch.setenv("CIFAR_JAX_DATA", str(binary))
-    made.assert_equals(_load(name="cifar10"))
+    original.assert_equals(_load(name="cifar10"))
     assert _load(name="cifar10", dir=str(ten_classes)).source == str(ten_classes)
 
 
 def test_every_kind_of_path_is_recognized(tmp_path, cifar, ten_classes):
-    made = cifar(10)
-    folder = made.unpack(cifar_archive.CIFAR10_PYTHON, tmp_path / "unpacked")
-    packed = made.pack(cifar_archive.CIFAR10_BINARY, tmp_path / "anything.tar.gz")
+    original = cifar(10)
+    folder = original.unpack(cifar_archive.CIFAR10_PYTHON, tmp_path / "unpacked")
+    packed = original.pack(cifar_archive.CIFAR10_BINARY, tmp_path / "anything.tar.gz")
     tfds.prepare("cifar10", archive=packed, data_dir=tmp_path / "tfds")
     np.savez(
         tmp_path / "arrays.npz",
-        x_train=made.images[:50],
-        y_train=np.append(made.labels[0, :49], 9),
-        x_test=made.images[50:],
-        y_test=made.labels[0, 50:],
+        x_train=original.images[:50],
+        y_train=np.append(original.labels[0, :49], 9),
+        x_test=original.images[50:],
+        y_test=original.labels[0, 50:],
     )
     for path in (folder, folder.parent, packed):
         dataset = _load(name="cifar10", dir=str(path))
-        made.assert_equals(dataset)
+        original.assert_equals(dataset)
         assert (dataset.name, dataset.source, dataset.is_fallback) == ("CIFAR-10", str(path), False)
     for path in (tmp_path / "tfds", tmp_path / "tfds" / "cifar10", tmp_path / "tfds" / "cifar10" / "3.0.2"):
         assert (_load(name="cifar10", dir=str(path)).name, len(_load(dir=str(path)).train)) == (

@@ -20,11 +20,11 @@ from cifar_jax.errors import DataError, UsageError
 
 @pytest.fixture
 def prepared(tmp_path, cifar):
-    """(made, data directory, version directory) of a synthetic CIFAR-10."""
-    made = cifar(10)
-    archive = made.pack(cifar_archive.CIFAR10_PYTHON, tmp_path / "x.tgz")
+    """(original, data directory, version directory) of a synthetic CIFAR-10."""
+    original = cifar(10)
+    archive = original.pack(cifar_archive.CIFAR10_PYTHON, tmp_path / "x.tgz")
     return (
-        made,
+        original,
         tmp_path / "data",
         tfds.prepare("cifar10", archive=archive, data_dir=tmp_path / "data"),
     )
@@ -48,26 +48,26 @@ def _assert_same_records(records, images, labels, names):
     ],
 )
 def test_stock_tfds_reads_what_was_prepared(tmp_path, cifar, name, version, labels):
-    made = cifar(10 if name == "cifar10" else 100)
-    archive = made.pack(version, tmp_path / "x.tgz")
+    original = cifar(10 if name == "cifar10" else 100)
+    archive = original.pack(version, tmp_path / "x.tgz")
     directory = tfds.prepare(name, archive=archive, data_dir=tmp_path / "data")
     assert directory == tmp_path / "data" / name / "3.0.2"
 
     stock = tensorflow_datasets.data_source(name, data_dir=tmp_path / "data", download=False)
-    _assert_same_records(list(stock["train"]), made.images[:50], made.labels[:, :50], labels)
-    _assert_same_records(list(stock["test"]), made.images[50:], made.labels[:, 50:], labels)
+    _assert_same_records(list(stock["train"]), original.images[:50], original.labels[:, :50], labels)
+    _assert_same_records(list(stock["test"]), original.images[50:], original.labels[:, 50:], labels)
     info = tensorflow_datasets.builder(name, data_dir=tmp_path / "data").info
-    assert [info.features[label].names for label in labels] == made.names
+    assert [info.features[label].names for label in labels] == original.names
 
 
 def test_prepared_data_read_back_have_the_same_images(prepared):
-    made, _, directory = prepared
+    original, _, directory = prepared
     dataset = tfds.read(directory, image_size=0)
     assert (dataset.name, dataset.validation) == ("cifar10", None)
-    assert dataset.class_names == tuple(made.names[0])
+    assert dataset.class_names == tuple(original.names[0])
     for images, start, stop in ((dataset.train, 0, 50), (dataset.test, 50, 60)):
         read = sorted((i.tobytes(), n) for i, n in zip(images.images_NHWC, images.labels_N, strict=True))
-        expected = zip(made.images[start:stop], made.labels[0, start:stop], strict=True)
+        expected = zip(original.images[start:stop], original.labels[0, start:stop], strict=True)
         assert read == sorted((image.tobytes(), label) for image, label in expected)
 
 

@@ -37,9 +37,9 @@ def test_shift_and_flip_is_reflect_padding_cropping_and_flipping():
         image[7 + row : 15 + row, 8 + column : 17 + column][:, :: -1 if flip else 1]
         for image, (row, column), flip in zip(padded, shifts_B2, flips_B, strict=True)
     ]
-    found = jax.jit(augment.shift_and_flip)(IMAGES_BHWC, shifts_B2=shifts_B2, flips_B=flips_B)
-    assert found.dtype == np.uint8
-    np.testing.assert_array_equal(found, np.stack(expected))
+    shifted_BHWC = jax.jit(augment.shift_and_flip)(IMAGES_BHWC, shifts_B2=shifts_B2, flips_B=flips_B)
+    assert shifted_BHWC.dtype == np.uint8
+    np.testing.assert_array_equal(shifted_BHWC, np.stack(expected))
 
 
 @pytest.mark.parametrize("flip", ["none", "random", "alternating"])
@@ -108,9 +108,9 @@ def test_crop_and_resize_is_pillows_crop_and_resize(method, size):
     boxes_B4 = np.array([(0, 0, 8, 9), (0, 0, 1, 1), (7, 8, 1, 1), (2, 3, 5, 4), (3, 0, 4, 9), (0, 6, 8, 3)], np.int32)
     images_BHWC = IMAGES_BHWC[: len(boxes_B4)]
     crop = functools.partial(augment.crop_and_resize, size=size, method=method)
-    found = jax.jit(crop)(images_BHWC, boxes_B4)
-    assert found.dtype == jnp.float32
-    for image, image_HWC, (top, left, height, width) in zip(found, images_BHWC, boxes_B4.tolist(), strict=True):
+    cropped_BHWC = jax.jit(crop)(images_BHWC, boxes_B4)
+    assert cropped_BHWC.dtype == jnp.float32
+    for image, image_HWC, (top, left, height, width) in zip(cropped_BHWC, images_BHWC, boxes_B4.tolist(), strict=True):
         for c in range(3):
             part = Image.fromarray(image_HWC[..., c].astype(np.float32)).crop((left, top, left + width, top + height))
             expected = part.resize((size, size), Image.Resampling[method.upper()])
@@ -141,13 +141,13 @@ def test_area_and_ratio_of_boxes_are_distributed_as_in_torchvision():
         height, width = round(np.sqrt(area / ratio)), round(np.sqrt(area * ratio))
         if height <= 224 and width <= 224:
             kept.append((height, width))
-    expected, found = np.array(kept), boxes((224, 224))[:, 2:]
+    expected, sides_B2 = np.array(kept), boxes((224, 224))[:, 2:]
     levels = np.linspace(0.02, 0.98, 25)
     for statistic in (lambda sides: sides.prod(axis=1) / 224**2, lambda sides: np.log(sides[:, 1] / sides[:, 0])):
         np.testing.assert_allclose(
-            np.quantile(statistic(found), levels), np.quantile(statistic(expected), levels), atol=0.025
+            np.quantile(statistic(sides_B2), levels), np.quantile(statistic(expected), levels), atol=0.025
         )
-    assert (found.prod(axis=1) / 224**2).min() < 0.085
+    assert (sides_B2.prod(axis=1) / 224**2).min() < 0.085
 
 
 def test_positions_of_boxes_are_uniform():
