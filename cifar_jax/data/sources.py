@@ -38,7 +38,6 @@ def load(data_config: ConfigDict, *, allow_fallback: bool) -> Dataset:
     data.fallback='shapes', the drawn shapes, with a warning. A path that is set is used or is an error.
 
     Args:
-        data_config: its name, dir, fallback, image_size and limit are read.
         allow_fallback: False with several processes, and wherever another data set would be wrong.
 
     Returns:

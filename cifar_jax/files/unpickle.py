@@ -14,7 +14,6 @@ import numpy as np
 from cifar_jax.errors import DataError
 
 _DTYPE_CODES = ("b1", "i1", "u1", "i2", "u2", "i4", "u4", "i8", "u8", "f2", "f4", "f8")
-_BYTE_ORDERS = ("|", "<", ">", "=")
 
 
 class _Dtype:
@@ -27,7 +26,7 @@ class _Dtype:
 
     def __setstate__(self, state):
         _, byte_order, *details = state
-        if byte_order not in _BYTE_ORDERS or details != [None, None, None, -1, -1, 0]:
+        if byte_order not in ("|", "<", ">", "=") or details != [None, None, None, -1, -1, 0]:
             raise DataError(f"dtype {self.dtype} with fields or flags in a pickle; do not use this file")
         self.dtype = self.dtype.newbyteorder(byte_order)
 
@@ -35,7 +34,8 @@ class _Dtype:
 class _Array:
     """Replaces `numpy.ndarray`; `values` is the array."""
 
-    values: np.ndarray | None = None
+    def __init__(self, values: np.ndarray | None = None):
+        self.values = values
 
     def __setstate__(self, state):
         _, shape, dtype, is_fortran, data = state
@@ -55,11 +55,8 @@ def _array(data, dtype, shape, order: str) -> np.ndarray:
 
 def _from_buffer(data, dtype, shape, order, axes=None) -> _Array:
     """How protocol 5 writes an array; order 'K' is C with the axes then permuted."""
-    array = _Array()
-    array.values = _array(data, dtype, shape, "F" if order == "F" else "C")
-    if order == "K":
-        array.values = array.values.transpose(axes)
-    return array
+    values = _array(data, dtype, shape, "F" if order == "F" else "C")
+    return _Array(values.transpose(axes) if order == "K" else values)
 
 
 def _encode(text: str, encoding: str) -> bytes:
@@ -103,8 +100,7 @@ class Unpickler(pickle._Unpickler):
     def load_bytearray8(self):
         self.append(self.read(int.from_bytes(self.read(8), "little")))
 
-    dispatch: ClassVar[dict] = {
-        **pickle._Unpickler.dispatch,
+    dispatch: ClassVar[dict] = pickle._Unpickler.dispatch | {
         pickle.BUILD[0]: load_build,
         pickle.BYTEARRAY8[0]: load_bytearray8,
     }
