@@ -1,5 +1,6 @@
 """Every kind of file is read exactly, damage is reported in one line, and no pickle is executed."""
 
+import collections
 import os
 import pickle
 import zipfile
@@ -50,7 +51,8 @@ def test_formats_written_by_their_libraries(kind, tensors, tmp_path):
 @pytest.mark.parametrize("legacy", [False, True])
 @pytest.mark.parametrize("nested", [False, True])
 def test_torch(legacy, nested, tensors, tmp_path, torch_names):
-    value = {name: Tensor(array) for name, array in tensors.items()}
+    value = collections.OrderedDict((name, Tensor(array)) for name, array in tensors.items())
+    value._metadata = {"": {"version": 1}}  # as in every state dict of PyTorch
     if nested:  # a training checkpoint
         optimizer = {"state": {0: {"momentum_buffer": Tensor(np.ones(3, np.float32))}}, "param_groups": [{"lr": 0.1}]}
         value = {"model": value, "optimizer": optimizer, "epoch": 3, "accuracy": np.float64(0.5)}
