@@ -40,11 +40,11 @@ class Ours:
         from cifar_jax.experiment import assemble
         from cifar_jax.training import state, step
 
-        devices.initialize(cpu_devices=0, batch_size=settings.batch_size, compilation_cache=True)
         config = load_config("resnet50_frozen")
         config.model.image_size = settings.size
         config.optimizer.update(name="sgd", learning_rate=0.1)
         config.train.update(batch_size=settings.batch_size, epochs=EPOCHS)
+        devices.start(config)
         config.evaluation.batch_size = settings.forward_batch
         images = ImageSet(*noise(settings), class_names=tuple("0123456789"))
         self.jax, self.features = jax, features

@@ -43,13 +43,13 @@ class Ours:
         from cifar_jax.training.state import initial_state
         from cifar_jax.training.step import compile_epoch_order, compile_steps
 
-        devices.initialize(cpu_devices=0, batch_size=settings.batch_size, compilation_cache=True)
         config = load_config("cnn_scratch")
         config.model.norm = settings.norm
         config.optimizer.update(name="sgd", learning_rate=LEARNING_RATE, momentum=MOMENTUM, weight_decay=0.0)
         config.schedule.name = "constant"
         config.augment.update(flip="random", crop_padding=SHIFT)
         config.train.update(batch_size=settings.batch_size, label_smoothing=LABEL_SMOOTHING)
+        devices.start(config)
         images = ImageSet(*noise(settings.images), class_names=tuple("0123456789"))
         dataset = Dataset("noise", "drawn", train=images, test=images, validation=images)
         experiment = assemble(config, dataset)

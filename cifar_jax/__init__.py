@@ -19,7 +19,7 @@ True
 >>> apply(variables, preprocessing(images)).shape
 (3, 10)
 
-Importing the package imports no JAX; the first call does.
+Importing the package does not import JAX; the first call that needs it does.
 """
 
 import importlib

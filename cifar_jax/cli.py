@@ -25,7 +25,7 @@ MODES = {
     "train": "trains, resumes an interrupted run, evaluates, writes report.html",
     "evaluate": "accuracy, loss and figures of a checkpoint on one split",
     "predict": "class and probability of image files",
-    "report": "the page of a run, or a comparison of all runs below a folder",
+    "report": "the report of a run, or a comparison of all runs in a folder",
     "export": "a run as a file for other programs",
     "inspect": "layers, FLOPs, learning rates and memory, without data",
     "ablation": "fixes the mistakes of a recipe one at a time, with several seeds",
@@ -36,7 +36,7 @@ MODES_WITH_CONFIG = ("train", "inspect", "ablation")
 def main(hooks: Sequence["Hook"] = ()) -> None:
     """Runs `sys.argv` and exits: 0, 1 (data), 2 (usage), 130 or 143 (interrupted)."""
     use_huge_pages()
-    gc.set_threshold(50_000)  # most of what tracing allocates is kept: collecting more often costs 0.3 s of a start
+    gc.set_threshold(50_000)  # tracing keeps most of what it allocates: frequent collection costs 0.3 s per start
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     logging.getLogger("matplotlib").setLevel(logging.ERROR)  # its first start logs about fonts
     try:
@@ -53,7 +53,7 @@ def main(hooks: Sequence["Hook"] = ()) -> None:
 
 
 def run(argv: list[str], hooks: Sequence["Hook"] = ()) -> None:
-    """Parses the flags, runs one mode and prints its result. JAX takes two seconds to import: the checks come first.
+    """Parses the flags, runs one mode and prints its result. The flags are checked before JAX is imported (2 s).
 
     Raises:
         CifarJaxError: see `cifar_jax.errors`.
@@ -101,13 +101,13 @@ def _predict(workdir: str, flags: argparse.Namespace) -> None:
     files = decode.find_image_files(flags.images)
     options = {"checkpoint": flags.checkpoint, "tta": flags.tta, "output": flags.output}
     table, unreadable = predict.predict_table(workdir, files, **options)
-    Console(width=None if sys.stdout.isatty() else 1000).print(table)  # a pipe has no width: nothing is folded
+    Console(width=None if sys.stdout.isatty() else 1000).print(table)  # do not wrap lines in a pipe
     if unreadable:
         raise DataError(f"{unreadable} of {len(files)} files could not be read, see above; the others are done")
 
 
 def _program(path: str) -> list[str]:
-    """How the program was started, as the user would type it again."""
+    """The program as the user typed it."""
     name = Path(path).name
     if name == "__main__.py":
         return ["python", "-m", "cifar_jax"]
@@ -128,14 +128,14 @@ class _Parser(argparse.ArgumentParser):
 
 
 def _folder(text: str) -> str:
-    """The value of --workdir, with `~` expanded."""
+    """The value of --workdir, with `~` expanded; URLs are rejected."""
     if "://" in text:
         raise UsageError(f"--workdir={text}: must be a folder of a mounted file system")
     return str(Path(text).expanduser())
 
 
 def _parse(arguments: list[str]) -> argparse.Namespace:
-    """The flags, those of configuration keys among them.
+    """The flags, including those of configuration keys.
 
     Raises:
         UsageError: an unknown flag or mode, a stray argument, or a flag that is missing.
@@ -157,7 +157,7 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
         "--tta", action="store_true", default=None, help="evaluate, predict: augment the images; default: as configured"
     )
     add("--notta", dest="tta", action="store_false", default=None, help="evaluate, predict: do not augment them")
-    add("--data", default="", metavar="DIR", help="evaluate: the data of the run, if they were moved")
+    add("--data", default="", metavar="DIR", help="evaluate: the path of the run's data, if it was moved")
     add("--images", default=[], nargs="+", action="extend", metavar="FILE", help="predict: files, folders and globs")
     add("--output", default="", metavar="FILE", help="predict: a file of JSON lines; export: the file to write")
     add("--format", default="safetensors", choices=("safetensors", "keras", "stablehlo", "onnx"), help="export")

@@ -23,33 +23,18 @@ REPLICATED = PartitionSpec()
 
 
 def start(config) -> None:
-    """Calls `initialize` with the values of `config`, and silences the debug logs of libraries."""
-    for name in ("jax", "orbax", "absl", "asyncio"):
-        logging.getLogger(name).setLevel(logging.CRITICAL)
-    initialize(
-        cpu_devices=config.mesh.cpu_devices,
-        batch_size=config.train.batch_size,
-        compilation_cache=config.mesh.compilation_cache,
-    )
-
-
-def initialize(*, cpu_devices: int, batch_size: int, compilation_cache: bool) -> None:
     """Joins other processes if there are any, splits the CPU into devices, and turns on the compilation cache.
 
     Must run before the first JAX computation. If JAX has already started (in a notebook), devices stay as they are.
-
-    Args:
-        cpu_devices: number of devices to split the CPU into; 0 = one per core, but only as many as divide the batch.
-            XLA:CPU runs large parts of a network on one core per device: on two cores, the CNN trains 1.3 times as fast
-            on two devices.
-        batch_size: training batch over all devices.
-        compilation_cache: keep compiled programs in $JAX_COMPILATION_CACHE_DIR, else under ~/.cache/cifar_jax.
+    XLA:CPU runs large parts of a network on one core per device: on two cores, the CNN trains 1.3 times as fast on two
+    devices.
     """
+    for name in ("jax", "orbax", "absl", "asyncio"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     _join_processes()
-    if compilation_cache:
+    if config.mesh.compilation_cache:
         _keep_compiled_programs()
-    if cpu_devices == 0:
-        cpu_devices = _cores_that_divide(batch_size)
+    cpu_devices = config.mesh.cpu_devices or _cores_that_divide(config.train.batch_size)
     if cpu_devices > 1:
         memory.use_one_arena()
     if cpu_devices > 1 and "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
@@ -61,14 +46,14 @@ def initialize(*, cpu_devices: int, batch_size: int, compilation_cache: bool) ->
 
 
 def _cores_that_divide(batch_size: int) -> int:
-    """The largest number of usable cores that gives each the same, even number of images (mixup pairs images)."""
+    """The largest number of cores among which the batch divides evenly, an even number each (mixup pairs images)."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return next(devices for devices in range(cores, 0, -1) if devices == 1 or batch_size % (2 * devices) == 0)
 
 
 def _keep_compiled_programs() -> None:
-    """Turns on the compilation cache: at the second start, the training step takes 0.5 s instead of 6."""
-    if not jax.config.jax_compilation_cache_dir:  # else keep the choice of the user
+    """Turns on the compilation cache: from the second start on, the training step is ready in 0.5 s instead of 6."""
+    if not jax.config.jax_compilation_cache_dir:  # otherwise the user has chosen a folder
         jax.config.update("jax_compilation_cache_dir", str(cache_root() / "compiled"))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
@@ -85,7 +70,7 @@ def quickly_compiled(function, **arguments):
 
 def _join_processes() -> None:
     """Calls `jax.distributed.initialize` if this process is one of several."""
-    if "JAX_COORDINATOR_ADDRESS" in os.environ:  # started by hand: the environment has all three
+    if "JAX_COORDINATOR_ADDRESS" in os.environ:  # started by hand, with all three variables
         missing = [name for name in ("JAX_NUM_PROCESSES", "JAX_PROCESS_ID") if name not in os.environ]
         if missing:
             raise UsageError(f"JAX_COORDINATOR_ADDRESS is set but {' and '.join(missing)} is not: set all three")
@@ -129,7 +114,7 @@ def replicate(tree, mesh: Mesh):
 
 
 def replicated_like(tree, mesh: Mesh):
-    """Shapes and dtypes of `tree` with the replicated sharding, as the target of a checkpoint restore."""
+    """Shapes and dtypes of `tree` with the replicated sharding: the target for restoring a checkpoint."""
     sharding = NamedSharding(mesh, REPLICATED)
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), tree)
 
@@ -137,7 +122,7 @@ def replicated_like(tree, mesh: Mesh):
 def shard_rows(array_N: np.ndarray, mesh: Mesh) -> jax.Array:
     """Splits the rows of a host array over the mesh, padded with zeros to a multiple of its size.
 
-    Every process has the whole host array and uploads only the rows of its devices.
+    Every process holds the whole array and uploads only the rows of the devices that it controls.
     """
     rows = math.ceil(len(array_N) / mesh.size) * mesh.size
     sharding = NamedSharding(mesh, SHARDED)

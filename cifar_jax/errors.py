@@ -1,8 +1,8 @@
-"""The two kinds of error a user can fix. `main.py` prints each as one line and exits with its code."""
+"""Errors that a user can fix. The command line prints each as one line and exits with its code."""
 
 
 class CifarJaxError(Exception):
-    """An error whose message is one line: what is wrong, where, and what to do about it."""
+    """An error whose message is one line: what is wrong, where, and how to fix it."""
 
     exit_code = 1
 
@@ -16,9 +16,7 @@ class UsageError(CifarJaxError):
 class DataError(CifarJaxError):
     """Data, weights or a checkpoint that cannot be used."""
 
-    exit_code = 1
-
 
 def one_line(error: Exception) -> str:
-    """The message of another library's error, short enough for a part of that line."""
+    """The message of another library's error, short enough to be part of that line."""
     return " ".join(str(error).split())[:200] or type(error).__name__

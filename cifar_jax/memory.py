@@ -1,4 +1,4 @@
-"""Settings of glibc's malloc: huge pages that are kept between training steps. Other mallocs are left alone."""
+"""Settings of glibc's malloc: huge pages that are kept between training steps. Other allocators are not changed."""
 
 import ctypes
 import os
@@ -20,16 +20,16 @@ GAP = 64 * 2**20  # bytes of address space; must be less than a training step al
 
 
 def is_glibc() -> bool:
-    """Whether this process uses glibc's malloc; if not, the functions below do nothing."""
+    """True if this process uses glibc's malloc; otherwise the functions below do nothing."""
     return sys.platform == "linux" and hasattr(ctypes.CDLL(None), "gnu_get_libc_version")
 
 
 def use_huge_pages() -> None:
-    """Restarts this program in the same process (exec) with `TUNABLES`. Must be called before anything else.
+    """Restarts this program in the same process (exec) with `TUNABLES`. Call it before anything else.
 
     XLA:CPU allocates the memory of a training step, a gigabyte or more, at every step. With glibc's defaults this
-    causes 250,000 page faults per step; with the tunables hardly any, and the CNN trains 1.2 times as fast on two cores
-    (`benchmarks/README.md`). A GLIBC_TUNABLES that the user has set is kept.
+    causes 250,000 page faults per step; with the tunables there are hardly any, and the CNN trains 1.2 times as fast on
+    two cores (`benchmarks/README.md`). If the user has set GLIBC_TUNABLES, it is kept.
     """
     if is_glibc() and "GLIBC_TUNABLES" not in os.environ:
         os.environ["GLIBC_TUNABLES"] = TUNABLES
@@ -39,10 +39,9 @@ def use_huge_pages() -> None:
 def use_one_arena() -> None:
     """Makes all threads that start later allocate from the main arena (glibc, with `TUNABLES`).
 
-    Call this before JAX computes if the CPU is split into several devices. Training steps then run on other threads,
-    and in their arenas glibc ignores the tunables: it maps and unmaps a gigabyte per step. The cost is contention
-    between threads that allocate: a ResNet-50 compiles in 17 s instead of 10 s. With a single device, steps run on the
-    main thread and this is not needed.
+    Call it before JAX computes if the CPU is split into several devices. Training steps then run on other threads, and
+    glibc ignores the tunables in their arenas: it maps and unmaps a gigabyte per step. The cost is contention between
+    threads that allocate: a ResNet-50 compiles in 17 s instead of 10 s.
     """
     if is_glibc() and os.environ.get("GLIBC_TUNABLES") == TUNABLES:
         ctypes.CDLL(None).mallopt(M_ARENA_MAX, 1)
@@ -51,9 +50,9 @@ def use_one_arena() -> None:
 def tidy() -> None:
     """Returns free memory to the system and leaves a gap for small blocks (glibc, with `TUNABLES`).
 
-    Call this rarely, between steps: memory that is needed again costs page faults again, 0.1 s or more. glibc puts a
-    block into the smallest gap that fits. Without a gap, small blocks go to the end of the heap. The next step then no
-    longer fits where the last one was and takes new memory, half a gigabyte at a time.
+    Call it rarely, between steps: memory that is needed again causes page faults again, 0.1 s or more. glibc puts a
+    block into the smallest gap that fits. Without a gap, small blocks go to the end of the heap, the next step does not
+    fit where the last one was, and the heap grows by half a gigabyte at a time.
     """
     if is_glibc() and os.environ.get("GLIBC_TUNABLES") == TUNABLES:
         libc = ctypes.CDLL(None)

@@ -15,7 +15,7 @@ from cifar_jax.training.restore import restore_network, start_devices
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """The files of a run as Python values; each property reads its file when it is used.
+    """The files of a run as Python values; each property reads its file on access.
 
     Attributes:
         path: the run folder.
@@ -53,8 +53,8 @@ class Run:
             checkpoint: 'best', 'latest' or the number of a step.
 
         Returns:
-            `apply(variables, inputs_NHWC)`, compiled, with float32 logits (N, K); `variables`, with params and
-            batch_stats; and `preprocessing`, which makes the network's input of uint8 images (N, H, W, 3).
+            `apply(variables, inputs_NHWC)`, compiled, which returns float32 logits (N, K); `variables`, with params and
+            batch_stats; and `preprocessing`, which turns uint8 images (N, H, W, 3) into the network's input.
         """
         start_devices(self.path)
         experiment, restored = restore_network(self.path, checkpoint=checkpoint)
@@ -70,7 +70,7 @@ def load_run(workdir: str | Path) -> Run:
     """Opens a run folder.
 
     Raises:
-        UsageError: the folder holds no run.
+        UsageError: the folder contains no run.
     """
     path = Path(workdir).expanduser()
     if not RunFolder(path).config_json.exists():

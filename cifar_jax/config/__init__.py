@@ -9,7 +9,7 @@ __all__ = ["default_config", "load_config"]
 
 
 def load_config(name_or_file: str, /, **overrides) -> ConfigDict:
-    """The configuration of a recipe, with other values for some of its keys.
+    """The configuration of a recipe, with some of its keys overridden.
 
     >>> config = load_config("cnn_scratch", train={"epochs": 2}, **{"model.widths": (8, 16)})
     >>> config.train.epochs, config.model.widths, config.optimizer.name
@@ -22,10 +22,10 @@ def load_config(name_or_file: str, /, **overrides) -> ConfigDict:
             lists all keys.
 
     Returns:
-        A validated configuration. It takes new values of the same types, and no new keys.
+        A validated configuration. It accepts new values of the same types, but no new keys.
 
     Raises:
-        UsageError: no such recipe or key (the message names the nearest), or a value of the wrong type or range.
+        UsageError: no such recipe or key (the message names the closest), or a value of the wrong type or range.
     """
     config = validate.with_overrides(recipes.run(name_or_file), overrides)
     validate.validate(config)

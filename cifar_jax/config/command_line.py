@@ -25,12 +25,12 @@ def add_keys(parser: argparse.ArgumentParser) -> None:
 
 
 def overrides(flags: argparse.Namespace) -> dict[str, object]:
-    """The values that were given, by dotted key."""
+    """The values of the flags that the user set, by dotted key."""
     return {name.removeprefix("config."): value for name, value in vars(flags).items() if name.startswith("config.")}
 
 
 def _parse(key: str, text: str) -> object:
-    """The text of a flag as a value of the type of its key; argparse reports what is raised here as it is.
+    """The text of a flag as a value of the type of its key; argparse does not change what is raised here.
 
     Raises:
         UsageError: the text has another type.

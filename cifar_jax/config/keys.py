@@ -26,7 +26,7 @@ class Key:
     range: Range
     help: str  # one line
     unit: str = ""
-    free: bool = False  # may change between two calls for the same run: it does not decide what is trained
+    free: bool = False  # may change when a run resumes, because it does not affect the trained model
 
 
 def _is_integer(x: object) -> bool:
@@ -37,19 +37,22 @@ def _is_number(x: object) -> bool:
     return _is_integer(x) or (isinstance(x, float) and math.isfinite(x))
 
 
+def _at_most(maximum: float) -> str:
+    return f", at most {maximum}" if maximum < math.inf else ""
+
+
 def integer(minimum: int, maximum: float = math.inf) -> Range:
-    description = f"an integer of at least {minimum}" + (f", at most {maximum}" if maximum < math.inf else "")
-    return Range(description, lambda x: _is_integer(x) and minimum <= x <= maximum)
+    text = f"an integer of at least {minimum}{_at_most(maximum)}"
+    return Range(text, lambda x: _is_integer(x) and minimum <= x <= maximum)
 
 
 def number(minimum: float, maximum: float = math.inf) -> Range:
-    description = f"a finite number of at least {minimum}" + (f", at most {maximum}" if maximum < math.inf else "")
-    return Range(description, lambda x: _is_number(x) and minimum <= x <= maximum)
+    text = f"a finite number of at least {minimum}{_at_most(maximum)}"
+    return Range(text, lambda x: _is_number(x) and minimum <= x <= maximum)
 
 
 def above_0(maximum: float = math.inf) -> Range:
-    description = "a finite number above 0" + (f", at most {maximum}" if maximum < math.inf else "")
-    return Range(description, lambda x: _is_number(x) and 0 < x <= maximum)
+    return Range(f"a finite number above 0{_at_most(maximum)}", lambda x: _is_number(x) and 0 < x <= maximum)
 
 
 def one_of(*names: str) -> Range:
@@ -119,8 +122,8 @@ KEYS = {
     "model.convs_per_block": Key(2, integer(1), "convolutions in each block"),
     "model.norm": Key("batch", one_of("batch", "none"), "batch: BatchNorm"),
     "model.whitening": Key(True, SWITCH, "first layer: frozen filters that whiten 2x2 patches of the images"),
-    # resnet; pretrained weights determine the first four. Variants: v1 as in Keras, v1.5 as in torchvision, timm and
-    # Hugging Face, v2 as in Keras' V2, d as in timm, bit as in Big Transfer.
+    # resnet; pretrained weights determine the first four. Variants: v1 is that of Keras, v1.5 of torchvision, timm and
+    # Hugging Face, v2 of Keras' ResNet50V2, d of timm, bit of Big Transfer.
     "model.variant": Key("v1.5", one_of("v1", "v1.5", "v2", "d", "bit"), "v1: Keras; v1.5: torchvision; d: timm"),
     "model.stage_sizes": Key((3, 4, 6, 3), SIZES, "of each stage; the default with bottlenecks: ResNet-50", "blocks"),
     "model.width": Key(64, integer(1), "of the stem", "channels"),
@@ -128,7 +131,7 @@ KEYS = {
     "model.stem": Key("", one_of("", "imagenet", "deep", "small"), "small: 3x3, stride 1; '' = that of the variant"),
     "model.remat": Key(False, SWITCH, "recompute activations for the gradient: less memory, a third more time"),
     "model.pretrained": Key("", TEXT, "file, or name such as torchvision/resnet50_v1; '' = random", free=True),
-    # Input is (x - mean) / std. Another scale than that of the weights is for measuring what the mistake costs.
+    # Input is (x - mean) / std. Set another scale than that of the weights only to measure what the mistake costs.
     "model.input_mean": Key((), MEAN, "of RGB in 0..1; () = that of the pretrained weights"),
     "model.input_std": Key((), STD, "of RGB in 0..1; () = that of the pretrained weights"),
     "model.check_input": Key(True, SWITCH, "refuse images on another scale than the weights were trained on"),
@@ -138,7 +141,7 @@ KEYS = {
     "optimizer.momentum": Key(0.9, BELOW_1, "Nesterov momentum of sgd, b1 of adamw, beta of muon"),
     "optimizer.weight_decay": Key(5e-4, number(0), "coupled for sgd, else decoupled; never on norms and biases"),
     "optimizer.adam_learning_rate": Key(2e-3, above_0(), "muon: peak for all but the 3x3 kernels"),
-    # The first expression that matches a parameter's path decides; a parameter that none matches is an error.
+    # The first expression that matches a parameter's path applies; a parameter without a match is an error.
     "optimizer.rules": Key(((".*", 1.0),), MULTIPLIERS, "of the learning rate, by parameter path; 0 freezes"),
     "optimizer.layer_decay": Key(1.0, above_0(1), "multiplies the rate once per stage away from the head"),
     "optimizer.clip_norm": Key(0.0, number(0), "global norm of the gradient; 0 = off"),
@@ -173,7 +176,7 @@ KEYS = {
     "mesh.compilation_cache": Key(True, SWITCH, "keep compiled programs in $CIFAR_JAX_CACHE/compiled", free=True),
     "ablation": Key((), FIXES, "--mode ablation: the fixes, applied one after another"),
 }
-# `data.dir` and `model.pretrained` are free because files may move: a fingerprint of the content is compared instead.
+# `data.dir` and `model.pretrained` are free because files may move: checksums of their content are compared instead.
 FREE_KEYS = frozenset(name for name, key in KEYS.items() if key.free)
 
 

@@ -25,12 +25,10 @@ def summary(name: str) -> str:
 
 
 def find(name_or_file: str) -> Path:
-    """The file of a recipe: a Python file, or the name of a recipe that ships with the package.
-
-    Before such a name `configs/` may stand, and after it `.py`.
+    """The file of a recipe, given as a Python file or as the name of a recipe of the package.
 
     Raises:
-        UsageError: there is no such recipe; the message names the nearest.
+        UsageError: there is no such recipe; the message names the closest.
     """
     path = Path(name_or_file).expanduser()
     if path.suffix == ".py" and path.is_file():
@@ -44,10 +42,10 @@ def find(name_or_file: str) -> Path:
 
 
 def run(name_or_file: str) -> ConfigDict:
-    """What `get_config()` of a recipe returns.
+    """Executes a recipe; returns the configuration from its `get_config()`.
 
     Raises:
-        UsageError: no such recipe, or one that fails; with file and line.
+        UsageError: no such recipe, or it fails; with file and line.
     """
     path = find(name_or_file)
     spec = importlib.util.spec_from_file_location(f"recipe_{path.stem}", path)

@@ -1,4 +1,4 @@
-"""Rules between keys: the message for a configuration that breaks the rule, and whether a configuration obeys it.
+"""Rules between keys: each is an error message and a condition that a configuration must fulfill.
 
 Rules that depend on the data or the devices are in `cifar_jax/experiment.py`.
 """
@@ -7,7 +7,7 @@ from ml_collections import ConfigDict
 
 
 def _units(config: ConfigDict, kind: str) -> int:
-    """How many of, say, warmup_steps, warmup_epochs and warmup_percent are set."""
+    """The number of keys that are set among, for example, warmup_steps, warmup_epochs and warmup_percent."""
     return sum(bool(config.schedule[f"{kind}_{unit}"]) for unit in ("steps", "epochs", "percent"))
 
 

@@ -1,4 +1,4 @@
-"""Checks of a configuration, overrides, its plain form, and what differs between two."""
+"""Validates, overrides, serializes and compares configurations."""
 
 import difflib
 import json
@@ -15,7 +15,7 @@ def validate(config: ConfigDict) -> None:
     """Checks every value, then the rules between keys.
 
     Raises:
-        UsageError: one line for all problems: each key as the user types it, its value, what it must be.
+        UsageError: one line with all problems: each key, its value and what it must be.
     """
     values = flatten(config)
     problems = [_problem(key, value) for key, value in values.items()]
@@ -37,13 +37,13 @@ def _problem(key: str, value: object) -> str:
 
 
 def with_overrides(config: ConfigDict, overrides: Mapping) -> ConfigDict:
-    """A locked copy of `config` with other values, converted to the types of the keys (1 to 1.0, a list to a tuple).
+    """A locked copy of `config` with new values, converted to the types of the keys (1 to 1.0, a list to a tuple).
 
     Args:
         overrides: values by dotted key, {"train.epochs": 2}, nested, {"train": {"epochs": 2}}, or both.
 
     Raises:
-        UsageError: an unknown key, naming the nearest, or a value of another type.
+        UsageError: an unknown key (the message names the closest), or a value of another type.
     """
     with config.unlocked():  # a copy of a locked configuration cannot be filled
         config = config.copy_and_resolve_references()
@@ -57,11 +57,7 @@ def with_overrides(config: ConfigDict, overrides: Mapping) -> ConfigDict:
 
 
 def require_known(key: str) -> None:
-    """Refuses a dotted key that does not exist.
-
-    Raises:
-        UsageError: naming the nearest.
-    """
+    """Raises UsageError, with the closest key, if a dotted key does not exist."""
     if key not in KEYS:
         raise UsageError(_unknown(key))
 
@@ -74,7 +70,7 @@ def _unknown(key: str) -> str:
 
 
 def nearest_key(key: str) -> str:
-    """The key that the unknown `key` most likely means: 'optimizer.lr' means 'optimizer.learning_rate'."""
+    """The key that an unknown key most likely means, such as optimizer.learning_rate for optimizer.lr."""
     group, _, name = key.rpartition(".")
 
     def ratio(a: str, b: str) -> float:
@@ -105,7 +101,7 @@ def to_json(config: ConfigDict) -> dict:
 
 
 def differences(before: Mapping, after: Mapping) -> list[str]:
-    """Lines such as 'train.epochs: 20 -> 30', one for every key that differs between two plain configurations."""
+    """Lines such as 'train.epochs: 20 -> 30', one per key that differs between two plain configurations."""
     old, new = flatten(before), flatten(after)
     lines = {key: f"{key}: {old.get(key, 'absent')} -> {new.get(key, 'absent')}" for key in {**old, **new}}
     return [line for key, line in lines.items() if key not in old or key not in new or old[key] != new[key]]

@@ -1,4 +1,4 @@
-"""`--mode evaluate`: a checkpoint on one split."""
+"""`--mode evaluate`: evaluates a checkpoint on one split."""
 
 from pathlib import Path
 
@@ -10,21 +10,21 @@ from cifar_jax.training.restore import restore_run, start_devices
 def evaluate(
     workdir: str | Path, *, split: str = "test", checkpoint: str = "best", tta: bool | None = None, data: str = ""
 ) -> dict:
-    """Evaluates a run from its folder alone.
+    """Evaluates a checkpoint of a run.
 
     Args:
         workdir: the run folder.
         split: 'test', 'validation' or 'train'.
         checkpoint: 'best', 'latest' or the number of a step.
-        tta: test-time augmentation; None = as the run's configuration says.
-        data: where the data set is now, if it moved; its fingerprint must be that of the run. '' = as recorded.
+        tta: test-time augmentation; None = as in the run's configuration.
+        data: the new path of the data set, if it was moved; its fingerprint must match the run's. '' = as recorded.
 
     Returns:
-        The content of metrics.json, see `evaluation_directory` for its place.
+        The content of metrics.json; see `evaluation_directory` for its location.
 
     Raises:
         UsageError: no such checkpoint, or not a run folder.
-        DataError: the data are not those of the run, or every checkpoint is damaged.
+        DataError: the data are not those of the run, or no checkpoint is intact.
     """
     start_devices(workdir)
     experiment, restored = restore_run(workdir, checkpoint=checkpoint, data=data)

@@ -1,4 +1,4 @@
-"""`--mode report`: the page of a run, or the comparison of all runs below a folder."""
+"""`--mode report`: the report of a run, or a comparison of all runs in a folder."""
 
 from pathlib import Path
 
@@ -7,7 +7,7 @@ from cifar_jax.runs.run_folder import RunFolder
 
 
 def report(workdir: str | Path) -> list[Path]:
-    """Rewrites the page of a run; given a folder of runs, compares all finished runs below it.
+    """Rewrites the report of a run; given a folder of runs, compares all finished runs in it.
 
     Args:
         workdir: a run folder, or a folder that contains run folders.

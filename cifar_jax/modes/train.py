@@ -1,4 +1,4 @@
-"""`--mode train`: one run, or one for each of several seeds."""
+"""`--mode train`: one run, or one run per seed."""
 
 import contextlib
 import logging
@@ -23,21 +23,21 @@ log = logging.getLogger(__name__)
 
 
 def train(config: ConfigDict, workdir: str | Path, *, command: str = "", hooks: Sequence[Hook] = ()) -> dict:
-    """Trains, or resumes an interrupted run, and evaluates the best checkpoint once on the test split.
+    """Starts or resumes a run, and evaluates the best checkpoint once on the test split.
 
     Args:
-        config: as `load_config` returns it.
-        workdir: the run folder; created if missing. With `train.seeds` above 1 it holds one folder per seed.
-        command: recorded in config.json and named by the message that says how to resume.
-        hooks: called by the training loop, besides those for progress and TensorBoard.
+        config: from `load_config`.
+        workdir: the run folder; created if missing. If `train.seeds` is above 1, it holds one folder per seed.
+        command: recorded in config.json, and shown if the run is interrupted.
+        hooks: called by the training loop, in addition to progress and TensorBoard.
 
     Returns:
-        The content of results.json. With `train.seeds` above 1 the mean over the seeds and its 95 % interval.
+        The content of results.json; if `train.seeds` is above 1, see `train_seeds`.
 
     Raises:
         UsageError, DataError: see `cifar_jax.errors`.
-        NotFiniteError: the loss is not finite; the last good checkpoint is kept.
-        Interrupted: SIGINT or SIGTERM, after the state is saved.
+        NotFiniteError: the loss is not finite; earlier checkpoints are kept.
+        Interrupted: after SIGINT or SIGTERM; the state is saved.
     """
     validate(config)
     start(config)
@@ -52,9 +52,9 @@ def train(config: ConfigDict, workdir: str | Path, *, command: str = "", hooks: 
 
 
 def train_seeds(config: ConfigDict, workdir: str | Path, *, command: str = "", hooks: Sequence[Hook] = ()) -> dict:
-    """Trains `train.seeds` runs, one after the other, in WORKDIR/seed_N; finished ones are not trained again.
+    """Trains `train.seeds` runs in WORKDIR/seed_N; finished runs are not trained again.
 
-    One after the other: networks stacked with `vmap` become grouped convolutions, several times slower.
+    The runs are sequential: with `vmap` over seeds, convolutions become grouped ones, which are several times slower.
 
     Returns:
         The content of WORKDIR/results.json: for each split the accuracies, their mean and Student's 95 % interval.
@@ -90,10 +90,10 @@ def train_run(
     allow_fallback: bool = True,
     hooks: Sequence[Hook] = (),
 ) -> dict:
-    """One run on the devices that are started already; arguments and errors as of `train`.
+    """One run, after the devices have been started; arguments and errors as for `train`.
 
     Args:
-        allow_fallback: train on drawn shapes where the data cannot be downloaded (never with several processes).
+        allow_fallback: train on drawn shapes if the data cannot be downloaded (never with several processes).
     """
     validate(config)
     folder = RunFolder(Path(workdir))
@@ -126,11 +126,7 @@ def train_run(
 
 
 def _require_same_configuration(config: ConfigDict, folder: RunFolder) -> None:
-    """Refuses the folder of another configuration before any data are read, and before they are compared.
-
-    Raises:
-        UsageError: naming the keys that differ.
-    """
+    """Raises UsageError if the folder belongs to another configuration; called before the data are read."""
     if not folder.config_json.exists():
         return
     requested = to_json(config)

@@ -1,1 +1,1 @@
-"""The run folder: configuration, history, results and checkpoints. No other room writes it."""
+"""The run folder: configuration, history, results and checkpoints."""

@@ -1,10 +1,11 @@
-"""Checkpoints: Orbax writes them; a checksum of every array makes sure that none is restored with wrong values.
+"""Checkpoints, written by Orbax and verified by checksums.
 
-Orbax (0.12) has no checksums: a flipped bit is restored silently, another dtype is cast silently, and a
-damaged newest step is an error although an older one is intact. So each step carries the sha256 of every array
-and of the metadata; restoring verifies them, and falls back to the next intact step.
+Orbax (0.12) has no checksums: it silently restores a flipped bit, silently casts another dtype, and fails if the newest
+step is damaged although an older one is intact. Therefore each step stores the sha256 of every array and of its
+metadata; restoring verifies them and falls back to the next intact step.
 """
 
+import contextlib
 import dataclasses
 import gc
 import json
@@ -23,57 +24,51 @@ from cifar_jax.errors import DataError, UsageError
 from cifar_jax.runs.checksums import json_checksum, leaf_checksums, listed, require_same_leaves
 from cifar_jax.runs.orbax_errors import cause, first_line, unreadable
 
-_JSON = ocp.JsonCheckpointHandler()  # read without a checkpointer, whose barriers would need every process
+_JSON = ocp.JsonCheckpointHandler()  # used directly: the barriers of a checkpointer involve every process
 
 
 class Restored(NamedTuple):
-    """A restored and verified checkpoint.
+    """A restored and verified checkpoint."""
 
-    Attributes:
-        state: as saved, with the requested shardings.
-        metadata: as saved.
-        step: of the checkpoint.
-    """
-
-    state: Any
+    state: Any  # as saved, with the requested shardings
     metadata: dict
     step: int
 
 
 class _DamagedError(Exception):
-    """The damage of a step; never leaves this module."""
+    """A damaged step; caught in this module."""
 
 
 class Checkpoints:
     """The checkpoints in one directory: the latest `keep`, and the best by validation accuracy.
 
-    Reading does not change the directory, so that a run can be evaluated while it trains. With several processes, all
-    of them call `save`, `wait`, `close` and the restoring methods.
+    Reading does not change the directory, so a run can be evaluated while it trains. If there are several processes,
+    all of them must call `save`, `wait`, `close` and the restoring methods.
     """
 
     def __init__(self, directory: pathlib.Path, *, keep: int):
         self._directory = pathlib.Path(directory).absolute()
         self._keep = keep
-        self._accuracy: dict[int, float] = {}  # of the steps the manager knows; a step in mid-epoch has none
+        self._accuracy: dict[int, float] = {}  # by step; a step in mid-epoch has none
         self._damaged: set[int] = set()
         self._manager: ocp.CheckpointManager | None = None
         self._saving: int | None = None  # the step that is being written
 
     def steps(self) -> list[int]:
-        """All steps on the disk, ascending, including damaged ones."""
+        """All steps on disk, in ascending order, including damaged ones."""
         if not self._directory.is_dir():
             return []
         numbered = (path for path in self._directory.iterdir() if path.name.isdecimal() and path.is_dir())
         return sorted(int(path.name) for path in numbered if not _is_empty(path))
 
     def save(self, step: int, state: Any, metadata: Mapping, *, val_accuracy: float | None) -> None:
-        """Starts to write a checkpoint; returns as soon as `state` may be overwritten.
+        """Starts writing a checkpoint; returns as soon as `state` may be overwritten.
 
         Args:
             step: above all existing steps.
-            state: pytree of jax.Arrays of numbers; with several processes each array is fully replicated.
+            state: pytree of jax.Arrays; with several processes, each array must be fully replicated.
             metadata: JSON values: preprocessing, class names, epoch.
-            val_accuracy: 0 to 1; None in mid-epoch. None and non-finite values never count as best.
+            val_accuracy: 0 to 1, or None in mid-epoch. None and non-finite values never count as best.
 
         Raises:
             DataError: this or the previous checkpoint could not be written.
@@ -84,7 +79,7 @@ class Checkpoints:
         if val_accuracy is not None and not math.isfinite(val_accuracy):
             val_accuracy = None
         content = {"metadata": metadata, "leaves": leaf_checksums(state), "val_accuracy": val_accuracy}
-        content = json.loads(json.dumps(content, allow_nan=False))  # as it will be read: keys are strings
+        content = json.loads(json.dumps(content, allow_nan=False))  # as read later: keys become strings
         meta = {**content, "sha256": json_checksum(content)}
         if val_accuracy is not None:
             self._accuracy[step] = val_accuracy
@@ -94,7 +89,7 @@ class Checkpoints:
             raise ValueError(f"step {step} is not above the checkpoints in {self._directory}: {manager.all_steps()}")
 
     def wait(self) -> None:
-        """Blocks until the current checkpoint is on the disk.
+        """Blocks until the current checkpoint is on disk.
 
         Raises:
             DataError: it could not be written.
@@ -104,7 +99,7 @@ class Checkpoints:
             self._saving = None
 
     def close(self) -> None:
-        """Waits, and ends the writing threads.
+        """Waits for the current checkpoint and stops the writing threads.
 
         Raises:
             DataError: the last checkpoint could not be written.
@@ -118,28 +113,29 @@ class Checkpoints:
             manager.close()
 
     def restore_latest(self, abstract_state: Any) -> Restored | None:
-        """The newest intact step; None if nothing was saved yet.
+        """The newest intact step, or None if nothing has been saved yet.
 
         Args:
-            abstract_state: pytree of jax.ShapeDtypeStruct with shardings, any number of devices.
+            abstract_state: pytree of jax.ShapeDtypeStruct with shardings, over any number of devices.
 
         Raises:
-            DataError: no step is intact (none is removed), or they belong to another model.
+            DataError: no step is intact (none is removed), or the checkpoint belongs to another model.
         """
         return self._restore_first(reversed(self.steps()), abstract_state)
 
     def restore_best(self, abstract_state: Any) -> Restored | None:
-        """The best intact step, the one with the best validation accuracy; otherwise as `restore_latest`."""
+        """The intact step with the best validation accuracy; otherwise like `restore_latest`."""
         return self._restore_first(self._best_first(), abstract_state)
 
     def restore(self, step: int, abstract_state: Any) -> Restored:
-        """This step.
+        """The given step.
 
         Raises:
             UsageError: there is no such step.
             DataError: it is damaged, or belongs to another model.
         """
-        self._require(step)
+        if step not in self.steps():
+            raise UsageError(f"no checkpoint of step {step} in {self._directory}; existing steps: {self.steps()}")
         try:
             return self._restore(step, abstract_state)
         except _DamagedError as error:
@@ -180,9 +176,9 @@ class Checkpoints:
                     return reader.restore(where / "state", abstract_state)
             except jax.errors.JaxRuntimeError:  # such as out of memory: the checkpoint is not at fault
                 raise
-            except Exception as error:  # Orbax and TensorStore raise even bare Exceptions for damage
+            except Exception as error:  # Orbax and TensorStore raise any type, even Exception, for damage
                 damage = unreadable(error, where)
-            gc.collect()  # reads that Orbax abandoned: their warnings are ignored here
+            gc.collect()  # reads that Orbax abandoned: their warnings are ignored inside this block
         raise _DamagedError(damage)
 
     def _read_meta(self, step: int) -> dict:
@@ -199,26 +195,18 @@ class Checkpoints:
         """The validation accuracy of each step that has one and intact metadata."""
         accuracies = {}
         for step in self.steps():
-            try:
-                accuracy = self._read_meta(step)["val_accuracy"]
-            except _DamagedError:
-                continue
-            if accuracy is not None:
-                accuracies[step] = accuracy
-        return accuracies
+            with contextlib.suppress(_DamagedError):
+                accuracies[step] = self._read_meta(step)["val_accuracy"]
+        return {step: accuracy for step, accuracy in accuracies.items() if accuracy is not None}
 
     def _best_first(self) -> list[int]:
         accuracy = self._accuracies()
         return sorted(self.steps(), key=lambda step: (accuracy.get(step, -math.inf), step), reverse=True)
 
-    def _require(self, step: int) -> None:
-        if step not in self.steps():
-            raise UsageError(f"no checkpoint of step {step} in {self._directory}; existing steps: {self.steps()}")
-
     def _open(self) -> ocp.CheckpointManager:
-        """Creates the manager that writes; lazily, so that reading does not change the disk."""
+        """Creates the manager that writes. It is created late, so that reading does not change the directory."""
         if jax.process_index() == 0:
-            self._move_damaged_steps()  # the manager starts with a barrier: all processes see the same steps
+            self._move_damaged_steps()  # the manager starts with a barrier, so all processes see the same steps
         managers = ocp.checkpoint_managers
         options = ocp.CheckpointManagerOptions(
             preservation_policy=managers.AnyPreservationPolicy(
@@ -226,7 +214,7 @@ class Checkpoints:
             ),
             save_decision_policy=managers.FixedIntervalPolicy(1),
             cleanup_tmp_directories=True,  # left by a killed run
-            lightweight_initialize=True,  # does not read the metadata of old steps, which may be damaged
+            lightweight_initialize=True,  # do not read the metadata of old steps, which may be damaged
         )
         self._manager = ocp.CheckpointManager(self._directory, options=options)
         self._accuracy.update(self._accuracies())
@@ -259,7 +247,7 @@ class Checkpoints:
 
 @dataclasses.dataclass
 class _KeepBest(ocp.checkpoint_managers.PreservationPolicy):
-    """Preserves the best step. (Orbax's own BestN reads files that may be damaged, and fails with NaN.)"""
+    """Preserves the best step. (Orbax's BestN reads files that may be damaged, and fails with NaN.)"""
 
     accuracy: dict[int, float]
 

@@ -13,7 +13,7 @@ from cifar_jax.errors import DataError
 
 
 def leaf_checksums(state: Any) -> dict[str, dict]:
-    """Shape, dtype and sha256 of the bytes of every leaf, by its path such as 'params/conv1/kernel'."""
+    """Shape, dtype and sha256 of the bytes of every leaf, by its path, such as 'params/conv1/kernel'."""
 
     def local(x):
         return x.addressable_data(0) if isinstance(x, jax.Array) and x.is_fully_replicated else x
@@ -39,24 +39,20 @@ def json_checksum(value: Mapping) -> str:
 
 
 def require_same_leaves(saved: Mapping[str, Mapping], abstract_state: Any, where: pathlib.Path) -> None:
-    """Compares the leaves of a checkpoint with those that a model needs.
-
-    Raises:
-        DataError: naming the missing, the left over, and those of another shape or dtype, all at once.
-    """
+    """Raises DataError, listing all problems, if a checkpoint does not have the leaves that a model needs."""
     expected = {_name(path): leaf for path, leaf in jax.tree.leaves_with_path(abstract_state)}
     problems = [f"{name} is missing" for name in expected if name not in saved]
-    problems += [f"{name} is left over" for name in saved if name not in expected]
+    problems += [f"{name} is unexpected" for name in saved if name not in expected]
     for name in expected.keys() & saved.keys():
-        found = (saved[name]["dtype"], tuple(saved[name]["shape"]))
-        needed = (str(expected[name].dtype), expected[name].shape)
-        if found != needed:
-            problems.append(f"{name} is {found[0]}{list(found[1])}, not {needed[0]}{list(needed[1])}")
+        saved_type = f"{saved[name]['dtype']}{list(saved[name]['shape'])}"
+        expected_type = f"{expected[name].dtype}{list(expected[name].shape)}"
+        if saved_type != expected_type:
+            problems.append(f"{name} is {saved_type}, not {expected_type}")
     if problems:
         raise DataError(f"checkpoint {where} belongs to another model or optimizer: {listed(sorted(problems))}")
 
 
 def listed(names: Sequence[str]) -> str:
-    """The first eight, and how many more there are."""
+    """The first eight names, and the number of the others."""
     more = f" and {len(names) - 8} more" if len(names) > 8 else ""
     return ", ".join(names[:8]) + more

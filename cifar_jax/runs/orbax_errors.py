@@ -1,4 +1,4 @@
-"""Orbax's and TensorStore's failures in one line each; their own pages of traceback are silenced."""
+"""Failures of Orbax and TensorStore as one-line messages; their own tracebacks are silenced."""
 
 import logging
 import os
@@ -8,8 +8,8 @@ import sys
 
 import orbax.checkpoint as ocp
 
-# Orbax logs a failure as pages of traceback and raises it too; the exception becomes one line. When one read fails, it
-# abandons the others, which end as tracebacks of asyncio and of TensorStore's threads.
+# Orbax not only raises a failure, but also logs pages of traceback. When one read fails, it abandons the others, which
+# end in tracebacks of asyncio and of TensorStore's threads.
 _ORBAX_SOURCES = tuple(str(pathlib.Path(folder).resolve()) for folder in ocp.__path__)
 _ABANDONED = ("Event loop is closed", "Encountered error while reading array index", "tensorstore", "orbax")
 _previous_hook = sys.unraisablehook

@@ -1,4 +1,4 @@
-"""The run folder: the files of one run, from which every mode except training works."""
+"""The run folder: the files of one run. All modes that use a finished run only need this folder."""
 
 import contextlib
 import json
@@ -9,8 +9,8 @@ import socket
 from collections.abc import Iterator, Mapping
 from typing import IO
 
-from cifar_jax.config import validate as run_config
 from cifar_jax.config.keys import FREE_KEYS
+from cifar_jax.config.validate import differences
 from cifar_jax.errors import DataError, UsageError
 from cifar_jax.files.atomic import atomic_path
 
@@ -21,7 +21,7 @@ except ImportError:  # Windows has no such locks: a second run in the same folde
 
 
 class RunFolder:
-    """The paths of one run. Nothing is created before `claim`, `lock` or `write_json`."""
+    """The paths of one run. Only `claim`, `lock` and `write_json` create anything."""
 
     def __init__(self, path: pathlib.Path):
         self.path = path = pathlib.Path(path).absolute()
@@ -39,23 +39,16 @@ class RunFolder:
         return self.path / "evaluation" / split
 
     def require_same(self, config: Mapping) -> None:
-        """Refuses a folder with a run of another configuration; reads only.
-
-        Args:
-            config: as for `claim`.
-
-        Raises:
-            UsageError: naming the keys that differ.
-            DataError: its config.json cannot be read.
-        """
-        if self.config_json.exists():
-            changed = run_config.differences(read_json(self.config_json).get("config", {}), config)
-            changed = [line for line in changed if line.split(":")[0] not in FREE_KEYS]
-            if changed:
-                hint = "choose another --workdir or the same configuration"
-                if self.results_json.exists():
-                    hint = f"to train on from its weights: --workdir=NEW --config.train.init_from={self.path}"
-                raise UsageError(f"{self.path} holds a run of another configuration ({'; '.join(changed)}): {hint}")
+        """Raises UsageError, with the keys that differ, if the folder holds a run of another configuration."""
+        if not self.config_json.exists():
+            return
+        changed = differences(read_json(self.config_json).get("config", {}), config)
+        changed = [line for line in changed if line.split(":")[0] not in FREE_KEYS]
+        if changed:
+            hint = "choose another --workdir or the same configuration"
+            if self.results_json.exists():
+                hint = f"to train on from its weights: --workdir=NEW --config.train.init_from={self.path}"
+            raise UsageError(f"{self.path} holds a run of another configuration ({'; '.join(changed)}): {hint}")
 
     def claim(
         self,
@@ -70,13 +63,13 @@ class RunFolder:
 
         Args:
             config: plain nested dicts, see `config.validate.to_json`.
-            command: what the user typed.
+            command: as the user typed it.
             data: name and fingerprints of the data set.
-            backbone: what identifies the pretrained weights, and their architecture.
-            initial_weights: what identifies the weights of `train.init_from`.
+            backbone: identity and architecture of the pretrained weights.
+            initial_weights: identity of the weights of `train.init_from`.
 
         Raises:
-            UsageError: the folder cannot be created, or holds a run of another configuration (unchanged).
+            UsageError: the folder cannot be created, or holds a run of another configuration, which stays unchanged.
             DataError: its config.json cannot be read.
         """
         self.require_same(config)
@@ -89,7 +82,7 @@ class RunFolder:
         """Locks the folder against other processes until the block or this process ends.
 
         Raises:
-            UsageError: at once, naming the process that uses the folder; or the folder cannot be created.
+            UsageError: another process uses the folder (the message names it), or the folder cannot be created.
         """
         self._create()
         with self._lock_file() as handle:
@@ -126,12 +119,12 @@ def _holder(handle: IO[str]) -> str:
     try:
         holder = json.loads(handle.read())
         return f"process {holder['pid']} on {holder['host']}"
-    except ValueError:  # it has locked the file and not written yet
+    except ValueError:  # the other process has locked the file, but not written to it yet
         return "another process"
 
 
 def write_json(path: pathlib.Path, value: object) -> None:
-    """Writes `value` atomically and flushes it to the disk.
+    """Writes `value` atomically and flushes it to disk.
 
     Raises:
         ValueError: a number in `value` is not finite.
@@ -151,11 +144,7 @@ def write_json(path: pathlib.Path, value: object) -> None:
 
 
 def read_json(path: pathlib.Path) -> dict:
-    """Reads a file of the run folder.
-
-    Raises:
-        DataError: the file is missing or not JSON; names it.
-    """
+    """Reads a file of the run folder; raises DataError if it is missing or not JSON."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -167,26 +156,10 @@ def read_json(path: pathlib.Path) -> dict:
 class History:
     """history.json: one list per column, one element per finished epoch."""
 
-    COLUMNS = (
-        "epoch",
-        "loss",
-        "accuracy",
-        "val_loss",
-        "val_accuracy",
-        "learning_rate",
-        "images_per_second",
-        "seconds",
-    )
+    COLUMNS = ("epoch", "loss", "accuracy", "val_loss", "val_accuracy", "learning_rate", "images_per_second", "seconds")
 
     def __init__(self, path: pathlib.Path, *, writes: bool = True):
-        """Continues the history at `path`, or starts one.
-
-        Args:
-            writes: False in all but the first of several processes, which then do not write the file.
-
-        Raises:
-            DataError: an existing one cannot be read.
-        """
+        """Continues the history at `path`, or starts one. Only one process `writes` the file."""
         self._path, self._writes = path, writes
         self.columns: dict[str, list] = {name: [] for name in self.COLUMNS}
         if path.exists():
@@ -210,7 +183,7 @@ class History:
         self.columns = longer
 
     def truncate(self, epoch: int) -> None:
-        """Drops the epochs after `epoch`, because training resumes from there."""
+        """Drops the epochs after `epoch`, from which training resumes."""
         kept = [i for i, known in enumerate(self.columns["epoch"]) if known <= epoch]
         self.columns = {name: [values[i] for i in kept] for name, values in self.columns.items()}
         if self._writes and self._path.exists():

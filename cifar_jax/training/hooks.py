@@ -1,4 +1,4 @@
-"""Hooks of the training loop: what observes a run without changing it."""
+"""Hooks: they observe the training loop without changing it."""
 
 import jax
 
@@ -19,7 +19,7 @@ class Hook:
         """Before each dispatch; `step` is its first batch."""
 
     def after_steps(self, step: int, metrics: jax.Array) -> None:
-        """After each dispatch, which ended before batch `step`; `metrics` (`state.Metrics`) may be in flight."""
+        """After each dispatch; `step` is the next batch. `metrics` (`state.Metrics`) may still be computing."""
 
     def on_log(self, step: int, values: dict[str, float]) -> None:
         """Ten times an epoch by default: loss, accuracy (0 to 1), learning_rate and images_per_second."""

@@ -1,4 +1,4 @@
-"""The training loop: from an experiment to a run folder that is evaluated and can be restored."""
+"""The training loop: trains an experiment and fills its run folder."""
 
 import contextlib
 import dataclasses
@@ -32,7 +32,7 @@ log = logging.getLogger(__name__)
 
 
 class NotFiniteError(CifarJaxError):
-    """The loss became infinite or not a number."""
+    """The loss became infinite or NaN."""
 
 
 class Trainer:
@@ -52,7 +52,7 @@ class Trainer:
         self.compile_seconds = 0.0
 
     def fit(self) -> dict:
-        """Trains the missing epochs, then evaluates the best checkpoint; returns the content of results.json."""
+        """Trains the remaining epochs and evaluates the best checkpoint; returns the content of results.json."""
         state = self._restored_or_initial()
         self._prepare(state)
         with self._running_hooks(int(state.step)), StopSignal() as self.stop, contextlib.closing(self.checkpoints):
@@ -65,7 +65,7 @@ class Trainer:
                     row = self._validated(state, speed)
                 self._record(state, row | {"seconds": time.perf_counter() - started})
             self._describe_start()
-        del self.data, self.validation  # evaluation places every split again
+        del self.data, self.validation  # the final evaluation places every split again
         memory.tidy()
         return results.finish(
             self.experiment, self.folder, self.checkpoints, self.history, compile_seconds=self.compile_seconds
@@ -79,7 +79,7 @@ class Trainer:
         return restored.state
 
     def _prepare(self, state: TrainState) -> None:
-        """The history up to `state`, the splits on the devices, and the programs, which compile when first called."""
+        """Prepares the history, the splits on the devices, and the programs, which compile on first use."""
         self.history = History(self.folder.history_json, writes=self.writes)
         self.history.truncate(int(state.step) // self.steps_per_epoch)
         self.validation = SplitEvaluator(self.experiment, "validation", variables=state.variables, tta=False)
@@ -106,17 +106,13 @@ class Trainer:
             getattr(hook, event)(*arguments)
 
     def _fit_probe(self, state: TrainState) -> tuple[TrainState, dict]:
-        """Fits the head in one optimization, in place of all epochs: a single row in the history."""
+        """Fits the head in a single optimization, which replaces all epochs: the history has one row."""
         head, row = fit_head(self.experiment, self.folder, state.variables)
         state = state.replace(step=state.step + self.experiment.total_steps, params=state.params | {"head": head})
         return state, {"epoch": 1, **row}
 
     def _train_epoch(self, state: TrainState) -> tuple[TrainState, float]:
-        """Trains to the end of the epoch. Nothing crosses to the host but the metrics, now and then.
-
-        Returns:
-            The state, and the median of the training speed in images/s.
-        """
+        """Trains to the end of the epoch; returns the state and the median speed in images/s."""
         step = int(state.step)
         end = (step // self.steps_per_epoch + 1) * self.steps_per_epoch
         order_EB = self._epoch_order(state.step)
@@ -129,7 +125,8 @@ class Trainer:
             with jax.transfer_guard("disallow"):
                 state, metrics = program(state, self.data, order_EB)
             self._describe_start()
-            # One dispatch ahead, no more: a signal is obeyed within two. None on CPU: it would take a gigabyte more.
+            # At most one dispatch ahead, so that a signal stops the run within two. On CPU that would take a gigabyte
+            # more: no dispatch ahead.
             jax.block_until_ready(metrics if self.on_cpu else in_flight)
             self._call("after_steps", next_step, metrics)
             step, in_flight = next_step, metrics
@@ -144,15 +141,14 @@ class Trainer:
         return state, statistics.median(speeds)
 
     def _validated(self, state: TrainState, speed: float) -> dict:
-        """The epoch's row of the history, except its seconds."""
+        """Validates; returns the epoch's row of the history, without its seconds."""
         metrics = jax.device_get(state.metrics)
-        memory.tidy()  # before and after: what training and validation leave behind must not add up
+        memory.tidy()  # before and after, so that the memory of training and validation does not add up
         validation = self.validation.summaries(self.validation.logits(state.variables))["plain"]
         memory.tidy()
         return {
             "epoch": int(state.step) // self.steps_per_epoch,
-            "loss": float(metrics.loss_sum) / int(metrics.count),
-            "accuracy": int(metrics.correct) / int(metrics.count),
+            **_means(metrics),
             "val_loss": validation["loss"],
             "val_accuracy": validation["accuracy"],
             "learning_rate": self._learning_rate(int(state.step) - 1),
@@ -166,14 +162,14 @@ class Trainer:
         self._call("on_epoch", int(state.step), row)
 
     def _describe_start(self) -> None:
-        """Once, after the first dispatch: training does not wait for the figures of the data."""
+        """Runs once, after the first dispatch, so that training does not wait for the figures of the data."""
         if not self._is_described:
             results.describe_start(self.experiment, self.folder)
             self._is_described = True
             self._restart_clock()
 
     def _next_stop(self, step: int) -> int:
-        """The end of the next dispatch: at the latest where the host has something to do."""
+        """The end of the next dispatch: the host must log, save or validate there at the latest."""
         in_epoch = step % self.steps_per_epoch
         to_log = self.log_every - in_epoch % self.log_every
         stops = [self.steps_per_dispatch, self.steps_per_epoch - in_epoch, to_log]
@@ -193,27 +189,25 @@ class Trainer:
         return self._programs[steps]
 
     def _restart_clock(self, step: int | None = None) -> None:
-        """Leaves the time since the last `_log` out of the speed."""
+        """Excludes the time since the last `_log` from the speed."""
         self._clock = (time.perf_counter(), self._clock[1] if step is None else step)
 
     def _log(self, step: int, metrics) -> float:
-        """Reads the metrics of the epoch so far; returns the images/s since the last call."""
+        """Reads the metrics of the epoch so far; returns the speed since the last call in images/s."""
         metrics = jax.device_get(metrics)
         self._require_finite(metrics)
         before, first_step = self._clock
         self._restart_clock(step)
         speed = (step - first_step) * self.config.train.batch_size / (self._clock[0] - before)
         values = {
-            "loss": float(metrics.loss_sum) / int(metrics.count),
-            "accuracy": int(metrics.correct) / int(metrics.count),
             "learning_rate": self._learning_rate(step - 1),
             "images_per_second": speed,
         }
-        self._call("on_log", step, values)
+        self._call("on_log", step, _means(metrics) | values)
         return speed
 
     def _learning_rate(self, step: int) -> float:
-        """The learning rate of the update that batch `step` (from 0) takes part in."""
+        """The learning rate of the update to which batch `step` (from 0) contributes."""
         peak = self.config.optimizer.learning_rate
         return peak * float(self.schedule(step // self.config.optimizer.accumulate_steps))
 
@@ -249,3 +243,10 @@ class Trainer:
             f"state saved; resume with: {self.command or 'the same call'}",
             signal_number=number,
         )
+
+
+def _means(metrics) -> dict[str, float]:
+    return {
+        "loss": float(metrics.loss_sum) / int(metrics.count),
+        "accuracy": int(metrics.correct) / int(metrics.count),
+    }

@@ -1,4 +1,4 @@
-"""Progress for people: a bar in a terminal or a notebook, and a line per epoch on the command line."""
+"""Progress: a bar in a terminal or a notebook, and one line per epoch on the command line."""
 
 import html
 import logging
@@ -15,16 +15,16 @@ log = logging.getLogger(__name__)
 
 
 def progress_hook() -> Hook:
-    """The bar that fits where the program runs; without a terminal or a notebook only the lines per epoch."""
+    """A progress bar for the terminal or the notebook; without either, only one line per epoch."""
     if "ipykernel" in sys.modules:
         return NotebookProgress()
-    # A shell command in a notebook cell has a terminal, but prints its control characters.
+    # A shell command in a notebook cell runs in a terminal, but its control characters are printed.
     in_notebook_shell = {"JPY_PARENT_PID", "COLAB_RELEASE_TAG"} & os.environ.keys()
     return TerminalProgress() if sys.stderr.isatty() and not in_notebook_shell else LineProgress()
 
 
 class LineProgress(Hook):
-    """One line per epoch, below 80 columns, through `logging` at level INFO: shown by the command line only."""
+    """One line per epoch, up to 80 columns, logged at level INFO: only the command line shows it."""
 
     def on_start(self, *, first_step: int, total_steps: int, steps_per_epoch: int) -> None:
         self.total_steps, self.steps_per_epoch = total_steps, steps_per_epoch
@@ -45,7 +45,7 @@ class LineProgress(Hook):
         )
 
     def show(self, step: int | None, text: str) -> None:
-        """Updates the bar; `step` None leaves its position."""
+        """Updates the bar; if `step` is None, the position stays."""
 
     def line(self, text: str) -> None:
         log.info("%s", text)
@@ -57,7 +57,7 @@ class _Steps(ProgressColumn):
 
 
 class TerminalProgress(LineProgress):
-    """A bar below the lines."""
+    """A bar below the lines of the epochs."""
 
     def on_start(self, **steps: int) -> None:
         columns = (
@@ -83,7 +83,7 @@ class TerminalProgress(LineProgress):
 
 
 class NotebookProgress(LineProgress):
-    """A bar in the output of a notebook cell, updated in place; needs no widgets."""
+    """A bar in the output of a notebook cell, updated in place without widgets."""
 
     _display = None
 

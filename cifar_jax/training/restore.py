@@ -1,4 +1,4 @@
-"""Restores a run folder: its experiment, and the state of a checkpoint."""
+"""Restores the experiment of a run folder and the state of a checkpoint."""
 
 import dataclasses
 from pathlib import Path
@@ -18,7 +18,7 @@ from cifar_jax.training.state import abstract_state
 
 
 def start_devices(workdir: str | Path) -> None:
-    """Starts the devices as a run's configuration says. Without one, restoring reports what is wrong."""
+    """Starts the devices with the configuration of a run. If it has none, restoring reports the error."""
     folder = RunFolder(Path(workdir))
     if folder.config_json.exists():
         devices.start(ConfigDict(read_json(folder.config_json)["config"]))
@@ -30,7 +30,7 @@ def restore_run(workdir: str | Path, *, checkpoint: str, data: str = "") -> tupl
     Args:
         workdir: the run folder.
         checkpoint: 'best', 'latest' or the number of a step.
-        data: replaces the recorded data.dir.
+        data: replaces the recorded data.dir, unless empty.
 
     Raises:
         UsageError: no such checkpoint, or not a run folder.
@@ -38,15 +38,50 @@ def restore_run(workdir: str | Path, *, checkpoint: str, data: str = "") -> tupl
     """
     folder = RunFolder(Path(workdir))
     recorded = _recorded(folder)
+    config, backbone = ConfigDict(recorded["config"]), _recorded_backbone(recorded)
     if data:
-        recorded["config"]["data"]["dir"] = str(data)
-    return _restored(rebuild(recorded), folder, checkpoint)
+        config.data.dir = str(data)
+    if not recorded["data"]["is_fallback"]:
+        dataset = load(config.data, allow_fallback=False)
+    else:  # drawn again without the warning, even if the requested data exist by now
+        config.data.update(name="shapes", dir="")
+        dataset = load(config.data, allow_fallback=False)
+        dataset = dataclasses.replace(dataset, name=recorded["data"]["name"], is_fallback=True)
+    experiment = assemble(config, dataset, backbone)
+    require_same_data(experiment, recorded["data"])
+    return _restored(experiment, folder, checkpoint)
 
 
 def restore_network(workdir: str | Path, *, checkpoint: str) -> tuple[Experiment, Restored]:
-    """As `restore_run`, on all devices and without the data: `experiment.splits` are blank images."""
+    """Like `restore_run`, but on all devices and without the data: the images of `experiment.splits` are blank."""
     folder = RunFolder(Path(workdir))
-    return _restored(from_record(_recorded(folder)), folder, checkpoint)
+    recorded = _recorded(folder)
+    config, backbone = ConfigDict(recorded["config"]), _recorded_backbone(recorded)
+    class_names = tuple(recorded["data"]["classes"])
+    size = config.model.image_size or config.data.image_size or 32  # the parameters do not depend on it
+
+    def blank(split: str) -> ImageSet:
+        n = recorded["data"]["splits"][split]["n"]
+        images_NHWC = np.broadcast_to(np.uint8(0), (n, size, size, 3))  # takes no memory
+        return ImageSet(images_NHWC, np.zeros(n, np.int32), class_names)
+
+    dataset = Dataset(
+        recorded["data"]["name"],
+        "not read",
+        train=blank("train"),
+        validation=blank("validation"),
+        test=blank("test"),
+        is_fallback=recorded["data"]["is_fallback"],
+    )
+    model = models.build(
+        config.model,
+        num_classes=len(class_names),
+        steps_per_epoch=1,  # used in training only
+        architecture=backbone.architecture if backbone else None,
+    )
+    preprocessing = Preprocessing((0.0, 0.0, 0.0), (1.0, 1.0, 1.0), size)  # replaced by that of the checkpoint
+    experiment = Experiment(config, devices.make_mesh(), dataset, preprocessing, model, backbone)
+    return _restored(experiment, folder, checkpoint)
 
 
 def _recorded(folder: RunFolder) -> dict:
@@ -76,80 +111,14 @@ def _restored(experiment: Experiment, folder: RunFolder, checkpoint: str) -> tup
     return dataclasses.replace(experiment, preprocessing=preprocessing), restored
 
 
-def from_record(recorded: dict) -> Experiment:
-    """The experiment of a config.json on all devices, without its data: the images of its splits are blank.
-
-    The preprocessing, which depends on the data, is read from a checkpoint later; a convolutional network has the same
-    parameters at any image size.
-
-    Args:
-        recorded: the content of config.json.
-    """
-    config = ConfigDict(recorded["config"])
-    backbone = _recorded_backbone(recorded)
-    names = tuple(recorded["data"]["classes"])
-    size = config.model.image_size or config.data.image_size or 32
-
-    def blank(split):
-        n = recorded["data"]["splits"][split]["n"]
-        images_NHWC = np.broadcast_to(np.uint8(0), (n, size, size, 3))  # takes no memory
-        return ImageSet(images_NHWC, np.zeros(n, np.int32), names)
-
-    return Experiment(
-        config=config,
-        mesh=devices.make_mesh(),
-        dataset=Dataset(
-            recorded["data"]["name"],
-            "not read",
-            train=blank("train"),
-            validation=blank("validation"),
-            test=blank("test"),
-            is_fallback=recorded["data"]["is_fallback"],
-        ),
-        preprocessing=Preprocessing((0.0, 0.0, 0.0), (1.0, 1.0, 1.0), size),
-        model=models.build(
-            config.model,
-            num_classes=len(names),
-            steps_per_epoch=1,  # used in training only
-            architecture=backbone.architecture if backbone else None,
-        ),
-        backbone=backbone,
-    )
-
-
-def rebuild(recorded: dict) -> Experiment:
-    """The experiment of a config.json, with the data of that run.
-
-    Args:
-        recorded: the content of config.json.
-
-    Raises:
-        DataError: the data are not those of the run: their fingerprints differ.
-    """
-    config, backbone = ConfigDict(recorded["config"]), _recorded_backbone(recorded)
-    if not recorded["data"]["is_fallback"]:
-        experiment = assemble(config, load(config.data, allow_fallback=False), backbone)
-    else:  # drawn again without the warning, even if the requested data exist by now
-        config.data.update(name="shapes", dir="")
-        dataset = load(config.data, allow_fallback=False)
-        dataset = dataclasses.replace(dataset, name=recorded["data"]["name"], is_fallback=True)
-        experiment = assemble(config, dataset, backbone)
-    require_same_data(experiment, recorded["data"])
-    return experiment
-
-
 def _recorded_backbone(recorded: dict) -> Backbone | None:
-    """The description of the pretrained weights that a run started from; the weights are in its checkpoints."""
+    """The description of the pretrained weights from which a run started; its checkpoints hold the weights."""
     description = recorded.get("backbone")
     return Backbone.from_description(description) if description else None
 
 
 def require_same_backbone(experiment: Experiment, recorded: dict | None) -> None:
-    """Refuses pretrained weights other than those that the run started from, by their checksums.
-
-    Raises:
-        DataError: naming both.
-    """
+    """Raises DataError if the run started from other pretrained weights, by their checksums."""
     backbone = experiment.backbone
     if (backbone and backbone.sha256) != (recorded and recorded["sha256"]):
         raise DataError(
@@ -159,11 +128,7 @@ def require_same_backbone(experiment: Experiment, recorded: dict | None) -> None
 
 
 def require_same_data(experiment: Experiment, recorded: dict) -> None:
-    """Refuses data that are not those of the run, by their fingerprints.
-
-    Raises:
-        DataError: naming both.
-    """
+    """Raises DataError if the data are not those of the run, by their fingerprints."""
     current = experiment.data_description
     if current == recorded:
         return

@@ -1,4 +1,4 @@
-"""The files of a run besides its checkpoints: architecture, results, figures and the page."""
+"""The files of a run besides its checkpoints: architecture, results, figures and report."""
 
 import importlib.metadata
 import platform
@@ -42,14 +42,10 @@ def architecture(experiment: Experiment) -> dict:
 
 
 def describe_start(experiment: Experiment, folder: RunFolder) -> None:
-    """Writes architecture.json and the figures of the data; 3 s, of which 2 s compile the augmentation."""
-    write_json(folder.architecture_json, architecture(experiment))
-    _draw_data(experiment, folder)
-
-
-def _draw_data(experiment: Experiment, folder: RunFolder) -> None:
+    """Writes architecture.json and the figures of the data; takes 3 s, of which 2 s compile the augmentation."""
     from cifar_jax.report import classes, image_grids  # here: Matplotlib takes 0.3 s to import
 
+    write_json(folder.architecture_json, architecture(experiment))
     train, name, run = experiment.splits["train"], experiment.dataset.name, figures.run_name(folder)
     sizes = ", ".join(f"{split} {len(images):,}" for split, images in experiment.splits.items())
     title, path = f"{name}, train, n = {len(train):,}\n{run}", folder.figures_dir / "samples.png"
@@ -71,7 +67,7 @@ def _draw_data(experiment: Experiment, folder: RunFolder) -> None:
 
 
 def seen_in_training(experiment: Experiment, *, size: int = 8, epochs: int = 3) -> tuple[np.ndarray, np.ndarray]:
-    """Some training images as stored, and augmented as in the first epochs.
+    """A few training images as stored, and as augmented in the first epochs.
 
     Returns:
         uint8 (size, H, W, 3) and uint8 (epochs, size, H', W', 3), without normalization.
@@ -96,7 +92,7 @@ def seen_in_training(experiment: Experiment, *, size: int = 8, epochs: int = 3) 
 def finish(
     experiment: Experiment, folder: RunFolder, checkpoints: Checkpoints, history: History, *, compile_seconds: float
 ) -> dict:
-    """Evaluates the best checkpoint on every split, the test split once; writes results.json and returns it."""
+    """Evaluates the best checkpoint once on every split; writes results.json and returns its content."""
     best = checkpoints.restore_best(abstract_state(experiment))
 
     def evaluate(split: str, temperature: float | None = None) -> dict:
@@ -145,7 +141,7 @@ def finish(
 
 
 def environment(experiment: Experiment) -> dict:
-    """Devices, versions and source revision: what results depend on besides the configuration."""
+    """Devices, versions and source revision, on which results depend besides the configuration."""
     return {
         "devices": describe(experiment.mesh),
         "processes": jax.process_count(),
@@ -157,7 +153,7 @@ def environment(experiment: Experiment) -> dict:
 
 
 def source_revision() -> str:
-    """The commit of a checkout (with '+' if files differ from it), else the version of the package."""
+    """The commit of the checkout (with '+' if files differ from it), or the version of the installed package."""
     root = Path(__file__).resolve().parents[2]
     if not (root / ".git").exists():  # an installed package, perhaps inside the checkout of another project
         return __version__
@@ -169,7 +165,7 @@ def source_revision() -> str:
 
 
 def describe_results(results: dict) -> str:
-    """results.json of a run, or of several seeds, for the terminal; lines below 80 columns."""
+    """A summary of results.json, of a run or of several seeds, for the terminal; up to 80 columns."""
     test = results["test"]
     if "seeds" not in results:
         return describe_metrics(test)
@@ -182,7 +178,7 @@ def describe_results(results: dict) -> str:
 
 
 def describe_metrics(metrics: dict) -> str:
-    """metrics.json for the terminal; lines below 80 columns."""
+    """A summary of metrics.json for the terminal; up to 80 columns."""
     low, high = metrics["accuracy_interval"]
     views = f", {metrics['without_tta']['accuracy']:.2%} without test-time augmentation" if metrics["tta"] else ""
     return (

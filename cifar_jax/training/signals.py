@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM end training after the step in flight, with the state saved."""
+"""On SIGINT and SIGTERM, training saves its state after the current step and stops."""
 
 import signal
 import threading
@@ -11,7 +11,7 @@ from cifar_jax.errors import CifarJaxError
 
 
 class Interrupted(CifarJaxError):
-    """Training stopped by a signal, its state saved. The exit code is 128 + the signal's number, as in a shell."""
+    """A signal stopped the training; the state is saved. The exit code is 128 + the signal number, as in a shell."""
 
     def __init__(self, message: str, *, signal_number: int):
         super().__init__(message)
@@ -19,9 +19,9 @@ class Interrupted(CifarJaxError):
 
 
 class StopSignal:
-    """Records a signal instead of ending the process; a second one ends it as usual.
+    """Records a signal instead of ending the process; a second signal ends it as usual.
 
-    Outside the main thread, where Python allows no handlers, nothing is recorded.
+    Outside the main thread, Python does not allow signal handlers, so nothing is recorded.
     """
 
     def __init__(self):
@@ -40,14 +40,14 @@ class StopSignal:
 
     def _record(self, number, frame) -> None:
         self._received = number
-        for each, handler in self._before.items():
-            signal.signal(each, handler)
+        for handled, handler in self._before.items():
+            signal.signal(handled, handler)
 
     def number(self, *, agree: bool) -> int:
-        """The signal received, 0 for none.
+        """The received signal, or 0.
 
         Args:
-            agree: ask the other processes too, so that all stop at the same step; all must call it.
+            agree: also ask the other processes, so that all stop at the same step; all processes must call it.
         """
         if jax.process_count() == 1:
             return self._received

@@ -8,13 +8,13 @@ from cifar_jax.training.hooks import Hook
 
 
 class TensorBoard(Hook):
-    """Writes the metrics of the loop as scalars over steps."""
+    """Writes the metrics of the training loop as scalars per step."""
 
     def __init__(self, directory: Path):
         self._directory = directory
 
     def on_start(self, *, first_step: int, **steps: int) -> None:
-        # purge_step: TensorBoard hides what an interrupted run wrote after the step at which this one resumes.
+        # purge_step: TensorBoard hides what an interrupted run wrote after the step from which this one resumes.
         self._writer = tensorboardX.SummaryWriter(str(self._directory), purge_step=first_step, flush_secs=30)
 
     def on_log(self, step: int, values: dict[str, float]) -> None:

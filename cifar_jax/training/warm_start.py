@@ -1,4 +1,4 @@
-"""`train.init_from`: a new run that starts from the weights of an own run, also with other classes or data."""
+"""`train.init_from`: a new run that starts from the weights of an earlier run, even with other classes or data."""
 
 import dataclasses
 import logging
@@ -11,7 +11,7 @@ from cifar_jax.experiment import Experiment
 from cifar_jax.runs.checksums import json_checksum, leaf_checksums
 from cifar_jax.training.restore import restore_network
 
-# What may differ between the two models: it changes no parameter but those of the head.
+# These may differ between the two models: they do not affect the parameters, except those of the head.
 FREE_ATTRIBUTES = {"num_classes", "dropout", "dtype", "remat", "norm_momentum", "parent", "name"}
 
 log = logging.getLogger(__name__)
@@ -20,10 +20,10 @@ log = logging.getLogger(__name__)
 def warm_started(experiment: Experiment) -> Experiment:
     """The experiment with the weights and the normalization of the best checkpoint of the run `train.init_from`.
 
-    The head is copied if the classes are the same; otherwise it keeps its own initial values.
+    The head is copied if the classes are the same; otherwise it is newly initialized.
 
     Raises:
-        UsageError: not a run folder, or the run has another model; names what differs.
+        UsageError: not a run folder, or the model of that run differs (the message names the attributes).
         DataError: no checkpoint is intact.
     """
     workdir = experiment.config.train.init_from
@@ -43,7 +43,7 @@ def warm_started(experiment: Experiment) -> Experiment:
 
 
 def description(experiment: Experiment) -> dict | None:
-    """What identifies the initial weights, for config.json; None if there are none."""
+    """The source and checksum of the initial weights, for config.json; None without `train.init_from`."""
     if experiment.initial_weights is None:
         return None
     checksum = json_checksum(leaf_checksums(experiment.initial_weights))
@@ -51,11 +51,7 @@ def description(experiment: Experiment) -> dict | None:
 
 
 def require_same(experiment: Experiment, recorded: dict | None) -> None:
-    """Refuses initial weights other than those that the run started from.
-
-    Raises:
-        DataError: naming both.
-    """
+    """Raises DataError if the run started from other initial weights."""
     current = description(experiment)
     if (current and current["sha256"]) != (recorded and recorded["sha256"]):
         sources = [weights["source"] if weights else "none" for weights in (current, recorded)]

@@ -194,7 +194,7 @@ def test_another_model_is_refused_by_the_names_of_its_leaves(directory):
         Checkpoints(directory, keep=2).restore_latest(abstract(other))
     text = str(caught.value)
     assert "params/conv1/kernel is float32[128, 64], not float32[128, 9]" in text
-    assert "params/conv1/scale is missing" in text and "params/conv1/bias is left over" in text
+    assert "params/conv1/scale is missing" in text and "params/conv1/bias is unexpected" in text
     assert "step is int32[], not float32[]" in text and "\n" not in text
 
 
