@@ -34,7 +34,10 @@ from cifar_jax.errors import UsageError
         ("--config=cnn_scratch stray", "stray argument 'stray'"),
         ("--config=cnn_scratch --worgdir=x", "unknown flag --worgdir; the nearest is --workdir"),
         ("--config=cnn_scratch --nonsense", "unknown flag --nonsense; --help lists them"),
-        ("--config=cnn_scratch --work=x", "unknown flag --work"),  # no abbreviations: they change with new flags
+        (
+            "--config=cnn_scratch --work=x",
+            "unknown flag --work",
+        ),  # abbreviations are rejected: new flags would change their meaning
         ("--config=cnn_scratch --workdir=gs://bucket/run", "--workdir=gs://bucket/run: must be a folder"),
         ("--mode=evaluate --config=cnn_scrach", "no such recipe; the nearest is cnn_scratch"),
     ],
@@ -46,7 +49,7 @@ def test_wrong_flags_are_one_line(arguments, message):
 
 
 @pytest.mark.parametrize("mode", ["evaluate", "predict --images=x", "report", "export --output=x"])
-def test_modes_that_read_a_run_refuse_overrides_of_its_configuration(mode, tmp_path):
+def test_modes_that_use_a_finished_run_reject_config_flags(mode, tmp_path):
     command = f"cifar-jax --workdir={tmp_path} --config.data.limit=5 --mode={mode}"
     with pytest.raises(UsageError, match=r"uses the configuration of the run, no --config\.data\.limit"):
         cli.run(command.split())
@@ -61,7 +64,7 @@ def test_modes_that_read_a_run_refuse_overrides_of_its_configuration(mode, tmp_p
         ("/venv/bin/cifar-jax", "cifar-jax"),
     ],
 )
-def test_the_recorded_command_starts_the_program_as_the_user_did(program, recorded, monkeypatch):
+def test_the_recorded_command_is_the_one_the_user_typed(program, recorded, monkeypatch):
     commands = []
 
     def train(config, workdir, *, command, hooks):
@@ -75,7 +78,7 @@ def test_the_recorded_command_starts_the_program_as_the_user_did(program, record
     assert commands == [f"{recorded} {shlex.join(arguments)}"]
 
 
-def test_the_run_folder_is_named_after_the_recipe_and_tilde_is_the_home_folder(tmp_path, monkeypatch):
+def test_the_run_folder_is_named_after_the_recipe_and_tilde_is_expanded(tmp_path, monkeypatch):
     folders = []
     monkeypatch.setattr(cifar_jax.modes.report, "report", lambda workdir: folders.append(workdir) or [])
     monkeypatch.setenv("HOME", str(tmp_path))
@@ -85,7 +88,7 @@ def test_the_run_folder_is_named_after_the_recipe_and_tilde_is_the_home_folder(t
 
 
 @pytest.mark.parametrize("flag", ["--help", "--helpfull", "-h"])
-def test_help_lists_modes_recipes_flags_and_keys_at_80_columns(flag, capsys):
+def test_help_lists_modes_recipes_flags_and_keys_in_80_columns(flag, capsys):
     with pytest.raises(SystemExit) as stop:
         cli.run(["cifar-jax", flag])
     text = capsys.readouterr().out

@@ -1,4 +1,4 @@
-"""The figures of the documentation are those of the files in benchmarks/results, and its links and commands work."""
+"""The figures in the documentation match the files in benchmarks/results, and its links and commands work."""
 
 import json
 import re
@@ -165,13 +165,13 @@ def test_published_weights_are_listed():
 
 
 def links_of(page: Path) -> list[str]:
-    """Targets of the links and images of a page that lead to files of the project."""
+    """The targets of links and images that are files of the project."""
     targets = re.findall(r"\]\(([^)\s]+)\)", page.read_text()) + re.findall(r'(?:src|href)="([^"]+)"', page.read_text())
     return [target.split("#")[0] for target in targets if not re.match(r"https?:|#", target)]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_links_lead_to_files(page):
+def test_links_point_to_existing_files(page):
     assert not [target for target in links_of(page) if not (page.parent / target).exists()]
 
 
@@ -233,7 +233,7 @@ def test_the_examples_of_the_api_run(monkeypatch, tmp_path, capsys):
 
 @pytest.mark.slow
 def test_the_example_of_the_readme_runs(monkeypatch, tmp_path, capsys):
-    """As printed, but on few images and with a small network."""
+    """The example as printed, but with few images and a small network."""
     small = {"data.name": "shapes", "data.limit": 200, "model.widths": (8,), "train.batch_size": 40}
     load_config = cifar_jax.load_config
     monkeypatch.setattr(
@@ -249,7 +249,7 @@ def test_the_example_of_the_readme_runs(monkeypatch, tmp_path, capsys):
 
 
 @pytest.mark.slow
-def test_an_exported_program_is_used_as_documented(monkeypatch, tmp_path):
+def test_the_documented_code_runs_an_exported_program(monkeypatch, tmp_path):
     pytest.importorskip("flatbuffers")
     monkeypatch.chdir(tmp_path)
     save_image(tmp_path / "cat.jpg")

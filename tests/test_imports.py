@@ -1,4 +1,4 @@
-"""Imports go one way, each library is imported in few places, and every imported library is a declared dependency."""
+"""Imports only go down the layers, few modules import each library, and every import is a declared dependency."""
 
 import ast
 import configparser
@@ -84,7 +84,7 @@ def test_every_declared_library_is_imported():
     assert declared()[""] - set.union(*providers().values()) == needed_by_tensorflow_datasets
 
 
-def test_imported_sees_every_form_of_import():
+def test_every_form_of_import_is_detected():
     source = "import a.b, c\nfrom d.e import f as g\ndef h():\n    from cifar_jax import devices as d\n"
     assert imported(source) == {"a.b", "c", "d.e.f", "cifar_jax.devices"}
 
@@ -93,13 +93,13 @@ def level(part: str) -> int:
     return next(number for number, parts in enumerate(LAYERS) if part in parts)
 
 
-def test_every_part_has_one_layer():
+def test_every_module_belongs_to_one_layer():
     parts = [part for layer in LAYERS for part in layer]
     assert sorted(parts) == sorted({part_of(path) for path in FILES})
 
 
 @pytest.mark.parametrize("path", FILES, ids=shown)
-def test_parts_import_downwards(path):
+def test_modules_import_only_from_lower_layers(path):
     names = imported(path.read_text())
     parts = {name.split(".")[1] for name in names if name.startswith("cifar_jax.")} - {"__version__", part_of(path)}
     upward = {part for part in parts if level(part) >= level(part_of(path))}

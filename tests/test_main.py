@@ -115,7 +115,7 @@ def wait_for_epoch(process: subprocess.Popen, folder: RunFolder, epoch: int) -> 
 
 
 def assert_one_error(finished_call: tuple[int, str, str], code: int) -> str:
-    """Checks that stderr is one line, besides the summary of the data set; returns it without 'error: '."""
+    """Asserts that stderr has one line apart from the summary of the data set; returns it without 'error: '."""
     exit_code, _, err = finished_call
     assert exit_code == code, err
     err = "".join(line for line in err.splitlines(keepends=True) if not line.startswith("data: "))
@@ -123,9 +123,7 @@ def assert_one_error(finished_call: tuple[int, str, str], code: int) -> str:
     return err.removeprefix("error: ").strip()
 
 
-def test_a_run_that_is_terminated_and_killed_ends_with_the_same_bits_as_an_uninterrupted_run(
-    finished, start, main, tmp_path
-):
+def test_a_terminated_and_killed_run_ends_bit_identical_to_an_uninterrupted_run(finished, start, main, tmp_path):
     folder = RunFolder(tmp_path / "run of mine")  # the space must be quoted in the printed command
     with start(*SMALL, "--workdir", folder.path) as process:
         wait_for_epoch(process, folder, 1)
@@ -185,7 +183,7 @@ def test_evaluate_reproduces_the_results_of_training_exactly(finished, main, spl
     assert metrics["checkpoint_step"] == results["best_step"]
 
 
-def test_evaluating_another_checkpoint_keeps_the_evaluation_in_results_json(copy, main):
+def test_evaluating_another_checkpoint_does_not_change_the_final_evaluation(copy, main):
     files = [copy.evaluation_dir("test") / "metrics.json", *copy.figures_dir.glob("*.png")]
     before = {file: file.read_bytes() for file in files}
     code, out, err = main("--mode=evaluate", "--workdir", copy.path, "--checkpoint=latest", "--tta")
@@ -198,7 +196,7 @@ def test_evaluating_another_checkpoint_keeps_the_evaluation_in_results_json(copy
     assert {file: file.read_bytes() for file in files} == before
 
 
-def test_a_damaged_checkpoint_is_skipped_and_it_is_an_error_if_all_are_damaged(copy, main):
+def test_a_damaged_checkpoint_is_skipped_unless_all_are_damaged(copy, main):
     evaluate = ("--mode=evaluate", "--workdir", copy.path, "--checkpoint=latest")
     *older, newest = steps(copy)
     damage(copy, newest)
@@ -213,7 +211,7 @@ def test_a_damaged_checkpoint_is_skipped_and_it_is_an_error_if_all_are_damaged(c
     assert steps(copy) == [*older, newest]
 
 
-def test_a_run_folder_of_another_configuration_is_refused_and_not_changed(copy, main):
+def test_a_run_folder_of_another_configuration_is_rejected_and_unchanged(copy, main):
     before = copy.config_json.read_bytes()
     call = main(*SMALL, "--config.data.limit=400", "--config.train.seed=1", "--workdir", copy.path)
     message = assert_one_error(call, 2)

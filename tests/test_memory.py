@@ -16,7 +16,7 @@ pytestmark = pytest.mark.slow
 
 ONLY_ON_GLIBC = pytest.mark.skipif(
     not memory.is_glibc(),
-    reason="measures glibc's malloc; test_other_mallocs_are_left_alone covers the others",
+    reason="measures glibc's malloc; test_other_allocators_are_not_changed covers the others",
 )
 ROOT = Path(__file__).parents[1]
 BLOCK = 64 * 2**20  # bytes
@@ -113,7 +113,7 @@ def test_the_program_restarts_once_with_the_tunables():
         assert done.stdout.strip() == expected
 
 
-def test_other_mallocs_are_left_alone(monkeypatch):
+def test_other_allocators_are_not_changed(monkeypatch):
     monkeypatch.setattr(memory, "is_glibc", lambda: False)
     monkeypatch.setattr(memory.ctypes, "CDLL", lambda name: pytest.fail("the C library was called"))
     monkeypatch.setattr(memory.os, "execv", lambda *_: pytest.fail("the program was restarted"))

@@ -1,4 +1,4 @@
-"""The Python API: what `load_run` returns against the files of the run and against its own evaluation."""
+"""The Python API: the values of `load_run` match the files of the run and its evaluation."""
 
 import numpy as np
 import pytest
@@ -35,19 +35,19 @@ def test_a_run_has_its_history_results_and_figures(workdir):
     assert run.figures["curves"].exists()
 
 
-def test_its_model_gives_the_logits_of_evaluation(workdir):
+def test_the_model_of_a_run_gives_the_logits_of_its_evaluation(workdir):
     apply, variables, preprocessing = cifar_jax.load_run(workdir).model()
     images_NHWC = restore_run(workdir, checkpoint="best")[0].splits["test"].images_NHWC
     with np.load(RunFolder(workdir).evaluation_dir("test") / "predictions.npz") as saved:
         np.testing.assert_allclose(apply(variables, preprocessing(images_NHWC)), saved["logits"], rtol=1e-5, atol=1e-5)
 
 
-def test_evaluate_returns_the_metrics_of_the_results(workdir):
+def test_evaluate_returns_the_metrics_in_results_json(workdir):
     metrics, test = cifar_jax.evaluate(workdir), cifar_jax.load_run(workdir).results["test"]
     assert {name: metrics[name] for name in test if name in metrics} == test
 
 
-def test_a_folder_without_a_run_is_refused(tmp_path):
+def test_a_folder_without_a_run_is_rejected(tmp_path):
     with pytest.raises(UsageError, match=r"no config\.json"):
         cifar_jax.load_run(tmp_path)
 

@@ -1,4 +1,4 @@
-"""The flags of configuration keys become values, or one line that names the flag."""
+"""The flags of configuration keys are converted to values; errors are one line that names the flag."""
 
 import argparse
 
@@ -34,7 +34,7 @@ def test_a_wrong_override_is_one_line_with_key_and_type(arguments, message):
     assert str(error.value).startswith(message) and "\n" not in str(error.value)
 
 
-def test_overrides_become_values_of_the_type_of_their_key():
+def test_overrides_are_converted_to_the_types_of_their_keys():
     assert parse([]) == {}
     values = parse(
         [
@@ -47,7 +47,7 @@ def test_overrides_become_values_of_the_type_of_their_key():
         "optimizer.learning_rate": 1.0,
         "train.epochs": 3,
         "data.dir": "",
-        "model.widths": (3,),  # of a key given twice, the last
+        "model.widths": (3,),  # the last value of a repeated key
         "model.whitening": False,
         "evaluation.tta": True,
         "mesh.compilation_cache": False,
@@ -57,7 +57,7 @@ def test_overrides_become_values_of_the_type_of_their_key():
 
 @pytest.mark.parametrize("key", KEYS)
 def test_values_are_read_as_ml_collections_reads_them(key):
-    """For texts of every type: the same values are valid, and they are equal."""
+    """For every type, both accept the same texts and give equal values."""
     for text in ("abc", "1.5", "7", "nan", "true", "False", "(1,2)", "[3]", "(1, a", "", "1e400"):
         assert ours(key, text) == theirs(key, text), text
 

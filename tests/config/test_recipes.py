@@ -1,4 +1,4 @@
-"""Recipes: found by name and by path, with overrides, and one line for whatever is wrong with one."""
+"""Recipes are found by name and by path, accept overrides, and report errors in one line."""
 
 import os
 from pathlib import Path
@@ -50,7 +50,7 @@ def test_overrides_are_dotted_or_nested_and_converted():
     assert flatten(config) == expected
 
 
-def test_a_loaded_configuration_takes_no_new_keys_and_no_other_types():
+def test_a_loaded_configuration_accepts_no_new_keys_and_no_other_types():
     config = load_config("cnn_scratch")
     with pytest.raises(AttributeError, match="epochs"):
         config.train.epoch = 3
@@ -70,7 +70,7 @@ def test_a_loaded_configuration_takes_no_new_keys_and_no_other_types():
         ({"schedule.name": "step"}, "--config.schedule.name=step: set schedule.decay_steps"),
     ],
 )
-def test_wrong_overrides_are_refused(overrides, message):
+def test_wrong_overrides_are_rejected(overrides, message):
     with pytest.raises(UsageError) as error:
         load_config("cnn_scratch", **overrides)
     assert str(error.value).startswith(message)
@@ -100,7 +100,7 @@ def test_a_broken_recipe_is_one_line_with_file_and_line(source, message, tmp_pat
 
 
 @pytest.mark.parametrize("name", ["cnn_scrath", "configs/cnn_scrath.py", "/no/such/cnn_scratch.py", "Makefile", ""])
-def test_a_recipe_that_does_not_exist_names_the_nearest(name, tmp_path, monkeypatch):
+def test_an_unknown_recipe_is_an_error_that_names_the_closest(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("Makefile").write_text("")
     with pytest.raises(UsageError) as error:
@@ -108,7 +108,7 @@ def test_a_recipe_that_does_not_exist_names_the_nearest(name, tmp_path, monkeypa
     assert str(error.value).startswith(f"--config {name}: no such recipe; ") and "cnn_scratch" in str(error.value)
 
 
-def test_a_recipe_without_a_key_says_so(tmp_path):
+def test_a_recipe_that_lacks_a_key_is_an_error(tmp_path):
     source = "from ml_collections import ConfigDict\ndef get_config():\n    return ConfigDict({'train': {'epochs': 1}})"
     (tmp_path / "recipe.py").write_text(source)
     with pytest.raises(UsageError, match="this key is missing"):

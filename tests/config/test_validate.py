@@ -1,4 +1,4 @@
-"""Every key has its range, keys must fit together, and a message names the key, the value and what it must be."""
+"""Every key has a range, keys must be consistent, and messages name the key, its value and what it must be."""
 
 import json
 import math
@@ -30,7 +30,7 @@ def message(call, *arguments) -> str:
     return str(caught.value)
 
 
-def test_the_defaults_are_as_declared_and_valid(config):
+def test_the_defaults_are_valid_and_as_declared(config):
     assert flatten(config) == {name: key.default for name, key in KEYS.items()}
     validate(config)
 
@@ -92,7 +92,7 @@ def test_the_message_for_a_nan_is_as_documented():
     assert text == "--config.optimizer.learning_rate=nan: must be a finite number above 0"
 
 
-def test_a_wrong_choice_lists_all_and_names_the_nearest():
+def test_the_message_for_a_wrong_choice_lists_all_and_names_the_closest():
     text = message(validate, with_values(optimizer__name="adam"))
     assert (
         text == "--config.optimizer.name=adam: must be one of 'sgd', 'adamw', 'muon', 'lbfgs'; the nearest is 'adamw'"
@@ -112,12 +112,12 @@ def test_at_most_one_unit_of_warmup_and_of_decay():
     assert "set one of decay_steps" in message(validate, two)
 
 
-def test_step_decay_needs_its_steps():
+def test_step_decay_requires_decay_steps():
     assert "decay_steps" in message(validate, with_values(schedule__name="step"))
     validate(with_values(schedule__name="step", schedule__decay_percent=(50.0, 75.0)))
 
 
-def test_cached_features_exclude_every_augmentation():
+def test_cached_features_exclude_augmentation():
     fixed = {"augment__flip": "none", "augment__crop_padding": 0, "train__cached_features": True}
     validate(with_values(**fixed))
     augmented = {"flip": "random", "crop_padding": 2, "cutout": 4, "random_resized_crop": 0.5, "mixup": 0.1}
@@ -140,12 +140,12 @@ def test_pretrained_weights_have_their_own_stem():
     assert text.startswith("--config.model.stem=small: ")
 
 
-def test_the_batch_divides_by_the_chosen_devices():
+def test_the_batch_size_is_a_multiple_of_the_chosen_devices():
     validate(with_values(train__batch_size=500, mesh__devices=4))
     assert "mesh.devices=8" in message(validate, with_values(train__batch_size=500, mesh__devices=8))
 
 
-def test_unknown_and_missing_keys_are_refused():
+def test_unknown_and_missing_keys_are_rejected():
     config = ConfigDict(default_config().to_dict())
     config.train.epoch = 3
     assert "nearest is 'train.epochs'" in message(validate, config)
@@ -168,18 +168,18 @@ def test_unknown_and_missing_keys_are_refused():
         ("eval.tta", "evaluation.tta"),
     ],
 )
-def test_an_unknown_key_names_the_nearest(typed, nearest):
+def test_the_message_for_an_unknown_key_names_the_closest(typed, nearest):
     assert message(require_known, typed) == f"no configuration key '{typed}'; the nearest is '{nearest}'"
 
 
 @pytest.mark.parametrize("key", KEYS)
-def test_a_key_with_one_letter_missing_names_the_right_key(key):
+def test_a_key_with_a_missing_letter_is_recognized(key):
     start = key.rfind(".") + 1
     shortened = {key[:i] + key[i + 1 :] for i in range(start, len(key))} - set(KEYS)
     assert {nearest_key(typed) for typed in shortened} == {key}
 
 
-def test_to_json_is_what_json_gives_back(config):
+def test_to_json_survives_a_json_round_trip(config):
     plain = to_json(config)
     assert plain == json.loads(json.dumps(plain))
     assert plain["model"]["widths"] == [64, 128, 256]

@@ -82,7 +82,7 @@ def test_what_was_saved_comes_back(directory):
     assert checkpoints.steps() == [1, 2] and checkpoints.restore_best(ABSTRACT).step == 1
 
 
-def test_nothing_saved_yet(tmp_path):
+def test_an_empty_directory_has_no_checkpoint(tmp_path):
     checkpoints = Checkpoints(tmp_path / "none", keep=2)
     assert checkpoints.steps() == [] and checkpoints.restore_best(ABSTRACT) is None
     assert checkpoints.restore_latest(ABSTRACT) is None and checkpoints.restore_best(ABSTRACT) is None
@@ -91,7 +91,7 @@ def test_nothing_saved_yet(tmp_path):
     assert not (tmp_path / "none").exists()
 
 
-def test_reading_changes_nothing(directory):
+def test_reading_does_not_change_the_directory(directory):
     (directory / "3.orbax-checkpoint-tmp").mkdir()
     (directory / "9").mkdir()
     damage(directory, 2)
@@ -115,7 +115,7 @@ def test_reading_changes_nothing(directory):
         ([0.1, 0.2, 0.3], 1, [3], 3),
     ],
 )
-def test_the_best_and_the_latest_stay(tmp_path, accuracies, keep, kept, best):
+def test_the_best_and_the_latest_checkpoints_are_kept(tmp_path, accuracies, keep, kept, best):
     save_all(tmp_path, dict(enumerate(accuracies, 1)), keep=keep)
     checkpoints = Checkpoints(tmp_path, keep=keep)
     assert checkpoints.steps() == kept
@@ -123,13 +123,13 @@ def test_the_best_and_the_latest_stay(tmp_path, accuracies, keep, kept, best):
     assert checkpoints.restore_latest(ABSTRACT).step == len(accuracies)
 
 
-def test_the_best_of_an_earlier_process_stays(tmp_path):
+def test_the_best_checkpoint_of_an_earlier_process_is_kept(tmp_path):
     for step, accuracy in enumerate([0.2, 0.9, 0.5, None, 0.3], 1):
         save_all(tmp_path, {step: accuracy}, keep=1)
     assert Checkpoints(tmp_path, keep=1).steps() == [2, 5]
 
 
-def test_a_step_is_never_written_twice_in_silence(directory):
+def test_saving_an_existing_step_is_an_error(directory):
     checkpoints = Checkpoints(directory, keep=2)
     for step in (1, 2):
         with pytest.raises(ValueError, match=f"step {step} is not above"):
@@ -139,7 +139,7 @@ def test_a_step_is_never_written_twice_in_silence(directory):
     assert same(checkpoints.restore_latest(ABSTRACT).state, make_state(2))
 
 
-def test_metadata_must_be_json_and_come_back_equal(tmp_path):
+def test_metadata_must_be_json_and_is_restored_unchanged(tmp_path):
     metadata = {"classes": ["ä", "b"], "mean": [0.1, 1e-30], "rows": {"10": 1, "9": None}, "on": True}
     checkpoints = Checkpoints(tmp_path, keep=2)
     checkpoints.save(1, make_state(1), metadata, val_accuracy=None)
@@ -164,7 +164,7 @@ def test_the_state_may_be_overwritten_as_soon_as_save_returns(tmp_path):
 
 
 @pytest.mark.parametrize("saved_on, restored_on", [(1, 8), (8, 1), (8, 4)])
-def test_another_number_of_devices(tmp_path, saved_on, restored_on):
+def test_a_checkpoint_is_restored_on_another_number_of_devices(tmp_path, saved_on, restored_on):
     checkpoints = Checkpoints(tmp_path, keep=1)
     checkpoints.save(1, make_state(1, saved_on), {}, val_accuracy=None)
     checkpoints.close()
@@ -185,7 +185,7 @@ def test_a_split_array_is_saved_and_verified_completely(tmp_path):
     )
 
 
-def test_another_model_is_refused_by_the_names_of_its_leaves(directory):
+def test_a_checkpoint_of_another_model_is_rejected_with_the_names_of_the_leaves(directory):
     other = make_state(0)
     other["params"]["conv1"]["kernel"] = jnp.zeros((128, 9))
     other["params"]["conv1"]["scale"] = other["params"]["conv1"].pop("bias")
@@ -198,13 +198,13 @@ def test_another_model_is_refused_by_the_names_of_its_leaves(directory):
     assert "step is int32[], not float32[]" in text and "\n" not in text
 
 
-def test_another_dtype_is_refused_and_not_cast(directory):
+def test_another_dtype_is_rejected_and_not_cast(directory):
     other = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, jnp.bfloat16, sharding=x.sharding), ABSTRACT)
     with pytest.raises(DataError, match=r"kernel is float32\[128, 64\], not bfloat16"):
         Checkpoints(directory, keep=2).restore_best(other)
 
 
-def test_a_step_that_is_not_there_is_a_usage_error(directory):
+def test_a_missing_step_is_a_usage_error(directory):
     checkpoints = Checkpoints(directory, keep=2)
     with pytest.raises(UsageError, match=re.escape("no checkpoint of step 3 in") + r".*\[1, 2\]"):
         checkpoints.restore(3, ABSTRACT)
@@ -232,8 +232,8 @@ FAULTS = {
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_no_damage_is_ever_restored(two_steps, tmp_path, fault, caplog):
-    """Each file of the newest step in turn: no harm, or a warning and the older step."""
+def test_a_damaged_checkpoint_is_never_restored(two_steps, tmp_path, fault, caplog):
+    """Damages each file of the newest step in turn: the restored state is correct, or the older step with a warning."""
     fell_back = 0
     files = [path.relative_to(two_steps) for path in sorted((two_steps / "2").rglob("*")) if path.is_file()]
     for number, name in enumerate(files):
@@ -258,7 +258,7 @@ def damage(directory, *steps) -> None:
         flip(largest(directory / str(step) / "state"), 0.5)
 
 
-def test_a_flipped_bit_of_an_array_is_found_by_its_checksum_alone(directory):
+def test_only_the_checksum_detects_a_flipped_bit_in_an_array(directory):
     """Orbax restores this silently; only the checksum detects it."""
     damage(directory, 2)
     with ocp.StandardCheckpointer() as reader:
@@ -268,7 +268,7 @@ def test_a_flipped_bit_of_an_array_is_found_by_its_checksum_alone(directory):
         Checkpoints(directory, keep=2).restore(2, ABSTRACT)
 
 
-def test_a_changed_checksum_or_accuracy_is_found_by_the_checksum_of_the_metadata(directory):
+def test_the_checksum_of_the_metadata_detects_a_changed_checksum_or_accuracy(directory):
     path = directory / "2" / "meta" / "metadata"
     meta = json.loads(path.read_text())
     path.write_text(json.dumps({**meta, "val_accuracy": 0.99}))
@@ -278,7 +278,7 @@ def test_a_changed_checksum_or_accuracy_is_found_by_the_checksum_of_the_metadata
     assert checkpoints.restore_best(ABSTRACT).step == 1
 
 
-def test_training_goes_on_over_a_damaged_newest_step(directory):
+def test_training_resumes_and_replaces_a_damaged_newest_step(directory):
     damage(directory, 2)
     checkpoints = Checkpoints(directory, keep=2)
     assert checkpoints.restore_latest(ABSTRACT).step == 1
@@ -290,7 +290,7 @@ def test_training_goes_on_over_a_damaged_newest_step(directory):
     assert same(checkpoints.restore(2, ABSTRACT).state, make_state(22))
 
 
-def test_no_intact_step_is_an_error_and_nothing_is_removed(directory):
+def test_without_an_intact_step_restoring_fails_and_removes_nothing(directory):
     damage(directory, 1, 2)
     before = listing(directory)
     for restore in (
@@ -304,13 +304,13 @@ def test_no_intact_step_is_an_error_and_nothing_is_removed(directory):
     assert listing(directory) == before
 
 
-def test_a_damaged_best_falls_back_to_the_next_best(directory):
+def test_if_the_best_checkpoint_is_damaged_the_next_best_is_restored(directory):
     save_all(directory, {3: 0.6}, keep=3)
     damage(directory, 1)
     assert Checkpoints(directory, keep=3).restore_best(ABSTRACT).step == 3
 
 
-def test_left_overs_of_a_killed_run_do_not_confuse(directory):
+def test_partial_checkpoints_of_a_killed_run_are_ignored(directory):
     (directory / "7.orbax-checkpoint-tmp").mkdir()
     (directory / "7.orbax-checkpoint-tmp" / "half").write_text("x")
     (directory / "4").mkdir()
@@ -322,7 +322,7 @@ def test_left_overs_of_a_killed_run_do_not_confuse(directory):
     assert sorted(path.name for path in directory.iterdir()) == ["1", "3", "4"]
 
 
-SAVE_FOR_EVER = """
+SAVE_FOREVER = """
 import sys, jax.numpy as jnp
 from cifar_jax.runs.checkpoints import Checkpoints
 checkpoints = Checkpoints(sys.argv[1], keep=2)
@@ -334,17 +334,17 @@ for step in range(first, first + 10_000):
 
 
 @pytest.mark.slow
-def test_kill_at_any_moment_leaves_an_intact_checkpoint(tmp_path):
+def test_a_run_killed_at_any_time_leaves_an_intact_checkpoint(tmp_path):
     abstract_x = {"x": jax.ShapeDtypeStruct((250_000,), jnp.float32, sharding=replicated(1))}
     for saves in (1, 2, 4):
-        command = [sys.executable, "-c", SAVE_FOR_EVER, str(tmp_path)]
+        command = [sys.executable, "-c", SAVE_FOREVER, str(tmp_path)]
         with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT) as process:
             for _ in range(saves):
                 begun = int(process.stdout.readline())
             process.kill()
             begun = int((process.stdout.read().split() or [begun])[-1])
         restored = Checkpoints(tmp_path, keep=2).restore_latest(abstract_x)
-        if begun > 1:  # the very first may have been under way
+        if begun > 1:  # the first one may have been incomplete
             assert restored.step >= begun - 1 and restored.metadata == {"step": restored.step}
             assert np.array_equal(restored.state["x"], np.full(250_000, restored.step, np.float32))
 
@@ -368,7 +368,7 @@ checkpoints.close()
 
 @pytest.mark.slow
 @pytest.mark.parametrize("call", ["wait()", "close()", "save(3, {'x': jnp.ones(9)}, {}, val_accuracy=None)"])
-def test_a_disk_that_fills_is_one_line_and_spares_what_is_there(tmp_path, call):
+def test_a_full_disk_is_a_one_line_error_and_keeps_earlier_checkpoints(tmp_path, call):
     script = SAVE_MORE_THAN_FITS.replace("CALL", f"checkpoints.{call}")
     command = [sys.executable, "-c", script, str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)

@@ -43,7 +43,7 @@ def row(epoch: int, **values) -> dict:
     return {**dict.fromkeys(History.COLUMNS, 0.5), "epoch": epoch, **values}
 
 
-def test_the_names_are_those_of_the_contract(run):
+def test_the_paths_of_a_run_folder(run):
     names = [
         *(run.config_json, run.architecture_json, run.history_json, run.results_json, run.checkpoints_dir),
         *(run.evaluation_dir("test"), run.figures_dir, run.tensorboard_dir, run.report_html),
@@ -66,7 +66,7 @@ def test_claim_writes_configuration_and_command(run):
     run.claim(CONFIG, "the same again", data=DATA)
 
 
-def test_claim_refuses_another_configuration_and_touches_nothing(run):
+def test_claim_rejects_another_configuration_and_changes_nothing(run):
     run.claim(CONFIG, "first", data=DATA)
     before = snapshot(run.path)
     with pytest.raises(UsageError) as caught:
@@ -76,13 +76,13 @@ def test_claim_refuses_another_configuration_and_touches_nothing(run):
     assert snapshot(run.path) == before
 
 
-def test_claim_allows_keys_that_do_not_change_what_is_trained(run):
+def test_claim_accepts_changes_of_keys_that_do_not_affect_training(run):
     run.claim(CONFIG, "first", data=DATA)
     run.claim(changed(log_every_steps=5, dir="/elsewhere"), "second", data=DATA)
     assert read_json(run.config_json)["config"]["train"]["log_every_steps"] == 5
 
 
-def test_a_file_in_the_place_of_the_folder_is_a_usage_error(tmp_path):
+def test_a_file_in_place_of_the_folder_is_a_usage_error(tmp_path):
     (tmp_path / "file").write_text("mine")
     for path in (tmp_path / "file", tmp_path / "file" / "below"):
         with pytest.raises(UsageError, match="file"):
@@ -101,7 +101,7 @@ def test_a_damaged_config_json_is_named(run):
         read_json(run.results_json)
 
 
-def test_a_second_process_is_refused_by_name_and_a_killed_one_forgotten(run):
+def test_a_second_process_is_rejected_until_the_first_one_is_killed(run):
     command = [sys.executable, "-c", HOLD_THE_LOCK, str(run.path)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT) as first:
         try:
@@ -118,7 +118,7 @@ def test_a_second_process_is_refused_by_name_and_a_killed_one_forgotten(run):
         pass
 
 
-def test_where_there_are_no_locks_a_run_goes_on_with_a_warning(run, monkeypatch, caplog):
+def test_on_a_file_system_without_locks_a_run_starts_with_a_warning(run, monkeypatch, caplog):
     def unsupported(handle, operation):
         raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
 
@@ -140,7 +140,7 @@ def test_numbers_that_are_not_finite_are_never_written(tmp_path, value):
 
 
 @pytest.mark.parametrize("failing", ["fsync", "replace"])
-def test_a_full_disk_leaves_the_old_file_and_no_litter(tmp_path, monkeypatch, failing):
+def test_a_full_disk_keeps_the_old_file_and_leaves_no_temporary_file(tmp_path, monkeypatch, failing):
     def full(*arguments):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
@@ -153,8 +153,8 @@ def test_a_full_disk_leaves_the_old_file_and_no_litter(tmp_path, monkeypatch, fa
     assert list(tmp_path.iterdir()) == [path] and read_json(path) == {"x": 1}
 
 
-def test_a_reader_never_sees_half_a_file(tmp_path, monkeypatch):
-    """When the file is renamed, the new text is complete on the disk and the old file still exists."""
+def test_a_reader_never_sees_a_partial_file(tmp_path, monkeypatch):
+    """When the file is renamed, the new text is complete on disk and the old file still exists."""
     path, seen = tmp_path / "a.json", []
     write_json(path, {"x": 1})
     replace = os.replace
@@ -168,7 +168,7 @@ def test_a_reader_never_sees_half_a_file(tmp_path, monkeypatch):
     assert seen == [({"x": 2}, {"x": 1})] and read_json(path) == {"x": 2}
 
 
-def test_history_is_on_disk_after_every_epoch_and_goes_on(run):
+def test_history_is_written_after_every_epoch_and_can_be_continued(run):
     history = History(run.history_json)
     for epoch in (1, 2, 3):
         history.append(row(epoch, val_loss=None))
@@ -178,7 +178,7 @@ def test_history_is_on_disk_after_every_epoch_and_goes_on(run):
     assert list(read_json(run.history_json)) == list(History.COLUMNS)
 
 
-def test_history_is_cut_back_to_the_epoch_of_a_checkpoint(run):
+def test_history_is_truncated_to_the_epoch_of_a_checkpoint(run):
     history = History(run.history_json)
     history.truncate(0)
     assert not run.history_json.exists()
@@ -190,7 +190,7 @@ def test_history_is_cut_back_to_the_epoch_of_a_checkpoint(run):
     assert History(run.history_json).columns["loss"] == [0.1, 0.2, 0.7]
 
 
-def test_history_refuses_other_columns_and_keeps_what_it_has(run):
+def test_history_rejects_other_columns_and_stays_unchanged(run):
     history = History(run.history_json)
     history.append(row(1))
     with pytest.raises(ValueError, match="columns"):

@@ -1,4 +1,4 @@
-"""Whole runs in this process: what they leave behind, and that an interrupted one ends as if it had not been."""
+"""Complete runs in this process: the files they write, and that an interrupted run resumes exactly."""
 
 import signal
 import warnings
@@ -21,12 +21,12 @@ from cifar_jax.training.signals import Interrupted, StopSignal
 
 pytestmark = pytest.mark.slow
 
-STEPS_PER_EPOCH = 9  # 400 images, 40 of them for validation, 40 a batch
+STEPS_PER_EPOCH = 9  # 400 images, 40 of them for validation, 40 per batch
 CLOCKS = {"images_per_second", "seconds"}
 
 
 def small(**changes):
-    """A recipe of two epochs in a second; keys are written with __ for the dots."""
+    """A recipe that trains two epochs in about a second; keys are written with __ in place of dots."""
     config = default_config()
     config.data.update(name="shapes", limit=400)
     config.model.widths = (8, 8)
@@ -38,7 +38,7 @@ def small(**changes):
 
 
 def stop_after(monkeypatch, steps: int) -> None:
-    """SIGTERM as if received during step `steps` of this call."""
+    """Simulates a SIGTERM during step `steps` of the next call."""
     calls = []
 
     def number(self, *, agree):
@@ -65,12 +65,12 @@ def assert_same_bits(a, b):
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
-    """An uninterrupted run: its folder and what `train` returned."""
+    """The folder of an uninterrupted run, and the return value of `train`."""
     workdir = tmp_path_factory.mktemp("runs") / "finished"
     return RunFolder(workdir), train(small(), workdir, command="python main.py")
 
 
-def test_a_run_leaves_all_its_files(finished):
+def test_a_run_writes_all_its_files(finished):
     folder, returned = finished
     assert read_json(folder.config_json)["command"] == "python main.py"
     assert read_json(folder.architecture_json)["parameters"] == returned["parameters"]
@@ -82,7 +82,7 @@ def test_a_run_leaves_all_its_files(finished):
         assert (folder.figures_dir / f"{name}.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_results_hold_every_split_and_where_it_comes_from(finished):
+def test_results_contain_every_split_and_its_origin(finished):
     folder, returned = finished
     results = read_json(folder.results_json)
     assert results == returned
@@ -96,7 +96,7 @@ def test_results_hold_every_split_and_where_it_comes_from(finished):
     assert results["images_per_second"] > 0 and results["environment"]["versions"]["jax"] == jax.__version__
 
 
-def test_predictions_give_the_metrics(finished):
+def test_the_saved_predictions_reproduce_the_metrics(finished):
     folder, results = finished
     metrics = read_json(folder.evaluation_dir("test") / "metrics.json")
     with np.load(folder.evaluation_dir("test") / "predictions.npz") as saved:
@@ -127,7 +127,7 @@ def test_a_finished_run_is_not_trained_again(finished, caplog):
     assert {path: path.stat().st_mtime_ns for path in folder.checkpoints_dir.rglob("*")} == before
 
 
-def test_a_folder_of_another_configuration_is_refused_before_the_data(finished, monkeypatch):
+def test_a_folder_of_another_configuration_is_rejected_before_data_are_read(finished, monkeypatch):
     folder, _ = finished
     before = folder.config_json.read_bytes()
     monkeypatch.setattr("cifar_jax.experiment.load", lambda *args, **kwargs: pytest.fail("data were read"))
@@ -137,13 +137,13 @@ def test_a_folder_of_another_configuration_is_refused_before_the_data(finished, 
 
 
 @pytest.mark.parametrize("changes", [{"augment__crop_padding": 32}, {"augment__cutout": 16, "model__image_size": 16}])
-def test_augmentation_larger_than_the_images_is_refused(changes, tmp_path):
+def test_augmentation_larger_than_the_images_is_rejected(changes, tmp_path):
     with pytest.raises(UsageError, match=r"must be below (32|16), the image size in pixels"):
         train(small(**changes), tmp_path / "run")
 
 
 @pytest.mark.parametrize("steps", [STEPS_PER_EPOCH + 5, 2])
-def test_a_run_stopped_in_mid_epoch_goes_on_bit_for_bit(finished, tmp_path, monkeypatch, steps):
+def test_a_run_stopped_in_mid_epoch_resumes_bit_for_bit(finished, tmp_path, monkeypatch, steps):
     with monkeypatch.context() as patch:
         stop_after(patch, steps)
         with pytest.raises(Interrupted, match=f"SIGTERM after step {steps} of 18.*resume with: the same") as caught:
@@ -155,9 +155,7 @@ def test_a_run_stopped_in_mid_epoch_goes_on_bit_for_bit(finished, tmp_path, monk
     assert without_clocks(tmp_path) == without_clocks(finished[0].path)
 
 
-def test_the_first_step_does_not_wait_for_the_figures_and_a_resumed_run_draws_those_that_are_missing(
-    tmp_path, monkeypatch
-):
+def test_figures_of_the_data_are_drawn_after_the_first_step_and_again_if_missing(tmp_path, monkeypatch):
     order = []
 
     class Order(Hook):
@@ -179,7 +177,7 @@ def test_the_first_step_does_not_wait_for_the_figures_and_a_resumed_run_draws_th
     }
 
 
-def test_a_run_goes_on_with_other_devices(finished, tmp_path, monkeypatch, devices):
+def test_a_run_resumes_on_another_number_of_devices(finished, tmp_path, monkeypatch, devices):
     with monkeypatch.context() as patch:
         stop_after(patch, STEPS_PER_EPOCH + 5)
         with pytest.raises(Interrupted):
@@ -208,12 +206,12 @@ def test_every_result_names_the_fallback_data_set(tmp_path, monkeypatch, capfd):
     monkeypatch.setattr(tfds, "download_and_prepare", unavailable)
     config = small(data__name="cifar10", train__epochs=1)
     results = train(config, tmp_path / "run")
-    assert "WARNING: cifar10 IS NOT HERE" in capfd.readouterr().err
+    assert "WARNING: cifar10 WAS NOT FOUND" in capfd.readouterr().err
     assert results["data"]["name"] == results["test"]["data"] == "shapes (stand-in for cifar10)"
     assert train(config, tmp_path / "run") == results
 
 
-def test_seeds_leave_mean_and_interval(tmp_path):
+def test_several_seeds_give_a_mean_and_an_interval(tmp_path):
     found = train_seeds(small(train__seeds=2, train__epochs=1), tmp_path)
     assert read_json(tmp_path / "results.json") == found and found["seeds"] == [0, 1]
     runs = [read_json(tmp_path / f"seed_{seed}" / "results.json") for seed in (0, 1)]
@@ -223,7 +221,7 @@ def test_seeds_leave_mean_and_interval(tmp_path):
     assert found["test"]["accuracy"] == pytest.approx(np.mean(accuracies)) and low <= np.mean(accuracies) <= high
 
 
-def test_hooks_see_every_step_log_and_epoch_in_order(tmp_path):
+def test_hooks_are_called_for_every_step_log_and_epoch_in_order(tmp_path):
     events = []
 
     class Recorder(Hook):

@@ -1,4 +1,4 @@
-"""The figure of augmentation shows what a training step gives to the network."""
+"""The augmentation figure shows the images that a training step feeds to the network."""
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +17,7 @@ pytestmark = pytest.mark.slow
 
 
 class Recorder:
-    """A model that keeps the images it is given where BatchNorm keeps its statistics."""
+    """A model that stores its input images in `batch_stats`."""
 
     num_classes = 10
 
@@ -28,7 +28,7 @@ class Recorder:
 
 @pytest.mark.parametrize("changes", [{}, {"cutout": 8, "flip": "random"}, {"mixup": 1.0, "crop_padding": 4}])
 @pytest.mark.parametrize("image_size", [0, 40])
-def test_the_images_are_those_of_the_training_step(changes, image_size):
+def test_the_shown_images_equal_those_of_the_training_step(changes, image_size):
     config = default_config()
     config.data.update(name="shapes", limit=400)
     config.train.batch_size = 40

@@ -33,7 +33,7 @@ def source(tmp_path_factory):
 
 @pytest.fixture
 def three_classes(tmp_path):
-    """An image folder as .npz: the first three classes of the shapes, darker."""
+    """An .npz data set with the first three classes of the shapes, darkened."""
     data, arrays = draw_shapes(train_size=300, test_size=100), {}
     for split in ("train", "test"):
         images = getattr(data, split)
@@ -47,7 +47,7 @@ def variables(workdir, checkpoint="best"):
     return restore_network(workdir, checkpoint=checkpoint)[1].state.variables
 
 
-def test_with_frozen_weights_the_result_is_that_of_the_source(source, tmp_path):
+def test_with_frozen_weights_the_accuracy_equals_that_of_the_source(source, tmp_path):
     rules = {"optimizer.rules": ((".*", 0.0),), "train.init_from": str(source)}
     train_run(small(**rules), tmp_path / "run")
     jax.tree.map(np.testing.assert_array_equal, variables(tmp_path / "run"), variables(source))
@@ -68,14 +68,14 @@ def test_other_classes_get_a_new_head_and_the_normalization_of_the_source(source
     assert cifar_jax.evaluate(tmp_path / "run")["loss"] == test["loss"]
 
 
-def test_another_model_is_refused_naming_what_differs(source, tmp_path):
+def test_another_model_is_rejected_with_the_attributes_that_differ(source, tmp_path):
     with pytest.raises(UsageError, match=r"another model \(widths: \(8, 8\) -> \(8, 16\)\)"):
         train_run(small(**{"train.init_from": str(source), "model.widths": (8, 16)}), tmp_path / "run")
     with pytest.raises(UsageError, match=r"has no config\.json"):
         train_run(small(**{"train.init_from": str(tmp_path)}), tmp_path / "run")
 
 
-def test_a_run_resumes_only_with_the_weights_that_it_started_from(source, tmp_path):
+def test_a_run_resumes_only_with_its_original_initial_weights(source, tmp_path):
     config = small(**{"train.init_from": str(source), "optimizer.rules": ((".*", 0.0),)})
     results = train_run(config, tmp_path / "run")
     assert train_run(config, tmp_path / "run") == results
@@ -85,6 +85,6 @@ def test_a_run_resumes_only_with_the_weights_that_it_started_from(source, tmp_pa
         train_run(config, tmp_path / "run")
 
 
-def test_a_finished_run_names_the_way_to_train_on(source):
+def test_the_message_for_a_finished_run_shows_how_to_train_further(source):
     with pytest.raises(UsageError, match=rf"--config\.train\.init_from={source}"):
         train_run(small(**{"train.epochs": 2}), source)
