@@ -29,11 +29,12 @@ from cifar_jax.preprocessing.preprocess import Preprocessing
 
 pytestmark = pytest.mark.slow
 
-SMALL_RESNET = {"stage_sizes": (1, 1, 1, 1), "image_size": 64}  # the stem of Keras and torchvision has 64 channels
+SMALL_RESNET = {"stage_sizes": (2, 1, 1, 1), "image_size": 64}  # the stem of Keras and torchvision has 64 channels
 NETWORKS = {
     "v1": ("resnet50_pretrain", {"variant": "v1", **SMALL_RESNET}),
     "v1.5": ("resnet50_pretrain", {"variant": "v1.5", **SMALL_RESNET}),
     "cnn": ("cnn_scratch", {"widths": (8, 12), "image_size": 40}),
+    "cnn at the stored size": ("cnn_scratch", {"widths": (8, 12), "image_size": 32}),
 }
 STORED_SIZE = 32
 
@@ -103,6 +104,7 @@ needs_onnx = pytest.mark.skipif(not find_spec("onnxruntime"), reason="the extra 
         ("cnn", "stablehlo", "use"),
         ("v1", "stablehlo", "use"),
         pytest.param("cnn", "onnx", "use", marks=needs_onnx),
+        pytest.param("cnn at the stored size", "onnx", "use", marks=needs_onnx),
         pytest.param("v1.5", "onnx", "use", marks=needs_onnx),
     ],
     indirect=["network"],
