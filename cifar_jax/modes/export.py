@@ -1,7 +1,6 @@
 """`--mode export`: writes the network of a run as a file for other programs, reads it again and compares.
 
-FILE.json next to it (the sidecar) states everything that a program needs to use the file: how images are prepared, what
-the network takes and returns, and the classes.
+FILE.json next to it (the sidecar) states all that a program needs to use the file; see `docs/weights.md`.
 """
 
 import dataclasses
@@ -12,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import flax.linen as nn
-import jax
+import jax.export
 import jax.numpy as jnp
 import numpy as np
 import safetensors.numpy
@@ -30,8 +29,10 @@ from cifar_jax.training.restore import restore_network, start_devices
 SUFFIXES = {"safetensors": ".safetensors", "keras": ".h5", "stablehlo": ".stablehlo", "onnx": ".onnx"}
 TOLERANCE = 1e-4  # of the range of the logits
 _EXPORTER = "cifar-jax --mode export"
-_KERNELS_HWIO = "convolutions (height, width, in, out), dense layers (in, out)"
-_KERNELS_OIHW = "convolutions (out, in, height, width), linear layers (out, in)"
+_TENSOR_LAYOUTS = {  # by the layout of the input
+    "NHWC": "convolutions (height, width, in, out), dense layers (in, out)",
+    "NCHW": "convolutions (out, in, height, width), linear layers (out, in)",
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,6 +44,10 @@ class _Network:
     preprocessing: Preprocessing
     stored_size: int
 
+    @property
+    def shape_HWC(self) -> tuple[int, int, int]:
+        return self.stored_size, self.stored_size, 3
+
     def logits(self, images_NHWC: jax.Array) -> jax.Array:
         return self.model.apply(self.variables, self.preprocessing(images_NHWC), train=False)
 
@@ -53,10 +58,9 @@ def export(workdir: str | Path, *, output: str | Path, format: str, checkpoint: 
     Args:
         workdir: the run folder.
         output: the file; its suffix is the one in `SUFFIXES`. Only an earlier export is overwritten.
-        format: 'safetensors': weights, of a ResNet v1.5 under torchvision's names, of any other network under our own;
-            'keras': weights of a ResNet v1 for `load_weights` of Keras's ResNet50; 'stablehlo': a program for CPU, CUDA
-            and TPU (`jax.export.deserialize`) from stored uint8 images (any number, H, W, 3) to float32 logits;
-            'onnx': the same program, computed in float32, for ONNX Runtime and others.
+        format: 'safetensors' (weights; of a ResNet v1.5 under torchvision's names), 'keras' (weights of a ResNet v1),
+            'stablehlo' (a program for CPU, CUDA and TPU from stored uint8 images (N, H, W, 3) to float32 logits) or
+            'onnx' (the same program, computed in float32).
         checkpoint: 'best', 'latest' or the number of a step.
 
     Returns:
@@ -72,12 +76,13 @@ def export(workdir: str | Path, *, output: str | Path, format: str, checkpoint: 
     start_devices(workdir)
     experiment, restored = restore_network(workdir, checkpoint=checkpoint)
     variables = jax.tree.map(np.asarray, restored.state.variables)
-    stored_size = restored.metadata["stored_size"]
-    network = _Network(experiment.model, variables, experiment.preprocessing, stored_size)
+    network = _Network(experiment.model, variables, experiment.preprocessing, restored.metadata["stored_size"])
     with atomic_path(path) as temporary:
         description = _WRITERS[format](network, temporary, path.name)
         sha256 = checksum(temporary)
-    classes = list(experiment.dataset.class_names)
+    run, classes = Path(workdir).resolve().name, list(experiment.dataset.class_names)
+    names = (field.name for field in dataclasses.fields(network.model))
+    settings = {name: getattr(network.model, name) for name in names if name not in ("parent", "name")}
     content = {
         "exported_by": _EXPORTER,
         "file": path.name,
@@ -85,7 +90,7 @@ def export(workdir: str | Path, *, output: str | Path, format: str, checkpoint: 
         "format": format,
         **description,
         "stored_image": {
-            "size": stored_size,
+            "size": network.stored_size,
             "channel_order": "RGB",
             "dtype": "uint8",
             "resize": {"method": "bicubic", "antialias": True, "target": "the shorter side"},
@@ -93,21 +98,12 @@ def export(workdir: str | Path, *, output: str | Path, format: str, checkpoint: 
         },
         "output": {"name": "logits", "dtype": "float32", "shape": [None, len(classes)], "activation": None},
         "classes": classes,
-        "model": {"class": type(network.model).__name__, **_settings(network.model)},
-        "source": {
-            "run": Path(workdir).resolve().name,
-            "data": experiment.dataset.name,
-            "checkpoint_step": restored.step,
-        },
+        "model": {"class": type(network.model).__name__, **settings},
+        "source": {"run": run, "data": experiment.dataset.name, "checkpoint_step": restored.step},
     }
     with atomic_path(sidecar) as temporary:
         temporary.write_text(json.dumps(content, indent=2, default=str) + "\n", encoding="utf-8")
     return [path, sidecar]
-
-
-def _settings(model: nn.Module) -> dict:
-    names = (field.name for field in dataclasses.fields(model))
-    return {name: getattr(model, name) for name in names if name not in ("parent", "name")}
 
 
 def _require_writable(path: Path, sidecar: Path, *, suffix: str) -> None:
@@ -126,10 +122,9 @@ def _require_writable(path: Path, sidecar: Path, *, suffix: str) -> None:
 
 
 def _write_keras(network: _Network, path: Path, name: str) -> dict:
-    backbone = Backbone.of_model(network.model, network.variables, network.preprocessing)
+    backbone = _write_backbone(network, path, naming="keras")
     if backbone is None:
         raise UsageError("--format keras is for ResNets of variant v1 with the ImageNet stem: use --format safetensors")
-    _write_backbone(backbone, path, naming="keras")
     shape = (network.preprocessing.image_size, network.preprocessing.image_size, 3)
     depth = {(3, 4, 6, 3): 50, (3, 4, 23, 3): 101, (3, 8, 36, 3): 152}.get(backbone.stage_sizes)
     arguments = f"weights=None, input_shape={shape}, classes={backbone.num_classes}, classifier_activation=None"
@@ -139,21 +134,17 @@ def _write_keras(network: _Network, path: Path, name: str) -> dict:
         f"model.load_weights({name!r})",
         "logits = model(images, training=False)",
     ]
-    return {
-        "contains": "weights only",
-        "use": use if depth and backbone.width == 64 else None,
-        "tensor_layout": _KERNELS_HWIO,
-        **_prepared_input(network, "NHWC", channel_order="BGR", maximum=255),
-    }
+    use = use if depth and backbone.width == 64 else None
+    return _weights_only(network, use=use, layout="NHWC", channel_order="BGR", maximum=255)
 
 
 def _write_safetensors(network: _Network, path: Path, name: str) -> dict:
-    backbone = Backbone.of_model(network.model, network.variables, network.preprocessing)
-    if backbone is None or backbone.variant != pretrained.NAMINGS["torchvision"].variant:
-        _write_tree(network.variables, path)
-        layout = {"use": None, "tensor_layout": _KERNELS_HWIO}
-        return {"contains": "weights only", **layout, **_prepared_input(network, "NHWC")}
-    _write_backbone(backbone, path, naming="torchvision")
+    backbone = _write_backbone(network, path, naming="torchvision")
+    if backbone is None:
+        tensors = flatten_dict(network.variables, sep="/")
+        safetensors.numpy.save_file(tensors, path)
+        _require_equal(tensors, safetensors.numpy.load_file(path), path)
+        return _weights_only(network, use=None, layout="NHWC")
     block = {"bottleneck": "Bottleneck", "basic": "BasicBlock"}[backbone.block]
     use = [
         "import safetensors.torch, torch",
@@ -162,20 +153,20 @@ def _write_safetensors(network: _Network, path: Path, name: str) -> dict:
         f"model.load_state_dict(safetensors.torch.load_file({name!r}))",
         "logits = model(torch.from_numpy(images)).detach()",
     ]
-    return {
-        "contains": "weights only",
-        "use": use if backbone.width == 64 else None,
-        "tensor_layout": _KERNELS_OIHW,
-        **_prepared_input(network, "NCHW"),
-    }
+    return _weights_only(network, use=use if backbone.width == 64 else None, layout="NCHW")
 
 
-def _prepared_input(network: _Network, layout: str, *, channel_order: str = "RGB", maximum: int = 1) -> dict:
-    """The part of the sidecar on images that are resized and normalized before a network that has only its weights."""
+def _weights_only(
+    network: _Network, *, use: list[str] | None, layout: str, channel_order: str = "RGB", maximum: int = 1
+) -> dict:
+    """The part of the sidecar that depends on the format, for weights: the user resizes and normalizes the images."""
     preprocessing, size = network.preprocessing, network.preprocessing.image_size
     resize = {"method": preprocessing.resize_method, "antialias": True, "dtype": "float32", "clip": False}
     order = {"RGB": slice(None), "BGR": slice(None, None, -1)}[channel_order]
     return {
+        "contains": "weights only",
+        "use": use,
+        "tensor_layout": _TENSOR_LAYOUTS[layout],
         "input": {
             "dtype": "float32",
             "layout": layout,
@@ -191,17 +182,17 @@ def _prepared_input(network: _Network, layout: str, *, channel_order: str = "RGB
     }
 
 
-def _write_backbone(backbone: Backbone, path: Path, *, naming: str) -> None:
+def _write_backbone(network: _Network, path: Path, *, naming: str) -> Backbone | None:
+    """Writes a ResNet under the names of another library; None if it has no names for this network."""
+    architecture = network.model.architecture
+    if architecture is None or architecture["variant"] != pretrained.NAMINGS[naming].variant:
+        return None
+    source = {"preprocessing": network.preprocessing, "source": "", "sha256": ""}
+    backbone = Backbone(**architecture, **network.variables, **source)
     pretrained.write(backbone, path, naming=naming)
     written = pretrained.read(path, sha256="")
-    for name in ("params", "batch_stats"):
-        _require_equal(getattr(backbone, name), getattr(written, name), path)
-
-
-def _write_tree(variables: dict, path: Path) -> None:
-    tensors = flatten_dict(variables, sep="/")
-    safetensors.numpy.save_file(tensors, path)
-    _require_equal(tensors, safetensors.numpy.load_file(path), path)
+    _require_equal(network.variables, {"params": written.params, "batch_stats": written.batch_stats}, path)
+    return backbone
 
 
 def _require_equal(written: dict, read: dict, path: Path) -> None:
@@ -213,12 +204,11 @@ def _require_equal(written: dict, read: dict, path: Path) -> None:
 def _write_stablehlo(network: _Network, path: Path, name: str) -> dict:
     try:
         import flatbuffers  # noqa: F401 (jax.export serializes with it)
-        import jax.export
     except ImportError as error:
         raise UsageError("--format stablehlo needs flatbuffers: pip install '.[export]'") from error
     with portable_forms():
-        program = jax.export.export(jax.jit(network.logits), platforms=("cpu", "cuda", "tpu"))
-        path.write_bytes(program(_any_number_of_images(network)).serialize())
+        program = jax.export.export(jax.jit(network.logits), platforms=("cpu", "cuda", "tpu"))(_images(network))
+        path.write_bytes(program.serialize())
     _require_same_logits(jax.export.deserialize(bytearray(path.read_bytes())).call, network, path)
     load = f"program = jax.export.deserialize(bytearray(open({name!r}, 'rb').read()))"
     return _program(network, use=["import jax.export", load, "logits = program.call(images)"])
@@ -235,10 +225,10 @@ def _write_onnx(network: _Network, path: Path, name: str) -> dict:
         ) from error
     logging.getLogger("onnx_ir").setLevel(logging.ERROR)
     network = dataclasses.replace(network, model=network.model.clone(dtype=jnp.float32))
-    images = [_any_number_of_images(network)]
     try:
         with portable_forms():
-            program = to_onnx(jax.jit(network.logits), images, input_names=["images"], output_names=["logits"])
+            inputs = [_images(network)]
+            program = to_onnx(jax.jit(network.logits), inputs, input_names=["images"], output_names=["logits"])
         del program.graph.value_info[:]  # jax2onnx 0.17.1 states NHWC shapes of NCHW activations; they are optional
         path.write_bytes(program.SerializeToString())
         session = onnxruntime.InferenceSession(path)
@@ -252,29 +242,21 @@ def _write_onnx(network: _Network, path: Path, name: str) -> dict:
 
 
 def _program(network: _Network, *, use: list[str]) -> dict:
-    """The part of the sidecar on a program that resizes and normalizes the images."""
-    size = network.stored_size
-    images = {"name": "images", "dtype": "uint8", "layout": "NHWC", "shape": [None, size, size, 3]}
+    """The same for a program, which resizes and normalizes the images."""
+    images = {"name": "images", "dtype": "uint8", "layout": "NHWC", "shape": [None, *network.shape_HWC]}
     images |= {"channel_order": "RGB", "value_range": [0, 255], "resize": None}
-    return {
-        "contains": "whole program, with resizing and normalization",
-        "use": use,
-        "tensor_layout": None,
-        "input": images,
-        "normalization": None,
-    }
+    contains = "whole program, with resizing and normalization"
+    return {"contains": contains, "use": use, "tensor_layout": None, "input": images, "normalization": None}
 
 
-def _any_number_of_images(network: _Network) -> jax.ShapeDtypeStruct:
-    import jax.export
-
+def _images(network: _Network) -> jax.ShapeDtypeStruct:
+    """The input of a program: any number of images."""
     (batch,) = jax.export.symbolic_shape("batch")
-    return jax.ShapeDtypeStruct((batch, network.stored_size, network.stored_size, 3), jnp.uint8)
+    return jax.ShapeDtypeStruct((batch, *network.shape_HWC), jnp.uint8)
 
 
 def _require_same_logits(program: Callable, network: _Network, path: Path) -> None:
-    shape = (3, network.stored_size, network.stored_size, 3)
-    noise_NHWC = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+    noise_NHWC = np.random.default_rng(0).integers(0, 256, (3, *network.shape_HWC), dtype=np.uint8)
     expected_NK = np.asarray(jax.jit(network.logits)(noise_NHWC))
     error = np.abs(np.asarray(program(noise_NHWC)) - expected_NK).max()
     if not error <= TOLERANCE * np.ptp(expected_NK):

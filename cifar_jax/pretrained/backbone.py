@@ -3,9 +3,6 @@
 import dataclasses
 from typing import Literal
 
-import flax.linen as nn
-
-from cifar_jax.models.resnet import VARIANTS, ResNet
 from cifar_jax.preprocessing.preprocess import Preprocessing
 
 METADATA_KEY = "cifar_jax"  # the entry of a weight file under which `write` keeps what the format has no field for
@@ -44,17 +41,13 @@ class Backbone:
 
     @property
     def architecture(self) -> dict:
-        """Keyword arguments of `models.resnet.ResNet`, except that `variant` names a group of its settings."""
         return {name: getattr(self, name) for name in ("variant", "stage_sizes", "width", "block")}
 
     @property
     def description(self) -> dict:
         """Everything but the weights, as JSON can hold it."""
-        identity = {"source": self.source, "sha256": self.sha256, **self.architecture}
-        return identity | {
-            "stage_sizes": list(self.stage_sizes),
-            "preprocessing": dataclasses.asdict(self.preprocessing),
-        }
+        preprocessing = dataclasses.asdict(self.preprocessing)
+        return {"source": self.source, "sha256": self.sha256, **self.architecture, "preprocessing": preprocessing}
 
     @classmethod
     def from_description(cls, description: dict) -> "Backbone":
@@ -63,23 +56,3 @@ class Backbone:
         stage_sizes = tuple(description["stage_sizes"])
         fields = description | {"stage_sizes": stage_sizes, "preprocessing": preprocessing}
         return cls(**fields, params={}, batch_stats={})
-
-    @classmethod
-    def of_model(cls, model: nn.Module, variables: dict, preprocessing: Preprocessing) -> "Backbone | None":
-        """The weights of a trained model; None if it is not a ResNet of one of the published variants."""
-        if not isinstance(model, ResNet):
-            return None
-        for variant, settings in VARIANTS.items():
-            if all(getattr(model, name) == value for name, value in (_DEFAULTS | settings).items()):
-                architecture = {"stage_sizes": model.stage_sizes, "width": model.width, "block": model.block}
-                source = {"preprocessing": preprocessing, "source": "", "sha256": ""}
-                return cls(variant, **architecture, **variables, **source)
-        return None
-
-
-# The defaults of the settings that differ between variants.
-_DEFAULTS = {
-    field.name: field.default
-    for field in dataclasses.fields(ResNet)
-    if any(field.name in settings for settings in VARIANTS.values())
-}

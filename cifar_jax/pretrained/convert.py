@@ -1,14 +1,13 @@
 """Converts between the tensors of a file and the trees of `models.resnet.ResNet`, one to one."""
 
-import functools
 import re
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from cifar_jax.errors import DataError
+from cifar_jax.models.classifier import abstract_variables
 from cifar_jax.models.resnet import VARIANTS, ResNet
 from cifar_jax.pretrained.families import FAMILIES, Family
 
@@ -21,12 +20,11 @@ Tensors = dict[str, np.ndarray]
 
 
 def convert(tensors: Tensors, *, where: str) -> tuple[Family, dict, dict, dict]:
-    """Converts the tensors of a file to Flax trees.
+    """Converts the tensors of a file to Flax trees; the architecture and number of classes follow from the tensors.
 
-    Stage sizes, width, kind of block and number of classes follow from the tensors, so a small network with the same
-    naming converts like a ResNet-50. Kernels become (height, width, in, out), float32. In Keras's first version, the
-    biases of the convolutions are folded into the running means of the norms after them (mean - bias; in training they
-    cancel), and the first kernel is reordered from BGR to RGB.
+    Kernels become (height, width, in, out), float32. For Keras v1, the biases of the convolutions are folded into the
+    running means of the norms after them (mean - bias; in training they cancel), and the first kernel is reordered
+    from BGR to RGB.
 
     Args:
         tensors: by name; emptied.
@@ -36,19 +34,21 @@ def convert(tensors: Tensors, *, where: str) -> tuple[Family, dict, dict, dict]:
         The family, the architecture (`variant`, `stage_sizes`, `width` and `block`), `params` and `batch_stats`.
 
     Raises:
-        DataError: the naming is unknown, or tensors are missing, unexpected, of a wrong shape or not finite: the
-            message lists all of them.
+        DataError: the naming is unknown, or tensors do not fit; lists all of them.
     """
     family, tensors = _recognize(tensors, where)
     architecture = _architecture(family, tensors)
     shapes = parameter_shapes(**architecture, num_classes=_num_classes(family, tensors))
     if family.caffe:
         shapes |= _biases(shapes)
-    names = {path: family.name(path) for path in shapes}
-    ours = {path: _our_layout(tensors.pop(name), path, family) for path, name in names.items() if name in tensors}
+    matched = {path: tensors.pop(name) for path in shapes if (name := family.name(path)) in tensors}
+    ours = {path: _our_layout(array, path, family) for path, array in matched.items()}
     _require_bijection(family, shapes, ours, unexpected=tensors, where=where)
     if family.caffe:
-        _fold_caffe(ours, shapes)
+        for path in _biases(shapes):
+            mean = path.replace("conv", "norm").replace("/bias", "/mean")
+            ours[mean] = ours[mean] - ours.pop(path)  # exact for the zero biases that `foreign` writes
+        ours["stem_conv1/kernel"] = np.ascontiguousarray(ours["stem_conv1/kernel"][:, :, ::-1])
     statistics = {path: array for path, array in ours.items() if path.endswith(("/mean", "/var"))}
     params = {path: array for path, array in ours.items() if path not in statistics}
     return family, architecture, unflatten_dict(params, sep="/"), unflatten_dict(statistics, sep="/")
@@ -61,16 +61,16 @@ def foreign(params: dict, batch_stats: dict, family: Family) -> Tensors:
         shapes = {path: array.shape for path, array in ours.items()}
         ours |= {path: np.zeros(shape, np.float32) for path, shape in _biases(shapes).items()}
         ours["stem_conv1/kernel"] = ours["stem_conv1/kernel"][:, :, ::-1]
-    return {family.name(path): np.ascontiguousarray(_their_layout(array, family)) for path, array in ours.items()}
+    if family.torch_layout:
+        ours = {path: array.transpose(3, 2, 0, 1) if array.ndim == 4 else array.T for path, array in ours.items()}
+    return {family.name(path): np.ascontiguousarray(array) for path, array in ours.items()}
 
 
-def parameter_shapes(*, num_classes: int, **architecture) -> dict[str, tuple[int, ...]]:
+def parameter_shapes(*, num_classes: int, variant: str, **architecture) -> dict[str, tuple[int, ...]]:
     """{path: shape} of every parameter and statistic; nothing is computed. No head if `num_classes` is 0."""
-    variant = VARIANTS[architecture.pop("variant")]
-    model = ResNet(num_classes=num_classes or 1, **{**variant, **architecture})
-    initialize = functools.partial(model.init, train=False)
-    abstract = jax.eval_shape(initialize, jax.random.key(0), jnp.zeros((1, 64, 64, 3)))
-    shapes = {path: leaf.shape for tree in abstract.values() for path, leaf in flatten_dict(tree, sep="/").items()}
+    model = ResNet(num_classes=num_classes or 1, **VARIANTS[variant], **architecture)
+    trees = abstract_variables(model, image_size=64).values()
+    shapes = {path: leaf.shape for tree in trees for path, leaf in flatten_dict(tree, sep="/").items()}
     return {path: shape for path, shape in shapes.items() if num_classes or not path.startswith("head/")}
 
 
@@ -131,19 +131,13 @@ def _our_layout(array: np.ndarray, path: str, family: Family) -> np.ndarray:
     return np.ascontiguousarray(array, np.float32) if is_float else array
 
 
-def _their_layout(array: np.ndarray, family: Family) -> np.ndarray:
-    if family.torch_layout and array.ndim == 4:
-        return array.transpose(3, 2, 0, 1)
-    return array.T if family.torch_layout else array
-
-
 def _require_bijection(family: Family, shapes: dict, ours: Tensors, *, unexpected: Tensors, where: str) -> None:
     floats = {path: array for path, array in ours.items() if array.dtype == np.float32}
     problems = {
         "missing": [family.name(path) for path in shapes.keys() - ours.keys()],
         "unexpected": list(unexpected),
         "of a wrong shape": [
-            f"{family.name(path)} {_format(array.shape)} instead of {_format(shapes[path])}"
+            f"{family.name(path)} {'x'.join(map(str, array.shape))} instead of {'x'.join(map(str, shapes[path]))}"
             for path, array in ours.items()
             if array.shape != shapes[path]
         ],
@@ -155,19 +149,7 @@ def _require_bijection(family: Family, shapes: dict, ours: Tensors, *, unexpecte
         raise DataError(f"{where}: not a complete {family.variant} ResNet: {'; '.join(listed)}")
 
 
-def _format(shape: tuple[int, ...]) -> str:
-    return "x".join(map(str, shape))
-
-
 def _list(kind: str, names: list[str]) -> str:
     names = sorted(names)
     more = f" and {len(names) - _MAX_LISTED} more" if len(names) > _MAX_LISTED else ""
     return f"{len(names)} {kind} ({', '.join(names[:_MAX_LISTED])}{more})"
-
-
-def _fold_caffe(ours: Tensors, shapes: dict) -> None:
-    """Folds biases into the running means and turns BGR into RGB. Exact for the zero biases that `foreign` writes."""
-    for path in _biases({path: shape for path, shape in shapes.items() if len(shape) == 4}):
-        statistics = path.replace("conv", "norm").replace("/bias", "/mean")
-        ours[statistics] = ours[statistics] - ours.pop(path)
-    ours["stem_conv1/kernel"] = np.ascontiguousarray(ours["stem_conv1/kernel"][:, :, ::-1])

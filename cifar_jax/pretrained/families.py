@@ -1,8 +1,7 @@
 """How each source of ResNet weights names its tensors: one table per family, from our layers to theirs.
 
-A name is the template of the layer, the separator of the family and its name of the parameter. Templates are filled in
-with the position of the block: `stage` and `block` count from 1, `stage0` and `block0` from 0, `stage_plus_1` from 2
-(Keras: conv2 is stage 1).
+Templates are filled in with the position of the block: `stage` and `block` count from 1, `stage0` and `block0` from 0,
+`stage_plus_1` from 2 (Keras: conv2 is stage 1).
 """
 
 import dataclasses
@@ -12,14 +11,23 @@ from cifar_jax.preprocessing.preprocess import Preprocessing
 
 # Resize method and size are 'bilinear' and 224 if the source does not state them.
 IMAGENET = Preprocessing((0.485, 0.456, 0.406), (0.229, 0.224, 0.225), 224, "bilinear")
+IMAGENET_BICUBIC = dataclasses.replace(IMAGENET, resize_method="bicubic")
 PLUS_MINUS_ONE = Preprocessing((0.5, 0.5, 0.5), (0.5, 0.5, 0.5), 224, "bilinear")
+PLUS_MINUS_ONE_BICUBIC = dataclasses.replace(PLUS_MINUS_ONE, resize_method="bicubic")
 # The weights expect values of 0..255 minus the mean, in BGR order; `convert` reorders the first kernel to RGB.
 CAFFE = Preprocessing((123.68 / 255, 116.779 / 255, 103.939 / 255), (1 / 255, 1 / 255, 1 / 255), 224, "bilinear")
 
-_TORCH_LEAVES = {"kernel": "weight", "bias": "bias"}
-_TORCH_NORM_LEAVES = {"scale": "weight", "bias": "bias", "mean": "running_mean", "var": "running_var"}
-_KERAS_LEAVES = {"kernel": "kernel", "bias": "bias"}
-_KERAS_NORM_LEAVES = {"scale": "gamma", "bias": "beta", "mean": "moving_mean", "var": "moving_variance"}
+# The separator before the name of a parameter; our parameter of a convolution or the head, or of a norm -> its name.
+_TORCH_LEAVES = (
+    ".",
+    {"kernel": "weight", "bias": "bias"},
+    {"scale": "weight", "bias": "bias", "mean": "running_mean", "var": "running_var"},
+)
+_KERAS_LEAVES = (
+    "/",
+    {"kernel": "kernel", "bias": "bias"},
+    {"scale": "gamma", "bias": "beta", "mean": "moving_mean", "var": "moving_variance"},
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,9 +40,8 @@ class Family:
         block: regular expression whose groups are the stage and block of a tensor, in the family's numbering.
         layers: our layer (without its block) -> template of its name.
         preprocessing: the usual one of this family; a catalog entry or the file's own metadata overrides it.
-        leaves, norm_leaves: our parameter of a convolution or the head, or of a norm -> its name.
-        torch_layout: kernels are (out, in, height, width) and the head is (K, features); otherwise
-            (height, width, in, out) and (features, K).
+        torch_layout: PyTorch's names of parameters, kernels (out, in, height, width) and head (K, features); otherwise
+            Keras's names, (height, width, in, out) and (features, K).
         caffe: every convolution has a bias before its norm, and the first kernel takes BGR.
         ignored: regular expression of names that are not part of the network.
     """
@@ -44,8 +51,6 @@ class Family:
     block: str
     layers: dict[str, str]
     preprocessing: Preprocessing
-    leaves: dict[str, str] = dataclasses.field(default_factory=lambda: _TORCH_LEAVES)
-    norm_leaves: dict[str, str] = dataclasses.field(default_factory=lambda: _TORCH_NORM_LEAVES)
     torch_layout: bool = True
     caffe: bool = False
     ignored: str = r"\.num_batches_tracked$"
@@ -56,9 +61,8 @@ class Family:
         stage, number = map(int, re.findall(r"\d+", block)) if block else (0, 0)
         position = {"stage": stage, "stage0": stage - 1, "stage_plus_1": stage + 1}
         position |= {"block": number, "block0": number - 1}
-        leaves = self.norm_leaves if "norm" in layer else self.leaves
-        separator = "." if self.torch_layout else "/"
-        return self.layers[layer].format(**position) + separator + leaves[leaf]
+        separator, leaves, norm_leaves = _TORCH_LEAVES if self.torch_layout else _KERAS_LEAVES
+        return self.layers[layer].format(**position) + separator + (norm_leaves if "norm" in layer else leaves)[leaf]
 
 
 def _torch_blocks(shortcut_conv: int) -> dict[str, str]:
@@ -93,7 +97,7 @@ TIMM_D = Family(
         **{"stem_conv3": "conv1.6", "stem_norm3": "bn1"},
         **_torch_blocks(shortcut_conv=1),
     },
-    preprocessing=dataclasses.replace(IMAGENET, resize_method="bicubic"),
+    preprocessing=IMAGENET_BICUBIC,
 )
 
 _HF_BLOCK = "encoder.stages.{stage0}.layers.{block0}."
@@ -109,28 +113,25 @@ HUGGING_FACE = Family(
         "shortcut_norm": f"{_HF_BLOCK}shortcut.normalization",
         "head": "classifier.1",
     },
-    preprocessing=dataclasses.replace(IMAGENET, resize_method="bicubic"),
+    preprocessing=IMAGENET_BICUBIC,
 )
 
 _KERAS_BLOCK = "conv{stage_plus_1}_block{block}_"
+_KERAS_LAYERS = {
+    **{f"conv{n}": f"{_KERAS_BLOCK}{n}_conv" for n in (1, 2, 3)},
+    **{"stem_conv1": "conv1_conv", "shortcut_conv": f"{_KERAS_BLOCK}0_conv", "head": "predictions"},
+}
 KERAS_V1 = Family(
     variant="v1",
     signature=r"^conv\d+_block\d+_\d_conv/",
     block=r"^conv(\d+)_block(\d+)_",
     layers={
-        "stem_conv1": "conv1_conv",
-        "stem_norm1": "conv1_bn",
-        **{f"conv{n}": f"{_KERAS_BLOCK}{n}_conv" for n in (1, 2, 3)},
+        **_KERAS_LAYERS,
         **{f"norm{n}": f"{_KERAS_BLOCK}{n}_bn" for n in (1, 2, 3)},
-        "shortcut_conv": f"{_KERAS_BLOCK}0_conv",
-        "shortcut_norm": f"{_KERAS_BLOCK}0_bn",
-        "head": "predictions",
+        **{"stem_norm1": "conv1_bn", "shortcut_norm": f"{_KERAS_BLOCK}0_bn"},
     },
-    leaves=_KERAS_LEAVES,
-    norm_leaves=_KERAS_NORM_LEAVES,
     torch_layout=False,
     caffe=True,
-    ignored=r"^$",
     preprocessing=CAFFE,
 )
 
@@ -139,17 +140,11 @@ KERAS_V2 = Family(
     signature=r"_preact_bn/|^post_bn/",
     block=r"^conv(\d+)_block(\d+)_",
     layers={
-        "stem_conv1": "conv1_conv",
-        **{f"conv{n}": f"{_KERAS_BLOCK}{n}_conv" for n in (1, 2, 3)},
+        **_KERAS_LAYERS,
         **{"norm1": f"{_KERAS_BLOCK}preact_bn", "norm2": f"{_KERAS_BLOCK}1_bn", "norm3": f"{_KERAS_BLOCK}2_bn"},
-        "shortcut_conv": f"{_KERAS_BLOCK}0_conv",
         "final_norm": "post_bn",
-        "head": "predictions",
     },
-    leaves=_KERAS_LEAVES,
-    norm_leaves=_KERAS_NORM_LEAVES,
     torch_layout=False,
-    ignored=r"^$",
     preprocessing=PLUS_MINUS_ONE,
 )
 
@@ -166,10 +161,7 @@ BIT = Family(
         "final_norm": "group_norm",
         "head": "head/conv2d",
     },
-    leaves=_KERAS_LEAVES,
-    norm_leaves=_KERAS_NORM_LEAVES,
     torch_layout=False,
-    ignored=r"^$",
     preprocessing=PLUS_MINUS_ONE,
 )
 

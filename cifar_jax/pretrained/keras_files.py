@@ -4,6 +4,7 @@ The legacy layout has one group per layer, under its name. Keras 3 numbers the l
 (`layers/conv2d_7/vars/0`) and keeps the names, if at all, in an attribute (.weights.h5) or in config.json (.keras).
 """
 
+import collections
 import json
 import re
 from pathlib import Path
@@ -31,10 +32,7 @@ Layers = dict[str, dict[str, np.ndarray]]
 def read(file: BinaryIO, *, config: bytes = b"") -> tuple[dict[str, np.ndarray], str]:
     """Tensors as 'layer/leaf', layers named as in `keras.applications`, and the metadata of `write_legacy` or ''.
 
-    Layers without names (conv2d_7) are identified by their order.
-
-    Args:
-        config: the config.json of a .keras file.
+    Layers without names (conv2d_7) are identified by their order. `config` is the config.json of a .keras file.
     """
     with h5py.File(file) as stored:
         metadata = str(stored.attrs.get(METADATA_KEY, ""))
@@ -44,9 +42,7 @@ def read(file: BinaryIO, *, config: bytes = b"") -> tuple[dict[str, np.ndarray],
             layers = _named_by_order(layers)
         except (IndexError, KeyError, ValueError) as error:
             raise DataError("unnamed layers that are not in the order of a keras.applications ResNet") from error
-    for head in _HEADS:
-        if head in layers:
-            layers["predictions"] = layers.pop(head)
+    layers = {"predictions" if layer in _HEADS else layer: leaves for layer, leaves in layers.items()}
     return {f"{layer}/{leaf}": array for layer, leaves in layers.items() for leaf, array in leaves.items()}, metadata
 
 
@@ -77,7 +73,7 @@ def _numbered(stored: h5py.Group, config: bytes) -> Layers:
 
 def _names_in_config(config: dict) -> dict[str, str]:
     """Keras 3's numbered name -> name of each layer with weights; numbers follow the order of the model."""
-    names, counts = {}, dict.fromkeys(_CLASSES.values(), 0)
+    names, counts = {}, collections.Counter()
     for layer in config["config"]["layers"]:
         if generic := _CLASSES.get(layer["class_name"]):
             number = counts[generic]

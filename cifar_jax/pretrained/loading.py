@@ -18,7 +18,7 @@ from cifar_jax.files.checksums import checksum, record, recorded
 from cifar_jax.preprocessing.preprocess import Preprocessing
 from cifar_jax.pretrained import convert, keras_files, weight_files
 from cifar_jax.pretrained.backbone import METADATA_KEY, Backbone
-from cifar_jax.pretrained.catalog import CATALOG, Entry
+from cifar_jax.pretrained.catalog import CATALOG
 from cifar_jax.pretrained.families import KERAS_V1, TORCHVISION
 
 NAMINGS = {"torchvision": TORCHVISION, "keras": KERAS_V1}  # what `write` can write
@@ -33,8 +33,7 @@ def load(name_or_path: str | Path) -> Backbone:
 
     Raises:
         UsageError: neither a name in the catalog nor a file.
-        DataError: the download failed, or the file is damaged or not a complete ResNet; lists every tensor that does
-            not fit.
+        DataError: the download failed, or the file is damaged or not a complete ResNet.
     """
     source, cache = str(name_or_path), cache_root() / "pretrained"
     entry = CATALOG.get(source)
@@ -42,7 +41,14 @@ def load(name_or_path: str | Path) -> Backbone:
         path = _existing_file(source)
         sha256 = checksum(path)
     else:
-        path, sha256 = _download(entry, cache / "downloads")
+        path = cache / "downloads" / "/".join(entry.url.split("/")[3:])  # the same file name may be in several folders
+        try:
+            sha256 = download.fetch(entry.url, path, published=entry.hash)
+        except OSError as error:
+            raise DataError(
+                f"{entry.url} cannot be downloaded ({one_line(error)}); "
+                "download it elsewhere and set --config.model.pretrained to the file"
+            ) from error
     converted = cache / "converted" / f"{sha256}-{CACHE_FORMAT}.safetensors"
     backbone = _from_cache(converted)
     if backbone is None:
@@ -50,10 +56,9 @@ def load(name_or_path: str | Path) -> Backbone:
         _to_cache(converted, backbone)
     if entry is not None:
         # Not every publisher states a hash, but the architecture can be checked for every file.
-        if backbone.architecture != entry.architecture:
-            raise DataError(
-                f"{path}: {backbone.architecture}, but {entry.url} should be {entry.architecture}; delete the file"
-            )
+        expected = {name: getattr(entry, name) for name in backbone.architecture}
+        if backbone.architecture != expected:
+            raise DataError(f"{path}: {backbone.architecture}, but {entry.url} should be {expected}; delete the file")
         backbone = dataclasses.replace(backbone, preprocessing=entry.preprocessing)
     return dataclasses.replace(backbone, source=source)
 
@@ -62,20 +67,18 @@ def read(path: Path, *, sha256: str) -> Backbone:
     """The weights in a file, without the cache; raises as `load`."""
     tensors, metadata = weight_files.read(path)
     family, architecture, params, batch_stats = convert.convert(tensors, where=str(path))
-    return Backbone(
-        **architecture,
-        params=params,
-        batch_stats=batch_stats,
-        preprocessing=_preprocessing(metadata, where=path) if metadata else family.preprocessing,
-        source=str(path),
-        sha256=sha256,
-    )
+    weights = {"params": params, "batch_stats": batch_stats}
+    preprocessing = family.preprocessing
+    if metadata:
+        try:
+            preprocessing = Preprocessing.from_json(json.loads(metadata))
+        except (ValueError, TypeError, AttributeError) as error:
+            raise DataError(f"{path}: its preprocessing cannot be read ({error!r}); write the file again") from error
+    return Backbone(**architecture, **weights, preprocessing=preprocessing, source=str(path), sha256=sha256)
 
 
 def write(backbone: Backbone, path: Path, *, naming: Literal["torchvision", "keras"]) -> None:
-    """Writes weights under the names of torchvision (.safetensors; v1.5) or of Keras (legacy .h5; v1).
-
-    `load(path)` returns identical trees and preprocessing; torchvision, timm and Keras read the file too.
+    """Writes weights under the names of torchvision (.safetensors; v1.5) or of Keras (legacy .h5; v1) for `load`.
 
     Raises:
         UsageError: the naming has no names for this variant.
@@ -96,18 +99,6 @@ def write(backbone: Backbone, path: Path, *, naming: Literal["torchvision", "ker
             keras_files.write_legacy(temporary, tensors, order, metadata=metadata)
 
 
-def _download(entry: Entry, folder: Path) -> tuple[Path, str]:
-    """The file and its sha256."""
-    path = folder / "/".join(entry.url.split("/")[3:])  # files of different folders may have the same name
-    try:
-        return path, download.fetch(entry.url, path, published=entry.hash)
-    except OSError as error:
-        raise DataError(
-            f"{entry.url} cannot be downloaded ({one_line(error)}); "
-            "download it elsewhere and set --config.model.pretrained to the file"
-        ) from error
-
-
 def _existing_file(source: str) -> Path:
     path = Path(source).expanduser()
     if path.is_file():
@@ -117,14 +108,6 @@ def _existing_file(source: str) -> Path:
         f"{source}: neither a file nor the name of published weights; did you mean {nearest}? "
         f"Known names: {', '.join(CATALOG)}"
     )
-
-
-def _preprocessing(metadata: str, *, where: Path) -> Preprocessing:
-    """From the JSON that `write` stored."""
-    try:
-        return Preprocessing.from_json(json.loads(metadata))
-    except (ValueError, TypeError, AttributeError) as error:
-        raise DataError(f"{where}: its preprocessing cannot be read ({error!r}); write the file again") from error
 
 
 def _to_cache(converted: Path, backbone: Backbone) -> None:
@@ -142,7 +125,6 @@ def _from_cache(converted: Path) -> Backbone | None:
     """None if the file is missing or damaged."""
     if not converted.exists() or checksum(converted) != recorded(converted):
         return None
-    with safetensors.safe_open(converted, framework="numpy") as file:
-        backbone = Backbone.from_description(json.loads(file.metadata()[METADATA_KEY]))
-        tensors = {path: file.get_tensor(path) for path in file.keys()}  # noqa: SIM118 (not a dict)
-    return dataclasses.replace(backbone, **{"batch_stats": {}} | unflatten_dict(tensors, sep="/"))
+    tensors, description = weight_files.read(converted)
+    backbone = Backbone.from_description(json.loads(description))
+    return dataclasses.replace(backbone, **unflatten_dict(tensors, sep="/"))

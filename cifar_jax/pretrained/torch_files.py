@@ -22,7 +22,6 @@ from cifar_jax.files.unpickle import Unpickler
 _MAGIC = 0x1950A86A20F9469CFC6C
 LEGACY_START = pickle.dumps(_MAGIC, protocol=2)  # how files before the zips begin
 _LARGEST_PICKLE = 16 << 20  # bytes
-_STATE_DICTS = ("model", "state_dict")  # where training checkpoints keep it
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,17 +58,13 @@ class _OrderedDict(dict):
         """Ignores the attribute `_metadata` of a state dict."""
 
 
-def _rebuild_tensor(storage, offset, shape, strides, *_) -> _Tensor:
-    return _Tensor(storage, offset, tuple(shape), tuple(strides))
-
-
 class _TorchUnpickler(Unpickler):
     """Also `_Tensor`s; notes the storages that they refer to."""
 
     allowed: ClassVar[dict[tuple[str, str], Any]] = {
         **Unpickler.allowed,
         ("collections", "OrderedDict"): _OrderedDict,
-        ("torch._utils", "_rebuild_tensor_v2"): _rebuild_tensor,
+        ("torch._utils", "_rebuild_tensor_v2"): lambda *arguments: _Tensor(*arguments[:4]),
         ("torch._utils", "_rebuild_parameter"): lambda tensor, *_: tensor,
         **{
             ("torch", f"{name}Storage"): _StorageType(np.dtype(dtype))
@@ -133,15 +128,11 @@ def _start(file: BinaryIO) -> io.BytesIO:
 
 def _state_dict(value, read: Callable[[_Storage], np.ndarray]) -> dict[str, np.ndarray]:
     """The tensors of the pickled value, or of the state dict within it."""
-    for key in _STATE_DICTS:
+    for key in ("model", "state_dict"):  # of training checkpoints
         if isinstance(value, dict) and isinstance(value.get(key), dict):
             value = value[key]
-    tensors = {name: tensor for name, tensor in _items(value) if isinstance(tensor, _Tensor)}
-    read = functools.cache(read)  # many tensors may share one storage
-    return {name: tensor.of(read(tensor.storage)) for name, tensor in tensors.items()}
-
-
-def _items(value):
     if not isinstance(value, dict):
         raise DataError(f"a pickled {type(value).__name__}, where a state dict should be; save model.state_dict()")
-    return value.items()
+    read = functools.cache(read)  # many tensors may share one storage
+    tensors = {name: tensor for name, tensor in value.items() if isinstance(tensor, _Tensor)}
+    return {name: tensor.of(read(tensor.storage)) for name, tensor in tensors.items()}

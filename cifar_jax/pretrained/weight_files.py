@@ -47,7 +47,9 @@ def _read(path: Path) -> tuple[dict[str, np.ndarray], str]:
         if start == torch_files.LEGACY_START:
             return torch_files.read_legacy(file), ""
     if start[8:9] == b"{":
-        return _read_safetensors(path)
+        with safetensors.safe_open(path, framework="numpy") as tensors:
+            metadata = (tensors.metadata() or {}).get(METADATA_KEY, "")
+            return {name: tensors.get_tensor(name) for name in tensors.keys()}, metadata  # noqa: SIM118 (not a dict)
     raise DataError("not a .h5, .keras, .pth, .safetensors or .npz file; check the path, or download it again")
 
 
@@ -63,9 +65,3 @@ def _read_zip(file) -> tuple[dict[str, np.ndarray], str]:
             with np.load(file, allow_pickle=False) as arrays:
                 return dict(arrays), ""
     raise DataError("a zip file, but not a .keras, .pth or .npz file; check the path")
-
-
-def _read_safetensors(path: Path) -> tuple[dict[str, np.ndarray], str]:
-    with safetensors.safe_open(path, framework="numpy") as file:
-        metadata = (file.metadata() or {}).get(METADATA_KEY, "")
-        return {name: file.get_tensor(name) for name in file.keys()}, metadata  # noqa: SIM118 (not a dict)

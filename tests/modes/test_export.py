@@ -40,7 +40,7 @@ STORED_SIZE = 32
 
 
 def random_array(path, shape):
-    """Parameters and statistics with which activations neither vanish nor grow."""
+    """Parameters and statistics that keep the scale of the activations."""
     random = np.random.default_rng(list(path.encode()))
     array = random.normal(scale=np.sqrt(2 / np.prod(shape[:-1])) if len(shape) > 1 else 0.2, size=shape)
     positive = path.endswith(("/scale", "/var"))
@@ -49,7 +49,7 @@ def random_array(path, shape):
 
 @pytest.fixture
 def network(request, monkeypatch):
-    """An experiment with random variables in place of a run's; every statistic differs from its initial value."""
+    """An experiment with random variables instead of those of a run."""
     recipe, changes = NETWORKS[request.param]
     config = load_config(recipe)
     config.data.name = "shapes"
@@ -67,7 +67,7 @@ def network(request, monkeypatch):
 
 @pytest.fixture
 def image_files(tmp_path):
-    """Of the stored size, larger, and not square."""
+    """Images of the stored size, larger, and not square."""
     paths = [tmp_path / f"{number}.png" for number in range(3)]
     for path, shape in zip(paths, ((32, 32, 3), (61, 47, 3), (40, 90, 3)), strict=True):
         Image.fromarray(np.random.default_rng(len(shape)).integers(0, 256, shape, dtype=np.uint8)).save(path)
@@ -120,7 +120,7 @@ def test_the_target_program_computes_the_logits_of_the_run(network, format, how,
 
 @pytest.mark.parametrize("network", ["v1"], indirect=True)
 def test_the_sidecar_of_keras_states_its_channel_order(network, image_files, tmp_path):
-    """With the other order the logits are wrong, so the order is not a matter of taste."""
+    """With the other order, the logits differ from those of the run."""
     file, sidecar = export("run", output=tmp_path / "x.h5", format="keras")
     content = json.loads(sidecar.read_text())
     assert content["input"]["channel_order"] == "BGR" and content["input"]["value_range"] == [0, 255]
@@ -142,7 +142,7 @@ def test_a_keras_file_loads_as_the_backbone_of_the_run(network, tmp_path):
 
 
 @pytest.mark.parametrize("network", ["v1"], indirect=True)
-def test_exported_programs_contain_no_form_that_is_only_fast_on_this_cpu(network, tmp_path):
+def test_exported_programs_contain_plain_convolutions(network, tmp_path):
     import jax.export
 
     file, _ = export("run", output=tmp_path / "x.stablehlo", format="stablehlo")
@@ -153,7 +153,7 @@ def test_exported_programs_contain_no_form_that_is_only_fast_on_this_cpu(network
 
 
 @pytest.mark.parametrize("network", ["v1.5"], indirect=True)
-def test_sidecars_do_not_collide_and_modes_are_those_of_other_files(network, tmp_path):
+def test_each_file_has_a_separate_sidecar_and_the_default_permissions(network, tmp_path):
     (tmp_path / "plain").touch()
     files = [*export("run", output=tmp_path / "x.safetensors", format="safetensors")]
     files += export("run", output=tmp_path / "x.stablehlo", format="stablehlo")

@@ -5,8 +5,8 @@ import numpy as np
 
 def standardized(kernel_HWIO):
     kernel_HWIO = kernel_HWIO.astype(np.float64)
-    centerd = kernel_HWIO - kernel_HWIO.mean((0, 1, 2))
-    return centerd / np.sqrt(kernel_HWIO.var((0, 1, 2)) + 1e-10)
+    centered = kernel_HWIO - kernel_HWIO.mean((0, 1, 2))
+    return centered / np.sqrt(kernel_HWIO.var((0, 1, 2)) + 1e-10)
 
 
 def convolve(x_NHWC, kernel_HWIO, *, stride=1, padding=0):
@@ -23,7 +23,7 @@ def convolve(x_NHWC, kernel_HWIO, *, stride=1, padding=0):
 
 
 def max_pool(x_NHWC):
-    """3x3 of stride 2, padded with zeros: they count, since what comes in is not activated."""
+    """3x3 of stride 2, padded with zeros, which matters because the input may be negative."""
     x_NHWC = np.pad(x_NHWC, ((0, 0), (1, 1), (1, 1), (0, 0)))
     windows = np.lib.stride_tricks.sliding_window_view(x_NHWC, (3, 3), axis=(1, 2))
     return windows[:, ::2, ::2].max((-1, -2))

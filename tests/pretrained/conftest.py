@@ -1,4 +1,4 @@
-"""Random weights and ways to compare; nothing is read from or written to the machine's cache."""
+"""Random weights, their outputs and gradients, and comparisons; the cache is a temporary folder."""
 
 import sys
 import types
@@ -17,7 +17,7 @@ from cifar_jax.pretrained.families import FAMILIES
 
 
 @pytest.fixture(autouse=True)
-def _cache_of_its_own(tmp_path, monkeypatch):
+def _temporary_cache(tmp_path, monkeypatch):
     monkeypatch.setenv("CIFAR_JAX_CACHE", str(tmp_path / "cache"))
 
 
@@ -86,7 +86,7 @@ def network(backbone, **settings):
 def training_step():
     """training_step(backbone, images_NHWC, labels_N): loss, gradients and updated batch_stats, in float64.
 
-    In float32 rounding turns some ReLU that is almost at zero on or off, and with it the gradients' third digit.
+    In float32, rounding switches ReLUs close to zero, which changes the third digit of the gradients.
     """
 
     def step(backbone, images_NHWC, labels_N, **settings):
@@ -113,25 +113,25 @@ def training_step():
 
 @pytest.fixture(scope="session")
 def relative_error():
-    """relative_error(found, expected): of the vectors of all their numbers, in float64."""
+    """relative_error(actual, expected): norm of the difference over the norm of `expected`, in float64."""
 
-    def error(found, expected):
-        found, expected = np.asarray(found, np.float64), np.asarray(expected, np.float64)
-        assert found.shape == expected.shape
-        return np.linalg.norm(found - expected) / np.linalg.norm(expected)
+    def error(actual, expected):
+        actual, expected = np.asarray(actual, np.float64), np.asarray(expected, np.float64)
+        assert actual.shape == expected.shape
+        return np.linalg.norm(actual - expected) / np.linalg.norm(expected)
 
     return error
 
 
 @pytest.fixture
 def torch_names(monkeypatch):
-    """What PyTorch's pickles refer to, under its names, so that files like its own can be written without it."""
+    """A module `torch` with the names in PyTorch's pickles, so that such files can be written without PyTorch."""
     torch = types.ModuleType("torch")
     torch._utils = types.ModuleType("torch._utils")
 
-    def add(module, thing, name):
-        thing.__module__, thing.__qualname__, thing.__name__ = module.__name__, name, name
-        setattr(module, name, thing)
+    def add(module, value, name):
+        value.__module__, value.__qualname__, value.__name__ = module.__name__, name, name
+        setattr(module, name, value)
 
     for name in ("FloatStorage", "HalfStorage", "BFloat16Storage", "LongStorage"):
         add(torch, type(name, (), {}), name)

@@ -1,6 +1,6 @@
-"""Run as a program: Keras's own ResNets with random weights, their files and what they compute, left in a folder.
+"""Run as a program: saves Keras's ResNets with random weights, and their outputs, in a folder.
 
-Runs in a separate process, because Keras reads its backend from the environment and raises warnings.
+A separate process, because Keras reads its backend from the environment and emits warnings.
 """
 
 import os
@@ -20,7 +20,7 @@ WIDTHS = (64, 128, 256, 512)
 
 
 def small(preactivation):
-    """Keras's code with fewer blocks."""
+    """As Keras builds it, with fewer blocks."""
     stack = resnet.stack_residual_blocks_v2 if preactivation else resnet.stack_residual_blocks_v1
     without_stride = "conv5" if preactivation else "conv2"
 
@@ -40,7 +40,7 @@ def full(preactivation):
 
 
 def with_head(base, *, classes):
-    """As Keras itself adds it, but for any size of image, and without softmax."""
+    """As Keras adds it, but for any image size and without softmax."""
     return keras.Model(base.input, keras.layers.Dense(classes, name="predictions")(base.output))
 
 
@@ -54,7 +54,7 @@ def randomize(model):
 
 
 def stage_outputs(model):
-    """By our names: what the last block of a stage gives, and what the head takes."""
+    """The outputs of the stages, the features and the logits, by our names."""
     outputs = {"stem": model.get_layer("pool1_pool").output}
     for layer in model.layers:
         if layer.name.endswith("_out"):
@@ -88,8 +88,8 @@ def training_step(model, images_NHWC, labels_N):
     return named
 
 
-def leave(name, model, folder, *, image_sizes, bgr):
-    """NAME.weights.h5, NAME.keras and NAME.h5, and for each size of image NAME_SIZE.npz."""
+def save(name, model, folder, *, image_sizes, bgr):
+    """NAME.weights.h5, NAME.keras and NAME.h5, and NAME_SIZE.npz for each image size."""
     randomize(model)
     model.save_weights(folder / f"{name}.weights.h5")
     model.save(folder / f"{name}.keras")
@@ -102,14 +102,14 @@ def leave(name, model, folder, *, image_sizes, bgr):
 
 def write_all(folder):
     for version, preactivation in (("v1", False), ("v2", True)):
-        leave(version, full(preactivation), folder, image_sizes=(97, 224), bgr=not preactivation)
-        leave(f"small_{version}", small(preactivation), folder, image_sizes=(64,), bgr=not preactivation)
+        save(version, full(preactivation), folder, image_sizes=(97, 224), bgr=not preactivation)
+        save(f"small_{version}", small(preactivation), folder, image_sizes=(64,), bgr=not preactivation)
 
 
 def write_step(folder):
     """step.npz, from the weights of small_v1, in float64.
 
-    In float32 rounding turns some ReLU that is almost at zero on or off, and with it the gradients' third digit.
+    In float32, rounding switches ReLUs close to zero, which changes the third digit of the gradients.
     """
     jax.config.update("jax_enable_x64", True)
     keras.config.set_floatx("float64")
@@ -117,14 +117,14 @@ def write_step(folder):
     randomize(model)
     images_NHWC = np.random.default_rng(2).normal(size=(4, 64, 64, 3)).astype(np.float32)
     labels_N = np.array([3, 1, 4, 1])
-    # Keras's BatchNorm computes in the type that it takes float64 and float32 to be together: float32.
+    # Keras's BatchNorm would compute in float32, the result type that Keras gives float64 and float32.
     with mock.patch.object(keras.src.backend, "result_type", lambda *dtypes: "float64"):
         step = training_step(model, images_NHWC[..., ::-1], labels_N)
     np.savez(folder / "step.npz", images=images_NHWC, labels=labels_N, **step)
 
 
 def read_back(folder):
-    """What Keras computes with the weights of ours.h5, which we wrote."""
+    """The outputs of Keras with the weights in ours.h5, which `write` wrote."""
     model = small(preactivation=False)
     model.load_weights(folder / "ours.h5")
     images_NHWC = np.load(folder / "small_v1_64.npz")["images"]

@@ -27,7 +27,7 @@ KNOWN = {
 
 @pytest.fixture
 def tensors(random_backbone):
-    """A whole small network by torchvision's names."""
+    """A small network with torchvision's names."""
     backbone = random_backbone("v1.5")
     return convert.foreign(backbone.params, backbone.batch_stats, TORCHVISION)
 
@@ -40,12 +40,12 @@ def test_names(known):
 
 @pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.layers["stem_conv1"])
 @pytest.mark.parametrize("num_classes", [0, 5])
-def test_there_and_back(family, num_classes, random_backbone):
+def test_converting_back_and_forth_changes_nothing(family, num_classes, random_backbone):
     width = 32 if family is BIT else 8  # its norms have 32 groups
     backbone = random_backbone(family.variant, width=width, num_classes=num_classes)
     tensors = convert.foreign(backbone.params, backbone.batch_stats, family)
-    found_family, architecture, params, batch_stats = convert.convert(tensors, where="x")
-    assert found_family is family
+    recognized, architecture, params, batch_stats = convert.convert(tensors, where="x")
+    assert recognized is family
     assert architecture["stage_sizes"] == (2, 1, 1, 1) and architecture["width"] == width
     jax.tree.map(np.testing.assert_array_equal, params, backbone.params)
     jax.tree.map(np.testing.assert_array_equal, batch_stats, backbone.batch_stats)
@@ -71,7 +71,7 @@ def test_layouts(tensors):
     np.testing.assert_array_equal(batch_stats["stem_norm1"]["var"], originals["bn1.running_var"])
 
 
-def test_keras_biases_are_folded_and_channels_turned(random_backbone):
+def test_keras_biases_are_folded_and_the_first_kernel_is_reordered(random_backbone):
     backbone = random_backbone("v1")
     tensors = convert.foreign(backbone.params, backbone.batch_stats, KERAS_V1)
     bias = np.float32([3, 1, 4, 1, 5, 9, 2, 6])
@@ -84,7 +84,7 @@ def test_keras_biases_are_folded_and_channels_turned(random_backbone):
     assert not {name for name in flatten_dict(params, sep="/") if "conv" in name and name.endswith("bias")}
 
 
-def test_wrappers_and_bookkeeping(tensors, random_backbone):
+def test_prefixes_of_wrappers_and_tensors_of_no_layer_are_ignored(tensors, random_backbone):
     wrapped = {f"module.model.{name}": array for name, array in tensors.items()}
     wrapped |= {f"module.attacker.model.{name}": array for name, array in tensors.items()}
     wrapped |= {"module.normalizer.new_mean": np.ones(3), "module.model.bn1.num_batches_tracked": np.array(5)}
@@ -106,7 +106,7 @@ def test_half_precision_becomes_float32(tensors):
     np.testing.assert_array_equal(kernel.transpose(3, 2, 0, 1), halves["conv1.weight"])
 
 
-def test_everything_that_does_not_fit_is_named_at_once(tensors):
+def test_one_error_names_every_tensor_that_does_not_fit(tensors):
     del tensors["layer1.0.bn2.running_mean"], tensors["fc.bias"]
     tensors["layer1.0.se.weight"] = np.ones(3, np.float32)
     tensors["layer3.0.conv2.weight"] = tensors["layer3.0.conv2.weight"][..., :1]
@@ -133,7 +133,7 @@ def test_a_missing_tensor_is_named(name, tensors):
         convert.convert(tensors, where="x")
 
 
-def test_long_lists_are_cut(tensors):
+def test_long_lists_are_shortened(tensors):
     for name in [name for name in tensors if name.startswith("layer1.1.") and "weight" not in name]:
         del tensors[name]
     with pytest.raises(DataError, match=r"9 missing \(.*layer1.1.bn3.bias, .* and 1 more\)"):
@@ -147,7 +147,7 @@ def test_an_unknown_naming():
         convert.convert({}, where="x")
 
 
-def test_an_absurd_number_of_blocks_is_not_built(tensors):
+def test_a_huge_block_number_is_an_unexpected_tensor(tensors):
     tensors["layer1.123456789.bn1.weight"] = np.ones(3, np.float32)
     with pytest.raises(DataError, match=r"unexpected \(layer1.123456789"):
         convert.convert(tensors, where="x")

@@ -15,7 +15,7 @@ from cifar_jax.errors import DataError, UsageError
 from cifar_jax.files import checksums, download
 from cifar_jax.files.cache import cache_root
 from cifar_jax.preprocessing.preprocess import Preprocessing
-from cifar_jax.pretrained import CATALOG, convert, load, weight_files, write
+from cifar_jax.pretrained import CATALOG, convert, load, write
 from cifar_jax.pretrained.families import TORCHVISION
 
 pytestmark = pytest.mark.slow
@@ -73,18 +73,20 @@ def test_the_cache_is_used_and_a_damaged_one_is_not(random_backbone, tmp_path, m
     backbone = random_backbone("v1.5")
     write(backbone, tmp_path / "x.safetensors", naming="torchvision")
     load(tmp_path / "x.safetensors")
-    reads = []
-    read = weight_files.read
-    monkeypatch.setattr(weight_files, "read", lambda path: reads.append(path) or read(path))
+    conversions = []
+    original = convert.convert
+    monkeypatch.setattr(
+        convert, "convert", lambda tensors, *, where: conversions.append(where) or original(tensors, where=where)
+    )
     assert_equal(load(tmp_path / "x.safetensors"), backbone)
-    assert not reads
+    assert not conversions
     (converted,) = cache_root().glob("pretrained/converted/*.safetensors")
     damaged = bytearray(converted.read_bytes())
     damaged[-7] ^= 1
     converted.write_bytes(damaged)
     assert_equal(load(tmp_path / "x.safetensors"), backbone)
     assert_equal(load(tmp_path / "x.safetensors"), backbone)
-    assert len(reads) == 1
+    assert len(conversions) == 1
 
 
 def test_a_cache_that_cannot_be_written_is_a_warning(random_backbone, tmp_path, caplog, monkeypatch):

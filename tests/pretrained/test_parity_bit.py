@@ -1,4 +1,4 @@
-"""BiT's network against a reference in float64 that knows nothing of ours."""
+"""The weights of BiT give the numbers of an independent reference in float64."""
 
 import numpy as np
 import pytest
@@ -13,7 +13,7 @@ STAGE_SIZES = (2, 1, 1, 1)
 
 @pytest.fixture
 def tensors(random_array):
-    """By BiT's own names."""
+    """Random weights with the names of the published files."""
     shapes = {"root_block/standardized_conv2d/kernel": (7, 7, 3, 32)}
     inputs = 32
     for stage, units in enumerate(STAGE_SIZES, start=1):
@@ -40,10 +40,10 @@ def test_stages(size, tensors, tmp_path, stages_of, relative_error):
     assert (backbone.variant, backbone.stage_sizes, backbone.width) == ("bit", STAGE_SIZES, 32)
     assert backbone.batch_stats == {}
     images_NHWC = np.random.default_rng(0).normal(size=(1, size, size, 3)).astype(np.float32)
-    found, expected = stages_of(backbone, images_NHWC), run(tensors, images_NHWC, STAGE_SIZES)
-    errors = {name: relative_error(found[name], expected[name]) for name in found}
+    outputs, expected = stages_of(backbone, images_NHWC), run(tensors, images_NHWC, STAGE_SIZES)
+    errors = {name: relative_error(outputs[name], expected[name]) for name in outputs}
     print(size, {name: f"{error:.1e}" for name, error in errors.items()})
-    assert found.keys() == expected.keys()
+    assert outputs.keys() == expected.keys()
     assert max(errors.values()) < 1e-5
 
 

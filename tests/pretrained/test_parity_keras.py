@@ -16,7 +16,7 @@ from cifar_jax.pretrained.families import KERAS_V1
 
 pytestmark = pytest.mark.slow
 
-# Keras runs in a separate process: imported here, it would look for TensorFlow, and its warnings would be errors.
+# Keras runs in a separate process: here, its warnings would be errors.
 ORACLE = Path(__file__).with_name("keras_oracle.py")
 
 
@@ -39,8 +39,8 @@ def test_resnet50(version, keras_folder, stages_of, relative_error):
     assert (backbone.variant, backbone.stage_sizes, backbone.width) == (version, (3, 4, 6, 3), 64)
     for size in (97, 224):
         with np.load(keras_folder / f"{version}_{size}.npz") as expected:
-            found = stages_of(backbone, expected["images"])
-            errors = {name: relative_error(found[name], expected[name]) for name in found}
+            outputs = stages_of(backbone, expected["images"])
+            errors = {name: relative_error(outputs[name], expected[name]) for name in outputs}
         print(version, size, {name: f"{error:.1e}" for name, error in errors.items()})
         assert len(errors) == 7
         assert max(errors.values()) < 1e-5
@@ -48,7 +48,7 @@ def test_resnet50(version, keras_folder, stages_of, relative_error):
 
 @pytest.mark.parametrize("version", ["v1", "v2", "small_v1", "small_v2"])
 @pytest.mark.parametrize("kind", [".weights.h5", ".keras", "published", "unnamed"])
-def test_every_kind_of_file_holds_the_same(version, kind, keras_folder, tmp_path):
+def test_every_kind_of_file_contains_the_same(version, kind, keras_folder, tmp_path):
     path = keras_folder / f"{version}{kind}"
     if kind == "published":
         path = tmp_path / "published.h5"
@@ -59,29 +59,29 @@ def test_every_kind_of_file_holds_the_same(version, kind, keras_folder, tmp_path
         with h5py.File(path, "r+") as file:
             for layer in file["layers"].values():
                 layer.attrs.pop("name", None)
-    found, expected = load(path), load(keras_folder / f"{version}.h5")
-    jax.tree.map(np.testing.assert_array_equal, found.params, expected.params)
-    jax.tree.map(np.testing.assert_array_equal, found.batch_stats, expected.batch_stats)
-    assert found.preprocessing == expected.preprocessing
+    loaded, expected = load(path), load(keras_folder / f"{version}.h5")
+    jax.tree.map(np.testing.assert_array_equal, loaded.params, expected.params)
+    jax.tree.map(np.testing.assert_array_equal, loaded.batch_stats, expected.batch_stats)
+    assert loaded.preprocessing == expected.preprocessing
 
 
 def as_published(path, published):
-    """Weights only, names with ':0', and another name for the head: what keras.applications downloads."""
+    """Like the files that keras.applications downloads: weights only, names with ':0', another name for the head."""
     with h5py.File(path) as file, h5py.File(published, "w") as copy:
 
-        def note(name, item):
+        def copy_dataset(name, item):
             if isinstance(item, h5py.Dataset):
                 copy.create_dataset(f"{name.replace('predictions', 'probs')}:0", data=item[()])
 
-        file["model_weights"].visititems(note)
+        file["model_weights"].visititems(copy_dataset)
 
 
 def test_keras_reads_what_we_write(keras_folder, relative_error):
     backbone = load(keras_folder / "small_v1.h5")
     write(backbone, keras_folder / "ours.h5", naming="keras")
     ask_keras("read_back", keras_folder)
-    with np.load(keras_folder / "read_back.npz") as found, np.load(keras_folder / "small_v1_64.npz") as expected:
-        errors = {name: relative_error(found[name], expected[name]) for name in expected if name != "images"}
+    with np.load(keras_folder / "read_back.npz") as outputs, np.load(keras_folder / "small_v1_64.npz") as expected:
+        errors = {name: relative_error(outputs[name], expected[name]) for name in expected if name != "images"}
     assert len(errors) == 7 and max(errors.values()) < 1e-5
 
 
@@ -90,18 +90,18 @@ def test_a_step_of_training(keras_folder, training_step, relative_error):
     with np.load(keras_folder / "step.npz") as file:
         step = dict(file)
     backbone = load(keras_folder / "small_v1.h5")
-    # Keras's momentum; the variance is the biased one there too.
+    # Keras's momentum. Keras, like Flax, computes the biased variance.
     loss, gradients, batch_stats = training_step(backbone, step["images"], step["labels"], norm_momentum=0.99)
     assert abs(loss - step["loss"]) < 1e-5 * abs(step["loss"])
 
-    found = convert.foreign(gradients, batch_stats, KERAS_V1)
+    converted = convert.foreign(gradients, batch_stats, KERAS_V1)
     errors = {"gradient": {}, "statistic": {}}
     for name, expected in step.items():
         kind, _, tensor = name.partition("/")
-        if kind not in errors or tensor.endswith("_conv/bias"):  # the gradient of such a bias is nothing but rounding
+        if kind not in errors or tensor.endswith("_conv/bias"):  # its exact gradient is 0
             continue
-        value = found[tensor]
-        if tensor.endswith("moving_mean"):  # Keras's is of the biased output
+        value = converted[tensor]
+        if tensor.endswith("moving_mean"):  # Keras's mean includes the bias of the convolution
             layer = tensor.split("/")[0].replace("_bn", "_conv")
             with h5py.File(keras_folder / "small_v1.h5") as file:
                 value = value + file[f"model_weights/{layer}/{layer}/bias"][()]

@@ -1,7 +1,6 @@
 """The weights of torchvision, timm, MadryLab and Hugging Face give PyTorch's numbers.
 
-Run these with `pytest -m torch` where PyTorch (and, for the last family, transformers) is installed; elsewhere they
-skip themselves.
+Run with `pytest -m torch`. The tests are skipped where PyTorch (for Hugging Face: transformers) is not installed.
 """
 
 import numpy as np
@@ -23,14 +22,14 @@ def images(size):
 
 
 def assert_parity(name, backbone, stages, stages_of, relative_error):
-    """`stages`: NCHW tensor -> what `torch_oracle.ResNet.stages` gives."""
+    """`stages(images_NCHW)` returns the same as `torch_oracle.ResNet.stages`."""
     for size in SIZES:
         with torch.no_grad():
             expected = torch_oracle.as_numpy(stages(torch.tensor(images(size).transpose(0, 3, 1, 2))))
-        found = stages_of(backbone, images(size))
-        errors = {stage: relative_error(found[stage], expected[stage]) for stage in expected}
+        outputs = stages_of(backbone, images(size))
+        errors = {stage: relative_error(outputs[stage], expected[stage]) for stage in expected}
         print(name, size, {stage: f"{error:.1e}" for stage, error in errors.items()})
-        assert found.keys() == expected.keys()
+        assert outputs.keys() == expected.keys()
         assert max(errors.values()) < 1e-5
 
 
@@ -98,7 +97,7 @@ def test_a_step_of_training(tmp_path, training_step, relative_error):
     model = torch_oracle.randomize(torch_oracle.ResNet((2, 1, 1, 1), width=16, classes=10)).train()
     torch.save(model.state_dict(), tmp_path / "weights.pth")
     before = {name: value.numpy().copy() for name, value in model.state_dict().items()}
-    counts = {}  # numbers that the variance of a channel is of
+    counts = {}  # values per channel, from which BatchNorm computes a variance
 
     def count(name):
         return lambda module, inputs, output: counts.update({name: inputs[0].numel() / inputs[0].shape[1]})
@@ -114,8 +113,8 @@ def test_a_step_of_training(tmp_path, training_step, relative_error):
 
     loss, gradients, batch_stats = training_step(load(tmp_path / "weights.pth"), images_NHWC, labels_N)
     assert abs(loss - expected_loss.item()) < 1e-5 * expected_loss.item()
-    found = convert.foreign(gradients, batch_stats, TORCHVISION)
-    gradient_errors = {name: relative_error(found[name], p.grad.numpy()) for name, p in model.named_parameters()}
+    converted = convert.foreign(gradients, batch_stats, TORCHVISION)
+    gradient_errors = {name: relative_error(converted[name], p.grad.numpy()) for name, p in model.named_parameters()}
     statistic_errors = {}
     for name, value in model.named_buffers():
         if name.endswith("num_batches_tracked"):
@@ -124,7 +123,7 @@ def test_a_step_of_training(tmp_path, training_step, relative_error):
         if name.endswith("running_var"):  # PyTorch's estimate is unbiased, Flax's is not
             n = counts[name.removesuffix(".running_var")]
             expected = 0.9 * before[name] + (expected - 0.9 * before[name]) * (n - 1) / n
-        statistic_errors[name] = relative_error(found[name], expected)
+        statistic_errors[name] = relative_error(converted[name], expected)
     print(f"gradients {max(gradient_errors.values()):.1e}, statistics {max(statistic_errors.values()):.1e}")
     assert max(gradient_errors.values()) < 1e-4
     assert max(statistic_errors.values()) < 1e-5

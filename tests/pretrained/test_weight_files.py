@@ -36,7 +36,7 @@ def assert_equal(read, expected):
 
 @pytest.mark.parametrize("kind", ["safetensors", "npz"])
 def test_formats_written_by_their_libraries(kind, tensors, tmp_path):
-    path = tmp_path / "weights.of_any_name"
+    path = tmp_path / "weights.any_suffix"
     if kind == "npz":
         del tensors["bfloat"]  # NumPy cannot write it
         with open(path, "wb") as file:
@@ -111,7 +111,7 @@ def test_npz_with_pickles_is_refused(tmp_path):
 
 
 def written(kind, folder, torch):
-    """A file of that kind, with 4 kB of tensors."""
+    """A file of this kind with 4 kB of tensors."""
     path, array = folder / f"weights{kind}", np.random.default_rng(0).normal(size=1024).astype(np.float32)
     if kind == ".safetensors":
         save_file({"x": array}, path)
@@ -154,7 +154,7 @@ def test_a_flipped_bit_in_a_zip_is_noticed(kind, tmp_path, torch_names):
         weight_files.read(path)
 
 
-def test_other_files(tmp_path):
+def test_files_of_unknown_kinds_are_refused(tmp_path):
     path = tmp_path / "notes.txt"
     path.write_text("no weights here")
     with pytest.raises(DataError, match=r"not a \.h5"):
@@ -183,7 +183,7 @@ def test_keras_layers_without_names_that_are_no_resnet(tmp_path):
         weight_files.read(tmp_path / "x.weights.h5")
 
 
-def test_hdf5_of_something_else(tmp_path):
+def test_hdf5_without_keras_layers(tmp_path):
     with h5py.File(tmp_path / "x.h5", "w") as file:
         file["measurements"] = np.ones(3)
     read, _ = weight_files.read(tmp_path / "x.h5")
@@ -191,7 +191,7 @@ def test_hdf5_of_something_else(tmp_path):
 
 
 def test_torch_tensor_larger_than_its_storage(tmp_path, torch_names):
-    """A stride of 0 would turn a file of some bytes into any amount of memory."""
+    """A stride of 0 would let a small file take any amount of memory."""
     save(tmp_path / "x.pth", {"a": Tensor(np.zeros(1, np.float32), shape=(1 << 20,), strides=(0,))}, torch_names)
     with pytest.raises(DataError, match="larger than its storage"):
         weight_files.read(tmp_path / "x.pth")

@@ -1,4 +1,4 @@
-"""Writes the files of `torch.save`, both kinds, without PyTorch: the counterpart of what is tested."""
+"""Writes files like those of `torch.save`, zipped or legacy, without PyTorch."""
 
 import io
 import pickle
@@ -16,7 +16,7 @@ STORAGES = {
 
 
 class Tensor:
-    """An array as PyTorch pickles it: a place in a storage."""
+    """An array as PyTorch pickles it: a view of a storage."""
 
     def __init__(self, array, *, offset=0, shape=None, strides=None):
         self.elements = np.ascontiguousarray(array).reshape(-1)
@@ -31,17 +31,17 @@ class _Pickler(pickle.Pickler):
         super().__init__(file, protocol=2)
         self.torch, self.storages = torch, {}
 
-    def persistent_id(self, thing):
-        if isinstance(thing, _Storage):
-            self.storages[thing.key] = thing.elements
-            kind = getattr(self.torch, STORAGES[thing.elements.dtype])
-            return ("storage", kind, thing.key, "cpu", thing.elements.size, *thing.view)
+    def persistent_id(self, value):
+        if isinstance(value, _Storage):
+            self.storages[value.key] = value.elements
+            kind = getattr(self.torch, STORAGES[value.elements.dtype])
+            return ("storage", kind, value.key, "cpu", value.elements.size, *value.view)
         return None
 
-    def reducer_override(self, thing):
-        if isinstance(thing, Tensor):
-            storage = _Storage(str(len(self.storages)), thing.elements, self.view)
-            return self.torch._utils._rebuild_tensor_v2, (storage, *thing.arguments)
+    def reducer_override(self, value):
+        if isinstance(value, Tensor):
+            storage = _Storage(str(len(self.storages)), value.elements, self.view)
+            return self.torch._utils._rebuild_tensor_v2, (storage, *value.arguments)
         return NotImplemented
 
 
@@ -51,7 +51,7 @@ class _Storage:
 
 
 def save(path, value, torch, *, legacy=False):
-    """`value`: plain values, and `Tensor` wherever a tensor is."""
+    """`value`: plain values and `Tensor`s."""
     pickled = io.BytesIO()
     pickler = _Pickler(pickled, torch)
     pickler.view = (None,) if legacy else ()
