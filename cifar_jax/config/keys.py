@@ -113,7 +113,7 @@ KEYS = {
     "augment.cutout": Key(0, integer(0), "side of a square set to the mean color; 0 = off", "pixels"),
     "augment.random_resized_crop": Key(0.0, number(0, 1), "smallest area of a random crop, of 1; 0 = off"),
     "augment.mixup": Key(0.0, number(0), "alpha of the Beta distribution; 0 = off"),
-    "model.name": Key("cnn", TEXT, "architecture: cnn or resnet"),
+    "model.name": Key("cnn", TEXT, "architecture: cnn, resnet, or one that you added to `MODELS`"),
     "model.image_size": Key(0, integer(0), "model input, resized in the compiled step; 0 = as loaded", "pixels"),
     "model.dtype": Key("auto", one_of("float32", "bfloat16", "auto"), "auto: bfloat16 on accelerators, else float32"),
     "model.dropout": Key(0.0, BELOW_1, "probability that a feature before the head is set to 0; 0 = off"),

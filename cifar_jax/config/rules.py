@@ -40,4 +40,9 @@ RULES = (
         "--config.train.epochs=1",
         lambda c: c.optimizer.name != "lbfgs" or (c.train.cached_features and c.train.epochs == 1),
     ),
+    (
+        "--config.optimizer.name=lbfgs ignores dropout and label smoothing: set --config.model.dropout=0 and "
+        "--config.train.label_smoothing=0",
+        lambda c: c.optimizer.name != "lbfgs" or not (c.model.dropout or c.train.label_smoothing),
+    ),
 )

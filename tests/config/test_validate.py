@@ -127,12 +127,16 @@ def test_cached_features_exclude_augmentation():
         assert text.startswith("--config.train.cached_features: each image is seen once") and key in text
 
 
-def test_lbfgs_requires_cached_features_and_one_epoch():
+def test_lbfgs_requires_cached_features_one_epoch_no_dropout_and_no_label_smoothing():
     probe = {"optimizer__name": "lbfgs", "train__cached_features": True, "train__epochs": 1}
-    probe |= {"augment__flip": "none", "augment__crop_padding": 0}
+    probe |= {"augment__flip": "none", "augment__crop_padding": 0, "train__label_smoothing": 0.0}
     validate(with_values(**probe))
-    for change in ({"train__epochs": 2}, {"train__cached_features": False}):
-        assert "--config.optimizer.name=lbfgs" in message(validate, with_values(**probe | change))
+    for key, value in {"train.epochs": 2, "train.cached_features": False}.items():
+        text = message(validate, with_values(**probe | {key.replace(".", "__"): value}))
+        assert text.startswith("--config.optimizer.name=lbfgs") and key in text
+    for key in ("model.dropout", "train.label_smoothing"):
+        text = message(validate, with_values(**probe | {key.replace(".", "__"): 0.1}))
+        assert text.startswith("--config.optimizer.name=lbfgs") and f"--config.{key}=0" in text
 
 
 def test_pretrained_weights_have_their_own_stem():
