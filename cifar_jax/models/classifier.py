@@ -59,6 +59,14 @@ class Classifier(nn.Module):
         return None
 
     @nn.nowrap
+    def first_norm(self, variables: dict, images_NHWC: jax.Array) -> tuple[jax.Array, dict] | None:
+        """The input of the first BatchNorm, (N, H, W, C), and its running statistics 'mean' and 'var', each (C,).
+
+        None: the scale of the images cannot be checked; see `training.input_check`.
+        """
+        return None
+
+    @nn.nowrap
     def initial_variables(
         self, *, seed: int, images_NHWC: np.ndarray, prepare: Callable[[jax.Array], jax.Array]
     ) -> dict:

@@ -42,8 +42,8 @@ VARIANTS: dict[str, dict] = {
 class ResNet(Classifier):
     """A stem, stages of residual blocks, the mean over the image and a linear head.
 
-    Layers are named stem_conv1, stem_norm1, stage1_block1/conv1, .../norm1, .../shortcut_conv, .../shortcut_norm, head
-    and, with `preactivation`, final_norm; numbers begin at 1.
+    Layers are named stem_conv1, stem_norm1, stage1_block1/conv1, .../norm1, .../shortcut_conv, .../shortcut_norm,
+    final_norm (with `preactivation`) and head.
 
     Attributes:
         variant: the key of `VARIANTS` whose settings these are; '' if they are none of them.
@@ -84,13 +84,10 @@ class ResNet(Classifier):
 
     @classmethod
     def from_config(cls, config, *, num_classes: int, dtype: jnp.dtype, steps_per_epoch: int) -> "ResNet":
-        """The ResNet of `config`; the momentum of its statistics is max(1 - 10 / steps_per_epoch, 0.9), as in
-        Grill et al., Bootstrap Your Own Latent, 2020, appendix D.3.
-        """
-        settings = VARIANTS[config.variant]
+        """With the momentum of Grill et al., Bootstrap Your Own Latent, 2020, appendix D.3."""
         return cls(
             num_classes=num_classes,
-            **settings | ({"stem": config.stem} if config.stem else {}),
+            **VARIANTS[config.variant] | ({"stem": config.stem} if config.stem else {}),
             variant="" if config.stem else config.variant,
             stage_sizes=tuple(config.stage_sizes),
             width=config.width,
@@ -118,45 +115,31 @@ class ResNet(Classifier):
     @nn.compact
     def stages(self, images_NHWC: jax.Array, *, train: bool) -> dict[str, jax.Array]:
         """The outputs of 'stem', 'stage1', ..., (N, H, W, C) of `dtype`, and 'features'."""
-        conv = functools.partial(_conv, self)
-        norm = functools.partial(_norm, self, train)
+        conv, norm = functools.partial(_conv, self), functools.partial(_norm, self, train)
         block_class = PreactivationBlock if self.preactivation else Block
         block_class = nn.remat(block_class) if self.remat else block_class
-
         outputs = {}
         x_NHWC = outputs["stem"] = self._stem(images_NHWC.astype(self.dtype), conv, norm)
         for stage, blocks in enumerate(self.stage_sizes, start=1):
             for block in range(1, blocks + 1):
-                x_NHWC = block_class(
-                    convolutions=self._convolutions(stage, block),
-                    shortcut=self.shortcut,
-                    conv=conv,
-                    norm=norm,
-                    name=f"stage{stage}_block{block}",
-                )(x_NHWC)
+                convolutions, name = self._convolutions(stage, block), f"stage{stage}_block{block}"
+                x_NHWC = block_class(convolutions, self.shortcut, conv, norm, name=name)(x_NHWC)
             outputs[f"stage{stage}"] = x_NHWC
         if self.preactivation:
             x_NHWC = nn.relu(norm(name="final_norm")(x_NHWC))
         return {**outputs, "features": x_NHWC.mean(axis=(1, 2), dtype=jnp.float32)}
 
     @nn.nowrap
-    def first_norm(self, variables: dict, images_NHWC: jax.Array) -> tuple[jax.Array, dict]:
-        """The input of the first BatchNorm, (N, H, W, C), and its running statistics 'mean' and 'var'."""
-        stem = self.clone(stage_sizes=())
-        if not self.preactivation:
-            _, captured = stem.apply(
-                variables,
-                images_NHWC,
-                train=False,
-                method="stages",
-                capture_intermediates=lambda module, _: module.name == "stem_conv1",
-                mutable=["intermediates"],
-            )
-            return captured["intermediates"]["stem_conv1"]["__call__"][0], variables["batch_stats"]["stem_norm1"]
-        # The first norm is that of the first block; without stages it is in the place of the last.
-        first = {name: layers["stage1_block1"]["norm1"] for name, layers in variables.items()}
-        variables = {name: layers | {"final_norm": first[name]} for name, layers in variables.items()}
-        return stem.apply(variables, images_NHWC, train=False, method="stages")["stem"], first["batch_stats"]
+    def first_norm(self, variables: dict, images_NHWC: jax.Array) -> tuple[jax.Array, dict] | None:
+        if self.norm == "group":  # it keeps no running statistics
+            return None
+        stem = functools.partial(self.clone(stage_sizes=()).apply, train=False, method="stages")
+        if self.preactivation:  # the first norm is that of the first block; without stages it is in place of the last
+            first = {name: layers["stage1_block1"]["norm1"] for name, layers in variables.items()}
+            variables = {name: layers | {"final_norm": first[name]} for name, layers in variables.items()}
+            return stem(variables, images_NHWC)["stem"], first["batch_stats"]
+        _, captured = stem(variables, images_NHWC, capture_intermediates=True, mutable=["intermediates"])
+        return captured["intermediates"]["stem_conv1"]["__call__"][0], variables["batch_stats"]["stem_norm1"]
 
     def _stem(self, x_NHWC, conv, norm):
         width = self.width
@@ -188,15 +171,8 @@ class ResNet(Classifier):
 
 
 def _conv(net: ResNet, channels: int, *, size: int, stride: int = 1, name: str) -> Conv:
-    return Conv(
-        channels,
-        size=size,
-        stride=stride,
-        use_bias=name in net.conv_bias,
-        standardize=net.norm == "group",
-        dtype=net.dtype,
-        name=name,
-    )
+    settings = {"use_bias": name in net.conv_bias, "standardize": net.norm == "group", "dtype": net.dtype}
+    return Conv(channels, size=size, stride=stride, **settings, name=name)
 
 
 def _norm(net: ResNet, train: bool, *, name: str, scale_init=nn.initializers.ones) -> Callable[[jax.Array], jax.Array]:
@@ -208,7 +184,7 @@ def _norm(net: ResNet, train: bool, *, name: str, scale_init=nn.initializers.one
 
 
 class Block(nn.Module):
-    """Convolutions, each followed by a norm and, but for the last, a ReLU; the shortcut is added before the last ReLU.
+    """Convolutions, each followed by a norm and a ReLU; the shortcut is added before the last ReLU.
 
     Attributes:
         convolutions: (channels, size, stride) of each.
@@ -241,18 +217,11 @@ class Block(nn.Module):
         return x_NHWC
 
 
-class PreactivationBlock(nn.Module):
+class PreactivationBlock(Block):
     """Convolutions, each after a norm and a ReLU; the shortcut is added to the last (He et al. 2016).
 
-    The scales of its norms begin at one: at zero, the ReLU behind a norm would pass no gradient on, ever.
-
-    Attributes: as of `Block`.
+    The scales of its norms begin at one: at zero, the ReLU behind a norm would never pass on a gradient.
     """
-
-    convolutions: tuple[tuple[int, int, int], ...]
-    shortcut: str
-    conv: Callable[..., Callable]
-    norm: Callable[..., Callable]
 
     @nn.compact
     def __call__(self, x_NHWC: jax.Array) -> jax.Array:

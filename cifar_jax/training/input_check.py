@@ -1,13 +1,11 @@
 """Refuses images on another scale than that of the pretrained weights, before any training.
 
-This is the most common mistake in transfer learning: Caffe's ResNet-50 expects colors of 0..255 minus their mean and
-gets 0..1, or 0..1 minus the mean of 0..255. Nothing crashes, but the features are almost constant and the accuracy is a
-fraction of what it should be. BatchNorm reveals it: its running statistics are those of the first convolution's output
-on the images that the weights were trained on, and can be compared with the output on these images.
+The most common mistake in transfer learning: Caffe's ResNet-50 expects colors of 0..255 minus their mean and gets 0..1.
+Nothing crashes, but the features are almost constant and the accuracy is a fraction of what it should be. The running
+statistics of the first BatchNorm reveal it: they are those of its input on the images that the weights were trained on.
 """
 
 import dataclasses
-import functools
 from collections.abc import Iterator
 
 import jax
@@ -26,22 +24,26 @@ MUCH_CLOSER = 0.8
 def require_right_scale(experiment: Experiment) -> None:
     """Compares the statistics of 256 training images at the first norm with its running ones.
 
-    The distance is the Kullback-Leibler divergence between normal distributions, averaged over channels. Images are
-    refused if another reading of them (255 times brighter, blue and red swapped, the weights' own mean and standard
-    deviation) comes much closer. Weights with GroupNorm keep no statistics and cannot be checked.
+    The distance is the Kullback-Leibler divergence between normal distributions, averaged over channels. Nothing is
+    checked if `model.first_norm` is None.
 
     Raises:
-        DataError: naming the reading that fits better.
+        DataError: another reading of the images (255 times brighter, blue and red swapped, the weights' own mean and
+            standard deviation) comes much closer.
     """
-    if not experiment.backbone.batch_stats:
-        return
     images = experiment.splits["train"].images_NHWC
     chosen = np.linspace(0, len(images) - 1, min(IMAGES, len(images))).astype(int)
+
+    def distances_of(variables, images_NHWC):
+        readings = _readings(experiment, images_NHWC)
+        return {name: _distance(experiment.model.first_norm(variables, inputs)) for name, inputs in readings}
+
     # One program for all readings: without `jit`, each small operation of a resize would be compiled.
-    compiled = quickly_compiled(functools.partial(_distances, experiment))
     variables = {"params": experiment.backbone.params, "batch_stats": experiment.backbone.batch_stats}
-    distances = jax.device_get(compiled(variables, images[chosen].astype(np.float32)))
+    distances = jax.device_get(quickly_compiled(distances_of)(variables, images[chosen].astype(np.float32)))
     as_given = distances.pop("")
+    if as_given is None:
+        return
     nearest = min(distances, key=distances.get)
     if distances[nearest] < MUCH_CLOSER * as_given:
         raise DataError(
@@ -62,13 +64,11 @@ def _readings(experiment: Experiment, images_NHWC: jax.Array) -> Iterator[tuple[
     yield "blue and red are swapped (BGR for RGB)", corrected(images_NHWC[..., ::-1])
 
 
-def _distances(experiment: Experiment, variables: dict, images_NHWC: jax.Array) -> dict[str, jax.Array]:
-    first_norm = functools.partial(experiment.model.first_norm, variables)
-    return {name: _distance(*first_norm(inputs)) for name, inputs in _readings(experiment, images_NHWC)}
-
-
-def _distance(x_NHWC: jax.Array, running: dict) -> jax.Array:
+def _distance(first_norm: tuple[jax.Array, dict] | None) -> jax.Array | None:
     """Nats, of a norm's input from its running statistics."""
+    if first_norm is None:
+        return None
+    x_NHWC, running = first_norm
     mean_C, variance_C = x_NHWC.mean(axis=(0, 1, 2)), x_NHWC.var(axis=(0, 1, 2))
     # The floor keeps dead channels, whose variance is near 0, from deciding.
     floor = 1e-3 * running["var"].mean()

@@ -54,7 +54,7 @@ def trained(experiment):
 
 
 def with_random_head(variables):
-    """A ResNet's head is zero at first: its logits would hide every difference."""
+    """With the initial head, which is zero, all logits would be equal."""
     kernel_CK = np.random.default_rng(0).normal(size=variables["params"]["head"]["kernel"].shape).astype(np.float32)
     head = {**variables["params"]["head"], "kernel": kernel_CK}
     return {**variables, "params": {**variables["params"], "head": head}}
@@ -69,7 +69,7 @@ def test_every_model_has_small_settings_here():
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_everything_but_the_head_can_be_frozen_with_its_statistics(name):
+def test_training_the_head_only_changes_no_other_parameter_and_no_statistic(name):
     experiment = experiment_of(name, rules=HEAD_ONLY)
     before, after = initial_variables(experiment), trained(experiment)
     assert_identical(before["batch_stats"], after.batch_stats)
@@ -78,7 +78,7 @@ def test_everything_but_the_head_can_be_frozen_with_its_statistics(name):
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_without_freeze_statistics_those_of_frozen_layers_change(name):
+def test_statistics_of_frozen_layers_change_without_freeze_statistics(name):
     experiment = experiment_of(name, rules=HEAD_ONLY, **{"model.freeze_statistics": False})
     before, after = initial_variables(experiment), trained(experiment)
     pairs = zip(jax.tree.leaves(before["batch_stats"]), jax.tree.leaves(after.batch_stats), strict=True)
@@ -86,19 +86,19 @@ def test_without_freeze_statistics_those_of_frozen_layers_change(name):
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_layer_decay_shrinks_the_rates_towards_the_input(name):
+def test_layer_decay_reduces_learning_rates_towards_the_input(name):
     experiment = experiment_of(name, **{"optimizer.layer_decay": 0.5})
     images_NHWC = jnp.zeros((1, 16, 16, 3))
     rules = match_rules(experiment.config.optimizer, experiment.abstract_variables["params"])
     # Independent of the names: the order in which the layers run.
     order = {}
 
-    def note(call, arguments, keywords, context):
+    def record(call, arguments, keywords, context):
         if context.module.path:
             order.setdefault(context.module.path[0])
         return call(*arguments, **keywords)
 
-    with nn.intercept_methods(note):
+    with nn.intercept_methods(record):
         jax.eval_shape(functools.partial(experiment.model.init, train=False), jax.random.key(0), images_NHWC)
     rates = [max(rule.multiplier for rule in jax.tree.leaves(rules[layer])) for layer in order if layer in rules]
     assert rates == sorted(rates)
@@ -137,7 +137,19 @@ def test_dropout_acts_in_training_only(name):
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_parameters_are_float32_also_when_the_computation_is_not(name):
+def test_the_input_of_a_model_that_takes_pretrained_weights_can_be_checked(name):
+    experiment = experiment_of(name)
+    images_NHWC = jnp.zeros((1, 16, 16, 3))
+    first_norm = jax.eval_shape(experiment.model.first_norm, experiment.abstract_variables, images_NHWC)
+    if not experiment.model.takes_pretrained_weights:
+        assert first_norm is None
+    else:
+        x_NHWC, statistics = first_norm
+        assert statistics["mean"].shape == statistics["var"].shape == x_NHWC.shape[-1:]
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_parameters_and_logits_are_float32_when_the_computation_is_bfloat16(name):
     experiment = experiment_of(name, **{"model.dtype": "bfloat16"})
     assert experiment.model.dtype == jnp.bfloat16
     assert {leaf.dtype for leaf in jax.tree.leaves(experiment.abstract_variables)} == {jnp.dtype("float32")}
@@ -148,14 +160,14 @@ def test_parameters_are_float32_also_when_the_computation_is_not(name):
 
 @pytest.mark.parametrize("name", MODELS)
 def test_the_seed_determines_the_initial_values(name):
-    first, again, other = (initial_variables(experiment_of(name, seed=seed)) for seed in (1, 1, 2))
-    assert_identical(first, again)
+    first, repeated, other = (initial_variables(experiment_of(name, seed=seed)) for seed in (1, 1, 2))
+    assert_identical(first, repeated)
     abstract = experiment_of(name).abstract_variables
-    jax.tree.map(lambda value, like: np.testing.assert_equal(value.shape, like.shape), first, abstract)
-    kernels = [tree["params"] for tree in (first, other)]
-    differing = jax.tree.map(lambda a, b: bool((np.asarray(a) != np.asarray(b)).any()), *kernels)
-    layers = {path[0].key for path, differs in jax.tree.leaves_with_path(differing) if differs}
-    assert len(layers) >= 2
+    jax.tree.map(lambda value, expected: np.testing.assert_equal(value.shape, expected.shape), first, abstract)
+    params = [tree["params"] for tree in (first, other)]
+    differing = jax.tree.map(lambda a, b: bool((np.asarray(a) != np.asarray(b)).any()), *params)
+    changed_layers = {path[0].key for path, differs in jax.tree.leaves_with_path(differing) if differs}
+    assert len(changed_layers) >= 2
 
 
 def test_an_unknown_model_is_refused_with_the_nearest_name():
@@ -165,7 +177,7 @@ def test_an_unknown_model_is_refused_with_the_nearest_name():
         models.find(config)
 
 
-def test_pretrained_weights_are_refused_by_models_without_any():
+def test_pretrained_weights_for_a_model_that_takes_none_are_refused():
     config = default_config().model
     config.pretrained = "timm/resnet50.a1_in1k"
     with pytest.raises(UsageError, match=r"--config\.model\.name=resnet"):

@@ -5,6 +5,7 @@ tests/pretrained compares its numbers with those of other libraries.
 
 import functools
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -105,7 +106,7 @@ def test_layers_have_explicit_names():
     }
 
 
-def test_a_preactivation_network_has_its_own_layers():
+def test_layers_of_a_preactivation_network():
     params = abstract_variables(ResNet(**SMALL, **VARIANTS["v2"]))["params"]
     assert "final_norm" in params and "stem_norm1" not in params
     assert set(params["stage1_block1"]) == {"norm1", "conv1", "norm2", "conv2", "norm3", "conv3", "shortcut_conv"}
@@ -164,7 +165,7 @@ def test_blocks_begin_as_the_identity_and_logits_as_zero():
     np.testing.assert_array_equal(logits_NK, np.zeros((8, 5)))
 
 
-def test_features_need_no_head_and_give_the_logits():
+def test_features_do_not_need_the_head_and_determine_the_logits():
     model = ResNet(**SHALLOW, dtype=jnp.dtype("bfloat16"))
     variables = variables_of(model)
     headless = {**variables, "params": {k: v for k, v in variables["params"].items() if k != "head"}}
@@ -182,8 +183,8 @@ def test_training_does_not_depend_on_the_number_of_devices(devices):
     model = ResNet(**SHALLOW)
     variables = variables_of(model)
     one, many = (jax.device_get(training_step(model, variables, IMAGES_NHWC, devices=n)) for n in (1, 4))
-    for found, expected in zip(jax.tree.leaves(many), jax.tree.leaves(one), strict=True):
-        np.testing.assert_allclose(found, expected, atol=2e-3 * np.abs(expected).max() + 1e-6)
+    for value, expected in zip(jax.tree.leaves(many), jax.tree.leaves(one), strict=True):
+        np.testing.assert_allclose(value, expected, atol=2e-3 * np.abs(expected).max() + 1e-6)
 
 
 def test_recomputed_blocks_have_the_same_gradients():
@@ -191,8 +192,8 @@ def test_recomputed_blocks_have_the_same_gradients():
     variables = variables_of(plain)
     assert paths(abstract_variables(remat)) == paths(variables)
     results = [jax.device_get(training_step(model, variables, IMAGES_NHWC)) for model in (plain, remat)]
-    for expected, found in zip(*map(jax.tree.leaves, results), strict=True):
-        np.testing.assert_allclose(found, expected, atol=1e-3 * np.abs(expected).max() + 1e-6)
+    for expected, value in zip(*map(jax.tree.leaves, results), strict=True):
+        np.testing.assert_allclose(value, expected, atol=1e-3 * np.abs(expected).max() + 1e-6)
 
 
 @pytest.mark.parametrize("settings", [{}, {"remat": True}, VARIANTS["v2"]], ids=["v1.5", "remat", "v2"])
@@ -224,6 +225,33 @@ def test_a_network_with_group_norm_treats_each_image_independently():
     np.testing.assert_allclose(
         apply(variables, IMAGES_NHWC)[:4], apply(variables, IMAGES_NHWC[:4]), rtol=1e-4, atol=1e-4
     )
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_first_norm_is_the_first_batch_norm_of_a_forward_pass(variant):
+    model = ResNet(num_classes=5, stage_sizes=(1, 1), width=32, **VARIANTS[variant])
+    variables = variables_of(model)
+    random = np.random.default_rng(2)
+    variables |= {"batch_stats": jax.tree.map(lambda x: random.random(x.shape, np.float32), variables["batch_stats"])}
+
+    def expected_norm(variables, images_NHWC):
+        inputs = {}
+
+        def record(call, arguments, keywords, context):
+            if isinstance(context.module, nn.BatchNorm):
+                inputs.setdefault(context.module.path, arguments[0])
+            return call(*arguments, **keywords)
+
+        with nn.intercept_methods(record):
+            model.apply(variables, images_NHWC, train=False)
+        if not inputs:
+            return None
+        path, x_NHWC = next(iter(inputs.items()))
+        return x_NHWC, functools.reduce(dict.__getitem__, path, variables["batch_stats"])
+
+    first_norm, expected = (jax.jit(f)(variables, IMAGES_NHWC) for f in (model.first_norm, expected_norm))
+    assert (first_norm is None) == (variant == "bit")  # GroupNorm keeps no statistics
+    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-5), first_norm, expected)
 
 
 def test_zero_padding_of_the_pool_matters_only_before_a_relu():
