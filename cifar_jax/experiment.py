@@ -26,7 +26,7 @@ class Experiment:
     """A configuration with its data, model and devices.
 
     Attributes:
-        config: resolved; with fewer epochs on the fallback data set.
+        config: with fewer epochs on the fallback data set.
         dataset: with its validation images split off.
         backbone: the pretrained weights that the model starts from; its trees are empty if a checkpoint has them.
         initial_weights: params and batch_stats of the run `train.init_from`, in place of the model's own values.
@@ -58,13 +58,12 @@ class Experiment:
     @property
     def data_description(self) -> dict:
         """What identifies the data in config.json, checkpoints and results; equal for the same data."""
+        splits = {name: {"n": len(split), "fingerprint": split.fingerprint} for name, split in self.splits.items()}
         return {
             "name": self.dataset.name,
             "is_fallback": self.dataset.is_fallback,
             "classes": list(self.dataset.class_names),
-            "splits": {
-                name: {"n": len(images), "fingerprint": images.fingerprint} for name, images in self.splits.items()
-            },
+            "splits": splits,
         }
 
     def logits(self, variables: dict, images_NHWC: jax.Array) -> jax.Array:
@@ -126,12 +125,10 @@ def assemble(config: ConfigDict, dataset: Dataset, backbone: Backbone | None = N
 
 
 def _require_fitting_sizes(config: ConfigDict, *, stored_size: int) -> None:
-    """Refuses keys that do not fit images of `stored_size` pixels; see config/rules.py for other rules."""
     for key, size in (("crop_padding", stored_size), ("cutout", config.model.image_size or stored_size)):
-        if config.augment[key] >= size:
-            raise UsageError(
-                f"--config.augment.{key}={config.augment[key]}: must be below {size}, the image size in pixels"
-            )
+        value = config.augment[key]
+        if value >= size:
+            raise UsageError(f"--config.augment.{key}={value}: must be below {size}, the image size in pixels")
 
 
 def _require_frozen_backbone(experiment: Experiment) -> None:
@@ -149,22 +146,16 @@ def _preprocessing(model_config, images: ImageSet, backbone: Backbone | None) ->
     if backbone is None:
         return Preprocessing(*channel_statistics(images), image_size)
     published = backbone.preprocessing
-    return Preprocessing(
-        tuple(model_config.input_mean) or published.mean,
-        tuple(model_config.input_std) or published.std,
-        image_size,
-        published.resize_method,
-    )
+    mean, std = tuple(model_config.input_mean) or published.mean, tuple(model_config.input_std) or published.std
+    return Preprocessing(mean, std, image_size, published.resize_method)
 
 
 def _with_validation(dataset: Dataset, data_config) -> Dataset:
-    """With the source's own validation images, or else with some of its training images, chosen by the seed."""
+    """With the source's own validation images, or with some of its training images."""
     if dataset.validation is None:
-        train_indices, validation_indices = split_train_validation(
-            dataset.train.labels_N, fraction=data_config.validation_fraction, seed=data_config.split_seed
-        )
-        train, validation = dataset.train.take(train_indices), dataset.train.take(validation_indices)
-        dataset = dataclasses.replace(dataset, train=train, validation=validation)
+        settings = {"fraction": data_config.validation_fraction, "seed": data_config.split_seed}
+        parts = map(dataset.train.take, split_train_validation(dataset.train.labels_N, **settings))
+        dataset = dataclasses.replace(dataset, **dict(zip(("train", "validation"), parts, strict=True)))
     if not len(dataset.validation):
         raise UsageError("--config.data.validation_fraction leaves no image to choose the best epoch on: raise it")
     return dataset
@@ -176,35 +167,22 @@ def require_divisible(experiment: Experiment) -> None:
     Raises:
         UsageError: naming the batch size and a fix.
     """
-    batch_size, devices = experiment.config.train.batch_size, experiment.mesh.size
+    batch_size, devices, images = experiment.config.train.batch_size, experiment.mesh.size, experiment.dataset.train
+    key = f"--config.train.batch_size={batch_size}"
     if batch_size % devices:
-        raise UsageError(
-            f"--config.train.batch_size={batch_size} does not divide by the {devices} devices: "
-            f"use a multiple of {devices}, or --config.mesh.devices=N"
-        )
+        fix = f"use a multiple of {devices}, or --config.mesh.devices=N"
+        raise UsageError(f"{key} does not divide by the {devices} devices: {fix}")
     if experiment.config.augment.mixup and (batch_size // devices) % 2:
-        raise UsageError(
-            f"--config.augment.mixup blends pairs: --config.train.batch_size={batch_size} must be a multiple of "
-            f"{2 * devices} on {devices} devices"
-        )
-    if batch_size > len(experiment.dataset.train):
-        raise UsageError(
-            f"--config.train.batch_size={batch_size} is more than the {len(experiment.dataset.train)} training "
-            "images: lower it"
-        )
+        fix = f"{key} must be a multiple of {2 * devices} on {devices} devices"
+        raise UsageError(f"--config.augment.mixup blends pairs: {fix}")
+    if batch_size > len(images):
+        raise UsageError(f"{key} is more than the {len(images)} training images: lower it")
 
 
 def without_data(config: ConfigDict) -> Experiment:
-    """As `build`, with blank images instead of those of CIFAR or shapes.
-
-    An image folder is still read, because its size and classes are unknown.
-    """
+    """As `build`, with blank images; only a folder is still read, because its size and classes are unknown."""
     models.find(config.model)
-    sizes = {
-        "cifar10": (50_000, 10_000, 10),
-        "cifar100": (50_000, 10_000, 100),
-        "shapes": (20_000, 4_000, 10),
-    }
+    sizes = {"cifar10": (50_000, 10_000, 10), "cifar100": (50_000, 10_000, 100), "shapes": (20_000, 4_000, 10)}
     if config.data.name not in sizes:
         return build(config, allow_fallback=False)
     train, test, classes = sizes[config.data.name]

@@ -5,11 +5,7 @@ import optax
 
 
 def training_loss(logits_BK: jax.Array, targets_BK: jax.Array) -> jax.Array:
-    """The mean over this device's part of the batch, float32 ().
-
-    Args:
-        targets_BK: probabilities of the classes: smoothed labels (`train.label_smoothing`), blended by mixup.
-    """
+    """The mean over this device's part of the batch, float32 (); the targets are smoothed labels, blended by mixup."""
     return softmax_cross_entropy(logits_BK, targets_BK).mean()
 
 

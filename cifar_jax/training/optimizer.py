@@ -1,6 +1,7 @@
 """The optimizer and its learning-rate schedule, from the configuration."""
 
 import dataclasses
+import functools
 import math
 import re
 
@@ -17,7 +18,7 @@ class Rule:
 
     Attributes:
         multiplier: of its learning rate; 0 = frozen.
-        by_muon: if Muon is the optimizer.
+        by_muon: or else by AdamW, if Muon is the optimizer.
         in_head: trains from the first step, during `schedule.head_epochs` too.
     """
 
@@ -29,27 +30,25 @@ class Rule:
 def learning_rate_schedule(schedule, *, updates_per_epoch: float, total_updates: int) -> optax.Schedule:
     """The multiplier (0..1) of the peak learning rate at each update: linear warm-up, then `schedule.name`.
 
-    Args:
-        schedule: `config.schedule`; its times are in updates (`_steps`), epochs (`_epochs`) or percent of all updates
-            (`_percent`).
+    `schedule` is `config.schedule`.
     """
 
-    def in_steps(name):
-        """One of NAME_steps, NAME_epochs, NAME_percent, in steps; a number or a tuple of them."""
+    def in_updates(name):
+        """The value of NAME_steps, NAME_epochs or NAME_percent as a number of updates, or a list of them."""
         for unit, factor in (("steps", 1.0), ("epochs", updates_per_epoch), ("percent", total_updates / 100)):
             value = schedule[f"{name}_{unit}"]
             if value:
                 return [round(v * factor) for v in value] if isinstance(value, tuple) else round(value * factor)
         return 0
 
-    warmup = in_steps("warmup")
+    warmup = in_updates("warmup")
     rest = max(total_updates - warmup, 1)
     if schedule.name == "cosine":
         after = optax.cosine_decay_schedule(1.0, rest, alpha=schedule.final_fraction)
     elif schedule.name == "linear":
         after = optax.linear_schedule(1.0, schedule.final_fraction, rest)
     elif schedule.name == "step":
-        boundaries = {step - warmup: schedule.decay_factor for step in in_steps("decay")}
+        boundaries = {step - warmup: schedule.decay_factor for step in in_updates("decay")}
         after = optax.piecewise_constant_schedule(1.0, boundaries)
     else:
         after = optax.constant_schedule(1.0)
@@ -64,22 +63,21 @@ def match_rules(settings, params):
     With `settings.layer_decay` below 1 the rates shrink from the head towards the input, by this factor per stage
     (Howard and Ruder, Universal language model fine-tuning, 2018).
     """
-    names = ["/".join(key.key for key in path) for path, _ in jax.tree_util.tree_leaves_with_path(params)]
-    stages = max(map(_stage, names))
+    stages = max(map(_stage, params))
 
     def rule(path, multiplier, value) -> Rule:
-        name = "/".join(key.key for key in path)
-        in_head = name.startswith("head/")
-        distance = 0 if in_head else 1 if name.startswith("final_") else stages - _stage(name) + 1
-        by_muon = value.ndim == 4 and value.shape[-1] > 1
+        layer = path[0].key
+        in_head = layer == "head"
+        distance = 0 if in_head else 1 if layer.startswith("final_") else stages - _stage(layer) + 1
+        by_muon = settings.name == "muon" and value.ndim == 4 and value.shape[-1] > 1
         return Rule(multiplier * settings.layer_decay**distance, by_muon, in_head)
 
     return jax.tree_util.tree_map_with_path(rule, multipliers(settings.rules, params), params)
 
 
-def _stage(name: str) -> int:
-    """The number of the stage that a parameter is in, by the names of `cifar_jax.models`; 0 before the first."""
-    match = re.match(r"(?:stage|block)(\d+)_", name)
+def _stage(layer: str) -> int:
+    """The number of the stage of a top-level layer, by the names of `cifar_jax.models`; 0 before the first."""
+    match = re.match(r"(?:stage|block)(\d+)_", layer)
     return int(match[1]) if match else 0
 
 
@@ -87,16 +85,12 @@ def build(settings, params, *, schedule: optax.Schedule, head_updates: int = 0) 
     """The optax optimizer of `settings` (`config.optimizer`) for parameters shaped like `params`.
 
     Weight decay acts on kernels only, never on norms and biases. Frozen parameters do not count in the norm that
-    `clip_norm` bounds.
-
-    Args:
-        head_updates: the number of first updates in which only the head trains.
+    `clip_norm` bounds. In the first `head_updates` updates, only the head trains.
     """
     if settings.name == "lbfgs":
         return optax.set_to_zero()  # the probe is fitted outside of the training step: see `probe/fit_head.py`
     rules = match_rules(settings, params)
     muon = settings.name == "muon"
-    labels = jax.tree.map(lambda rule: dataclasses.replace(rule, by_muon=rule.by_muon and muon), rules)
 
     def transformation(rule: Rule) -> optax.GradientTransformation:
         if rule.multiplier == 0:
@@ -109,26 +103,22 @@ def build(settings, params, *, schedule: optax.Schedule, head_updates: int = 0) 
 
         if rule.by_muon:
             return _muon(rate, momentum=settings.momentum)
-        decay = optax.masked(optax.add_decayed_weights(settings.weight_decay), _is_kernel)
+        are_kernels = functools.partial(jax.tree.map, lambda value: value.ndim > 1)
+        decay = optax.add_decayed_weights(settings.weight_decay, mask=are_kernels)
         if settings.name == "sgd":
             momentum = optax.trace(settings.momentum, nesterov=True)
             return optax.chain(decay, momentum, optax.scale_by_learning_rate(rate))
         b1 = 0.9 if muon else settings.momentum
         return optax.chain(optax.scale_by_adam(b1=b1), decay, optax.scale_by_learning_rate(rate))
 
-    every_rule = {rule: transformation(rule) for rule in set(jax.tree.leaves(labels))}
-    optimizer = optax.partition(every_rule, labels)
+    optimizer = optax.partition({rule: transformation(rule) for rule in set(jax.tree.leaves(rules))}, rules)
     if settings.clip_norm:
-        frozen = jax.tree.map(lambda rule: rule.multiplier == 0, labels)
+        frozen = jax.tree.map(lambda rule: rule.multiplier == 0, rules)
         clip = optax.clip_by_global_norm(settings.clip_norm)
         optimizer = optax.chain(optax.masked(optax.set_to_zero(), frozen), clip, optimizer)
     if settings.accumulate_steps > 1:
         optimizer = optax.MultiSteps(optimizer, settings.accumulate_steps)
     return optimizer
-
-
-def _is_kernel(params):
-    return jax.tree.map(lambda value: value.ndim > 1, params)
 
 
 def _muon(rate: optax.Schedule, *, momentum: float) -> optax.GradientTransformation:
@@ -143,16 +133,10 @@ def _muon(rate: optax.Schedule, *, momentum: float) -> optax.GradientTransformat
         ns_steps=3,
         weight_dimension_numbers=lambda updates: jax.tree.map(lambda _: dimensions, updates),
     )
-    return optax.chain(orthogonalize, optax.scale_by_learning_rate(rate), _fixed_filter_norm())
 
+    def rescaled(update, kernel):
+        """The kernel gets Frobenius norm sqrt(out) before the update is added."""
+        return update + kernel * (math.sqrt(kernel.shape[-1]) / (jnp.linalg.norm(kernel) + 1e-7) - 1)
 
-def _fixed_filter_norm() -> optax.GradientTransformation:
-    """Rescales each kernel to Frobenius norm sqrt(out) before the update is added."""
-
-    def update(updates, state, params):
-        def rescale(u, p):
-            return u + p * (math.sqrt(p.shape[-1]) / (jnp.linalg.norm(p) + 1e-7) - 1)
-
-        return jax.tree.map(rescale, updates, params), state
-
-    return optax.GradientTransformation(optax.init_empty_state, update)
+    fixed_norm = optax.stateless_with_tree_map(rescaled)
+    return optax.chain(orthogonalize, optax.scale_by_learning_rate(rate), fixed_norm)

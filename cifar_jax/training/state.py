@@ -15,15 +15,12 @@ from cifar_jax.training import optimizer
 
 
 class Metrics(flax.struct.PyTreeNode):
-    """Sums over the epoch so far.
-
-    `first_bad_step` is the first step of the run whose loss was not finite, or -1.
-    """
+    """Sums over the epoch so far."""
 
     loss_sum: jax.Array  # float32
     correct: jax.Array  # int32
     count: jax.Array  # int32
-    first_bad_step: jax.Array  # int32
+    first_bad_step: jax.Array  # int32: the first step of the run whose loss was not finite, or -1
 
     @classmethod
     def zero(cls) -> "Metrics":
@@ -48,23 +45,19 @@ class TrainState(flax.struct.PyTreeNode):
 
 def make_optimizer(experiment: Experiment) -> optax.GradientTransformation:
     """The optimizer of the configuration, for the parameters of the model."""
-    updates_per_epoch = experiment.steps_per_epoch / experiment.config.optimizer.accumulate_steps
-    return optimizer.build(
-        experiment.config.optimizer,
-        experiment.abstract_variables["params"],
-        schedule=update_schedule(experiment),
-        head_updates=round(experiment.config.schedule.head_epochs * updates_per_epoch),
-    )
+    config, params = experiment.config, experiment.abstract_variables["params"]
+    head_updates = round(config.schedule.head_epochs * experiment.steps_per_epoch / config.optimizer.accumulate_steps)
+    return optimizer.build(config.optimizer, params, schedule=update_schedule(experiment), head_updates=head_updates)
 
 
 def update_schedule(experiment: Experiment) -> optax.Schedule:
     """The multiplier of the peak learning rate at each update of the parameters."""
     every = experiment.config.optimizer.accumulate_steps
-    return optimizer.learning_rate_schedule(
-        experiment.config.schedule,
-        updates_per_epoch=experiment.steps_per_epoch / every,
-        total_updates=experiment.total_steps // every,
-    )
+    updates = {
+        "updates_per_epoch": experiment.steps_per_epoch / every,
+        "total_updates": experiment.total_steps // every,
+    }
+    return optimizer.learning_rate_schedule(experiment.config.schedule, **updates)
 
 
 def create(experiment: Experiment, variables: dict) -> TrainState:

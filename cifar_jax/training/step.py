@@ -18,18 +18,17 @@ from cifar_jax.training.state import Metrics, TrainState, make_optimizer
 
 
 def train_on_batch(
-    state, images_BHWC, labels_B, indices_B, *, model, optimizer, config, prepare, steps_per_epoch, frozen_norms
+    state: TrainState, images_BHWC, labels_B, indices_B, *, experiment: Experiment, optimizer
 ) -> TrainState:
     """One update, as one device sees it (inside `split_over_devices`).
 
     Args:
-        state: `TrainState`, replicated.
+        state: replicated.
         images_BHWC: this device's part of the batch, uint8; with `train.cached_features` float32 features (B, C).
         labels_B: likewise, int32.
         indices_B: row numbers of the whole batch, int32.
-        prepare: the `Preprocessing` of the model.
-        frozen_norms: paths of the norms that keep their running statistics.
     """
+    config, model, steps_per_epoch = experiment.config, experiment.model, experiment.steps_per_epoch
     targets_BK = losses.smoothed_targets(labels_B, model.num_classes, config.train.label_smoothing)
     forward = functools.partial(model.apply, train=True)
     if config.train.cached_features:
@@ -37,13 +36,13 @@ def train_on_batch(
     else:
         epoch = state.step // steps_per_epoch
         images_BHWC, targets_BK = augment.augment_batch(
-            images_BHWC, targets_BK, indices_B, config, prepare, step=state.step, epoch=epoch
+            images_BHWC, targets_BK, indices_B, config, experiment.preprocessing, step=state.step, epoch=epoch
         )
-    rngs = {"dropout": dropout_key(config.train.seed, state.step)}
+    rngs = {"dropout": _dropout_key(config.train.seed, state.step)}
 
     def loss_of(params):
         variables = {"params": params, "batch_stats": state.batch_stats}
-        with keep_statistics(frozen_norms):
+        with keep_statistics(experiment.frozen_norms):
             logits_BK, updated = forward(variables, images_BHWC, mutable=["batch_stats"], rngs=rngs)
         loss = losses.training_loss(logits_BK, targets_BK)
         return loss, (logits_BK, updated.get("batch_stats", state.batch_stats))
@@ -66,8 +65,8 @@ def train_on_batch(
     )
 
 
-def dropout_key(seed: int, step: jax.Array) -> jax.Array:
-    """The generator of this device's dropout masks: each device draws its own."""
+def _dropout_key(seed: int, step: jax.Array) -> jax.Array:
+    """Each device draws its own masks."""
     key = jax.random.fold_in(jax.random.key(seed), step)
     return jax.random.fold_in(jax.random.fold_in(key, 0xD20B0), lax.axis_index(DATA_AXIS))  # apart from augmentation's
 
@@ -87,22 +86,14 @@ def _add(state: TrainState, *, loss, correct, count: int, first) -> Metrics:
 def compile_steps(experiment: Experiment):
     """`run(state, split, order_EB, steps=n) -> (state, metrics)`: the next n batches of the epoch in one dispatch.
 
-    The state is donated: its buffers are reused and the argument becomes invalid; `metrics` is a copy. Several batches
-    run as a `lax.scan`.
+    The state is donated: its buffers are reused and the argument becomes invalid; `metrics` is a copy.
     """
-    settings = {
-        "model": experiment.model,
-        "optimizer": make_optimizer(experiment),
-        "config": experiment.config,
-        "prepare": experiment.preprocessing,
-        "steps_per_epoch": experiment.steps_per_epoch,
-        "frozen_norms": experiment.frozen_norms,
-    }
+    optimizer = make_optimizer(experiment)
 
     def body(state, split, order_EB):
         indices_B = order_EB[state.step % len(order_EB)]
         images_BHWC, labels_B = gather(split, indices_B)
-        return train_on_batch(state, images_BHWC, labels_B, indices_B, **settings)
+        return train_on_batch(state, images_BHWC, labels_B, indices_B, experiment=experiment, optimizer=optimizer)
 
     def run(state, split, order_EB, *, steps):
         if steps == 1:
@@ -112,25 +103,18 @@ def compile_steps(experiment: Experiment):
         return state, state.metrics
 
     def on_mesh(state, split, order_EB, *, steps):
-        return split_over_devices(
-            functools.partial(run, steps=steps),
-            experiment.mesh,
-            in_specs=(REPLICATED, SHARDED, REPLICATED),
-            out_specs=REPLICATED,
-        )(state, split, order_EB)
+        specs = {"in_specs": (REPLICATED, SHARDED, REPLICATED), "out_specs": REPLICATED}
+        return split_over_devices(functools.partial(run, steps=steps), experiment.mesh, **specs)(state, split, order_EB)
 
     return jax.jit(on_mesh, donate_argnums=0, static_argnames="steps")
 
 
 def compile_epoch_order(experiment: Experiment):
     """`order(step) -> order_EB` of the epoch that contains `step` (an array on the devices), replicated."""
+    config, size = experiment.config.train, len(experiment.splits["train"])
 
     def order(step):
-        return epoch_order(
-            seed=experiment.config.train.seed,
-            epoch=step // experiment.steps_per_epoch,
-            size=len(experiment.splits["train"]),
-            batch_size=experiment.config.train.batch_size,
-        )
+        epoch = step // experiment.steps_per_epoch
+        return epoch_order(seed=config.seed, epoch=epoch, size=size, batch_size=config.batch_size)
 
     return quickly_compiled(order, out_shardings=NamedSharding(experiment.mesh, REPLICATED))

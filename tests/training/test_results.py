@@ -1,5 +1,7 @@
 """The augmentation figure shows the images that a training step feeds to the network."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -33,7 +35,7 @@ def test_the_shown_images_equal_those_of_the_training_step(changes, image_size):
     config.data.update(name="shapes", limit=400)
     config.train.batch_size = 40
     config.augment.update(changes)
-    config.model.image_size = image_size
+    config.model.update(image_size=image_size, freeze_statistics=False)
     experiment = experiments.build(config, allow_fallback=False)
     before_NHWC, after_ENHWC = results.seen_in_training(experiment, size=8, epochs=2)
     train = experiment.splits["train"]
@@ -42,8 +44,7 @@ def test_the_shown_images_equal_those_of_the_training_step(changes, image_size):
 
     def seen(images_BHWC, labels_B, step):
         state = TrainState(step, params, {}, optimizer.init(params), {}, Metrics.zero())
-        settings = {"model": Recorder(), "optimizer": optimizer, "config": config, "prepare": experiment.preprocessing}
-        settings |= {"steps_per_epoch": experiment.steps_per_epoch, "frozen_norms": ()}
+        settings = {"experiment": dataclasses.replace(experiment, model=Recorder()), "optimizer": optimizer}
         after = train_on_batch(state, images_BHWC, labels_B, jnp.asarray(rows_B, jnp.int32), **settings)
         return after.batch_stats["seen"]
 
