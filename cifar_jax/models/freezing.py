@@ -1,8 +1,4 @@
-"""Freezing: which parameters `config.optimizer.rules` trains, and which running statistics stay with the frozen ones.
-
-Rules are ordered pairs of a regular expression and a multiplier of the learning rate; the first match decides, and 0
-freezes.
-"""
+"""Freezing: which parameters `config.optimizer.rules` trains, and which running statistics stay with frozen ones."""
 
 import contextlib
 import re
@@ -18,11 +14,11 @@ Rules = Sequence[tuple[str, float]]
 
 
 def multipliers(rules: Rules, params):
-    """A tree like `params` with the multiplier of each parameter's learning rate.
+    """A tree like `params` with the multiplier of each parameter's learning rate; 0 freezes.
 
     Args:
-        rules: `config.optimizer.rules`; expressions are searched for in paths such as 'stage1_block1/conv1/kernel'.
-        params: nested dicts of anything.
+        rules: pairs of a regular expression, searched for in paths such as 'stage1_block1/conv1/kernel', and a
+            multiplier; the first match decides.
 
     Raises:
         UsageError: a parameter that no rule matches, or a rule that no parameter matches.
@@ -46,9 +42,9 @@ def multipliers(rules: Rules, params):
 
 def frozen_layers(rules: Rules, params) -> tuple[str, ...]:
     """Paths of the layers whose parameters are all frozen, e.g. 'stage1_block1/norm1'."""
-    by_path = {"/".join(path): value for path, value in flatten_dict(multipliers(rules, params)).items()}
-    trained = {path.rpartition("/")[0] for path, value in by_path.items() if value}
-    return tuple(dict.fromkeys(layer for path in by_path if (layer := path.rpartition("/")[0]) not in trained))
+    by_path = flatten_dict(multipliers(rules, params))
+    trained = {path[:-1] for path, value in by_path.items() if value}
+    return tuple(dict.fromkeys("/".join(path[:-1]) for path in by_path if path[:-1] not in trained))
 
 
 def frozen_norms(rules: Rules, variables: dict) -> tuple[str, ...]:
@@ -58,10 +54,7 @@ def frozen_norms(rules: Rules, variables: dict) -> tuple[str, ...]:
 
 
 def keep_statistics(norms: Sequence[str]) -> contextlib.AbstractContextManager:
-    """The BatchNorms at these paths normalize with their running statistics in training too, and do not update them.
-
-    Without this, training would still change a frozen network.
-    """
+    """The BatchNorms at these paths normalize with their running statistics in training too, and do not update them."""
 
     def evaluate_frozen(call, arguments, keywords, context):
         if isinstance(context.module, nn.BatchNorm) and "/".join(context.module.path) in norms:

@@ -37,8 +37,8 @@ class Conv(nn.Module):
         kernel_HWIO = self.param("kernel", self.kernel_init, shape, jnp.float32)
         if self.standardize:
             kernel_HWIO = standardized(kernel_HWIO)
-        settings = {"stride": self.stride, "small_maps_by_taps": self.small_maps_by_taps}
-        output_NHWC = convolve(images_NHWC.astype(self.dtype), kernel_HWIO.astype(self.dtype), **settings)
+        images_NHWC, kernel_HWIO = images_NHWC.astype(self.dtype), kernel_HWIO.astype(self.dtype)
+        output_NHWC = convolve(images_NHWC, kernel_HWIO, stride=self.stride, small_maps_by_taps=self.small_maps_by_taps)
         if self.use_bias:
             output_NHWC += self.param("bias", nn.initializers.zeros, (self.features,)).astype(self.dtype)
         return output_NHWC

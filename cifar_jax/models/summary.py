@@ -6,6 +6,7 @@ import math
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from flax.traverse_util import flatten_dict
 
 
 def layers(model: nn.Module, image_size: int) -> list[dict]:
@@ -16,7 +17,6 @@ def layers(model: nn.Module, image_size: int) -> list[dict]:
     and pooling are not counted, as is usual).
     """
     images = jax.ShapeDtypeStruct((1, image_size, image_size, 3), jnp.float32)
-    key = jax.eval_shape(lambda: jax.random.key(0))
     output_shapes = {}
 
     def note_output(call, arguments, keywords, context):
@@ -26,27 +26,21 @@ def layers(model: nn.Module, image_size: int) -> list[dict]:
         return output
 
     with nn.intercept_methods(note_output):
-        params = jax.eval_shape(functools.partial(model.init, train=False), key, images)["params"]
+        params = jax.eval_shape(functools.partial(model.init, train=False), jax.random.key(0), images)["params"]
+    parameters = {}  # by the path of the module that holds them
+    for path, value in flatten_dict(params).items():
+        parameters.setdefault(path[:-1], {})[path[-1]] = list(value.shape)
     return [
-        _row("/".join(path), shape, _inside(params, path))
-        for path, shape in output_shapes.items()
-        if path and _inside(params, path)
+        _row("/".join(path), shape, parameters[path]) for path, shape in output_shapes.items() if path in parameters
     ]
 
 
-def _inside(params: dict, path: tuple[str, ...]) -> dict[str, tuple[int, ...]]:
-    """The shapes of the parameters that a module itself holds, not those of modules within it."""
-    for name in path:
-        params = params.get(name, {})
-    return {name: value.shape for name, value in params.items() if not isinstance(value, dict)}
-
-
-def _row(name: str, output_shape: tuple[int, ...], parameters: dict[str, tuple[int, ...]]) -> dict:
+def _row(name: str, output_shape: tuple[int, ...], parameters: dict[str, list[int]]) -> dict:
     multiply_adds = math.prod(output_shape[:-1]) * math.prod(parameters["kernel"]) if "kernel" in parameters else 0
     return {
         "name": name,
         "output_shape": list(output_shape),
-        "parameters": {name: list(shape) for name, shape in parameters.items()},
+        "parameters": parameters,
         "parameter_count": sum(math.prod(shape) for shape in parameters.values()),
         "flops": 2 * multiply_adds,
     }

@@ -7,11 +7,10 @@ Measured with jax 0.10.2 on two cores, float32 (`benchmarks/`):
 - XLA:CPU gives convolutions its fast layout in the entry computation only. Inside a loop (`lax.scan`) the gradients
   that `jax.grad` derives run as naive loops, 75 times slower. Written out with explicit transposes they have the fast
   layout everywhere (`tests/models/test_xla_cpu.py` checks the compiled program).
-- Convolutions on small maps are faster as a sum over taps, each a matrix product over the pixels that the tap meets.
-  Products with padding are left out, so a 3x3 convolution of a 1x1 map is one product with its center. XLA's 3x3
-  convolution is 90 times slower on 2x2 maps (512 channels, 32 images: 158 ms, taps 1.7 ms) and 20 times on 1x1; on 4x4
-  it is 1.7 times slower, on 8x8 1.4 times faster. 1x1 convolutions run at 140 to 270 GFLOP/s as matrix products, at
-  100 to 230 as convolutions.
+- Convolutions on small maps are faster as a sum over taps, each a matrix product over the pixels that the tap meets,
+  without the padding. XLA's 3x3 convolution is 90 times slower on 2x2 maps (512 channels, 32 images: 158 ms, taps
+  1.7 ms), 20 times on 1x1 and 1.7 times on 4x4; on 8x8 it is 1.4 times faster. 1x1 convolutions run at 140 to 270
+  GFLOP/s as matrix products, at 100 to 230 as convolutions.
 - Strided 3x3 convolutions are summed over taps too: XLA's gradient for their images is up to 55 times slower.
 - The gradient of `reduce_window` pooling is 8 times slower than that of a maximum over slices, and that one, as
   `jax.grad` derives it, takes five passes over the activations; written out it takes one.
@@ -48,9 +47,8 @@ def on_cpu() -> bool:
 
 
 def _convolve(images_NHWC, kernel_HWIO, padding):
-    return lax.conv_general_dilated(
-        images_NHWC, kernel_HWIO, (1, 1), padding, dimension_numbers=("NHWC", "HWIO", "NHWC")
-    )
+    layouts = ("NHWC", "HWIO", "NHWC")
+    return lax.conv_general_dilated(images_NHWC, kernel_HWIO, (1, 1), padding, dimension_numbers=layouts)
 
 
 def _slice_count(batch: int, at_most: int) -> int:
@@ -62,10 +60,6 @@ def _slice_count(batch: int, at_most: int) -> int:
 def convolve(images_NHWC: jax.Array, kernel_HWIO: jax.Array, padding: tuple[tuple[int, int], ...]) -> jax.Array:
     """Convolution of stride 1 with explicit `padding` ((top, bottom), (left, right)) and fast gradients."""
     return _convolve(images_NHWC, kernel_HWIO, padding)
-
-
-def _convolve_forward(images_NHWC, kernel_HWIO, padding):
-    return _convolve(images_NHWC, kernel_HWIO, padding), (images_NHWC, kernel_HWIO)
 
 
 def _convolve_backward(padding, residuals, gradient_NHWC):
@@ -90,7 +84,9 @@ def _convolve_backward(padding, residuals, gradient_NHWC):
     return images_gradient_NHWC, total_IHWO.transpose(1, 2, 0, 3)
 
 
-convolve.defvjp(_convolve_forward, _convolve_backward)
+convolve.defvjp(
+    lambda images, kernel, padding: (_convolve(images, kernel, padding), (images, kernel)), _convolve_backward
+)
 
 
 def convolve_by_taps(images_NHWC: jax.Array, kernel_HWIO: jax.Array, stride: int) -> jax.Array:
@@ -127,8 +123,7 @@ def max_of_slices(images_NHWC: jax.Array, size: int, stride: int) -> jax.Array:
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
 def max_of_blocks(images_NHWC: jax.Array, size: int) -> jax.Array:
     """Maximum over blocks of `size` x `size` that tile the image; tied pixels share the gradient."""
-    # Rows first, then neighbors within a row, as maxima of slices: 1.15 times the images per second of one
-    # `windows.max(axis=(2, 4))` in the whole training step.
+    # Rows first, then neighbors within a row: 1.15 times the images per second of one `windows.max(axis=(2, 4))`.
     batch, height, width, channels = images_NHWC.shape
     windows = images_NHWC.reshape(batch, height // size, size, width // size, size * channels)
     over_rows = functools.reduce(jnp.maximum, (windows[:, :, i] for i in range(size)))
@@ -164,10 +159,6 @@ def gelu(x: jax.Array) -> jax.Array:
     return jax.nn.gelu(x, approximate=True)
 
 
-def _gelu_forward(x):
-    return gelu(x), x
-
-
 def _gelu_backward(x, gradient):
     x, gradient = lax.optimization_barrier((x, gradient))  # otherwise XLA still keeps the tanh of the forward pass
     scale = (2 / jnp.pi) ** 0.5
@@ -176,21 +167,17 @@ def _gelu_backward(x, gradient):
     return (gradient * 0.5 * (1 + tanh + x * (1 - tanh**2) * slope),)
 
 
-gelu.defvjp(_gelu_forward, _gelu_backward)
+gelu.defvjp(lambda x: (gelu(x), x), _gelu_backward)
 
 
 @jax.custom_vjp
 def add_bias(x_NHWC: jax.Array, bias_C: jax.Array) -> jax.Array:
     """`x_NHWC + bias_C`, with the gradient of the bias as a matrix product.
 
-    XLA:CPU fuses a plain sum with everything before it and then materializes every constant in it: with the GELU of
-    the first layer's 24 channels that is 100 MB for 256 images.
+    XLA:CPU fuses a plain sum with all before it and materializes each constant in it: 100 MB for the GELU of the first
+    layer's 24 channels and 256 images.
     """
     return x_NHWC + bias_C
-
-
-def _add_bias_forward(x_NHWC, bias_C):
-    return add_bias(x_NHWC, bias_C), None
 
 
 def _add_bias_backward(_, gradient_NHWC):
@@ -199,4 +186,4 @@ def _add_bias_backward(_, gradient_NHWC):
     return gradient_NHWC, jnp.dot(ones_M, rows_MC, precision=lax.Precision.HIGHEST)
 
 
-add_bias.defvjp(_add_bias_forward, _add_bias_backward)
+add_bias.defvjp(lambda x_NHWC, bias_C: (add_bias(x_NHWC, bias_C), None), _add_bias_backward)

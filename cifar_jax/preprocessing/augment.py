@@ -1,10 +1,10 @@
 """Augmentation of uint8 batches, as functions of arrays, inside the compiled step.
 
 Randomness is drawn for the whole batch from the step's key and then divided among the devices, so that an image is
-changed in the same way on one device and on eight. A new augmentation is a function here, called in `augment_batch`,
-and its key in the configuration's schema.
+changed in the same way on one device and on eight.
 """
 
+import functools
 import math
 
 import jax
@@ -22,8 +22,8 @@ def augment_batch(images_BHWC, targets_BK, indices_B, config, prepare, *, step, 
         images_BHWC: uint8, as stored.
         targets_BK: float32, of sum 1.
         indices_B: row numbers of the whole batch, int32.
-        config: the whole configuration; `train.seed` and `step` determine every random choice.
-        prepare: the `Preprocessing` of the model: resizes and normalizes.
+        config: `train.seed` and `step` determine every random choice.
+        prepare: the `Preprocessing` of the model.
         step, epoch: number of the batch in the run, and of the epoch, from 0.
     """
     key, batch_size, settings = jax.random.key(config.train.seed), len(indices_B), config.augment
@@ -32,10 +32,8 @@ def augment_batch(images_BHWC, targets_BK, indices_B, config, prepare, *, step, 
     moves = {"seed": config.train.seed, "flip": settings.flip, "crop_padding": settings.crop_padding}
     images_BHWC = move_and_flip(images_BHWC, indices_B=indices_B, epoch=epoch, key=move_key, **moves)
     if settings.random_resized_crop:
-        crop = {"scale": (settings.random_resized_crop, 1.0), "method": prepare.resize_method}
-        images_BHWC = random_resized_crop(
-            images_BHWC, size=prepare.image_size, key=crop_key, batch_size=batch_size, **crop
-        )
+        crop = {"min_area": settings.random_resized_crop, "size": prepare.image_size, "method": prepare.resize_method}
+        images_BHWC = random_resized_crop(images_BHWC, key=crop_key, batch_size=batch_size, **crop)
     images_BHWC = prepare(images_BHWC)
     if settings.cutout:
         images_BHWC = cutout(images_BHWC, key=cutout_key, batch_size=batch_size, side=settings.cutout)
@@ -50,9 +48,7 @@ def shift_and_flip(images_BHWC: jax.Array, *, shifts_B2: jax.Array, flips_B: jax
     One gather with index arithmetic: as reflect-padding, cropping and flipping, without the padded copy.
 
     Args:
-        images_BHWC: any dtype.
         shifts_B2: int32, rows and columns; at most H - 1 and W - 1 in absolute value.
-        flips_B: bool.
     """
     _, height, width, _ = images_BHWC.shape
 
@@ -91,27 +87,14 @@ def move_and_flip(images_BHWC, *, indices_B, epoch, key, seed: int, flip: str, c
 
 
 def random_resized_crop(
-    images_BHWC: jax.Array,
-    *,
-    size: int,
-    key: jax.Array,
-    batch_size: int,
-    scale: tuple[float, float] = (0.08, 1.0),
-    ratio: tuple[float, float] = (3 / 4, 4 / 3),
-    method: str = "bicubic",
+    images_BHWC: jax.Array, *, key: jax.Array, batch_size: int, min_area: float, size: int, method: str
 ) -> jax.Array:
-    """A random part of each image of this device, resized to float32 (B, size, size, C), in the range of the input.
+    """A random part of each image, at least `min_area` (0..1) of its area, resized to float32 (B, size, size, C).
 
-    The Inception crop (Szegedy et al., Going Deeper with Convolutions, 2015).
-
-    Args:
-        images_BHWC: any dtype; whole images, before normalization.
-        batch_size: of all devices together.
-        scale: of the part's area to the image's, uniform.
-        ratio: of the part's width to its height, log-uniform.
-        method: 'bicubic' or 'bilinear', antialiased: see `resize`.
+    The Inception crop (Szegedy et al., Going Deeper with Convolutions, 2015). `batch_size` is that of all devices.
     """
-    boxes_B4 = my_part(random_boxes(key, batch_size, images_BHWC.shape[1:3], scale=scale, ratio=ratio))
+    shape, ranges = images_BHWC.shape[1:3], {"scale": (min_area, 1.0), "ratio": (3 / 4, 4 / 3)}
+    boxes_B4 = my_part(random_boxes(key, batch_size, shape, **ranges))
     return crop_and_resize(images_BHWC, boxes_B4, size=size, method=method)
 
 
@@ -120,8 +103,9 @@ def random_boxes(
 ) -> jax.Array:
     """int32 (B, 4): top, left, height, width in pixels of parts of images of `shape` (height, width).
 
-    As torchvision's RandomResizedCrop, the first of ten draws that fits into the image. If none fits, the first is cut
-    to the image; torchvision takes the largest centered part of that ratio.
+    `scale` (uniform) is the range of a part's area, of 1; `ratio` (log-uniform) that of its width to its height. As in
+    torchvision's RandomResizedCrop, the first of ten draws that fits into the image. If none fits, the first is cut to
+    the image; torchvision takes the largest centered part of that ratio.
     """
     area_key, ratio_key, place_key = jax.random.split(key, 3)
     limits_2 = jnp.array(shape)
@@ -141,30 +125,23 @@ def crop_and_resize(images_BHWC: jax.Array, boxes_B4: jax.Array, *, size: int, m
 
     As Pillow's `crop`, then `resize` in mode 'F': pixels outside the box have no influence.
     """
-    outputs_O = jnp.arange(size)
 
     def weights_BOI(in_size, starts_B, lengths_B):
-        def of_one(start, length):
-            return resampling_weights(
-                outputs_O, out_size=size, in_size=in_size, method=method, start=start, length=length
-            )
-
-        return jax.vmap(of_one)(starts_B, lengths_B)
+        weights = functools.partial(resampling_weights, jnp.arange(size), out_size=size, in_size=in_size, method=method)
+        return jax.vmap(lambda start, length: weights(start=start, length=length))(starts_B, lengths_B)
 
     _, height, width, _ = images_BHWC.shape
     rows_BOH = weights_BOI(height, boxes_B4[:, 0], boxes_B4[:, 2])
     columns_BPW = weights_BOI(width, boxes_B4[:, 1], boxes_B4[:, 3])
-    lines_BHPC = jnp.einsum(
-        "bhwc,bpw->bhpc", images_BHWC.astype(jnp.float32), columns_BPW, precision=lax.Precision.HIGHEST
-    )
-    return jnp.einsum("boh,bhpc->bopc", rows_BOH, lines_BHPC, precision=lax.Precision.HIGHEST)
+    einsum = functools.partial(jnp.einsum, precision=lax.Precision.HIGHEST)
+    lines_BHPC = einsum("bhwc,bpw->bhpc", images_BHWC.astype(jnp.float32), columns_BPW)
+    return einsum("boh,bhpc->bopc", rows_BOH, lines_BHPC)
 
 
 def cutout(images_BHWC: jax.Array, *, key: jax.Array, batch_size: int, side: int) -> jax.Array:
-    """Sets a square of `side` pixels, anywhere inside each normalized image, to the mean color (zero).
+    """Sets a square of `side` pixels, entirely inside each normalized image, to the mean color (zero).
 
-    DeVries and Taylor, Improved Regularization of Convolutional Neural Networks with Cutout, 2017, but the square is
-    never cut by the border.
+    DeVries and Taylor, Improved Regularization of Convolutional Neural Networks with Cutout, 2017.
     """
     _, height, width, _ = images_BHWC.shape
     row_key, column_key = jax.random.split(key)
