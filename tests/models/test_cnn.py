@@ -73,7 +73,7 @@ def test_parameters_have_explicit_names():
     }
 
 
-def test_without_norm_there_are_biases_and_no_statistics():
+def test_a_network_without_norms_has_biases_and_no_statistics():
     _, variables = initialized(norm="none", whitening=False, convs_per_block=1)
     assert set(variables) == {"params"}
     assert paths(variables["params"]) == {
@@ -93,7 +93,7 @@ def test_parameters_and_logits_are_float32(dtype, norm):
     apply = jax.jit(lambda variables: model.apply(variables, IMAGES_NHWC, train=False))
     assert apply(variables).shape == (4, 5)
     assert apply(variables).dtype == jnp.float32
-    # The computation itself has the asked-for type: that of the convolutions of the traced program.
+    # The convolutions of the traced program compute in `dtype`.
     convolutions = [line for line in apply.lower(variables).as_text().splitlines() if "convolution(" in line]
     assert convolutions
     assert all(("bf16" in line) == (dtype == "bfloat16") for line in convolutions)

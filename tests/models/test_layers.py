@@ -24,8 +24,8 @@ def plain_convolve(images_NHWC, kernel_HWIO, *, stride):
     )
 
 
-def relative_error(found, expected):
-    return np.abs(found - expected).max() / np.abs(expected).max()
+def relative_error(value, expected):
+    return np.abs(value - expected).max() / np.abs(expected).max()
 
 
 @pytest.mark.parametrize("stride", [1, 2])
@@ -54,9 +54,9 @@ def test_convolution_and_both_gradients_equal_the_plain_ones(size, height, width
         return results
 
     fast, plain = jax.device_get(both(images_NHWC, kernel_HWIO, gradient_NHWC))
-    for found, expected in zip(fast, plain, strict=True):
-        assert found.shape == expected.shape
-        assert relative_error(found, expected) < 1e-5
+    for value, expected in zip(fast, plain, strict=True):
+        assert value.shape == expected.shape
+        assert relative_error(value, expected) < 1e-5
 
 
 def test_standardized_filters_have_mean_0_and_variance_1():
@@ -101,7 +101,7 @@ def test_max_pool_equals_that_of_flax(size, side):
     np.testing.assert_array_equal(*gradients)
 
 
-def test_equal_greatest_pixels_share_the_gradient():
+def test_tied_pixels_share_the_gradient():
     gradient_NHWC = jax.grad(lambda x: max_pool(x).sum())(jnp.ones((1, 2, 2, 1)))
     np.testing.assert_array_equal(gradient_NHWC, np.full((1, 2, 2, 1), 0.25))
 
@@ -131,7 +131,7 @@ def test_overlapping_max_pool_and_its_gradient_equal_those_of_flax(height, width
 
 
 @pytest.mark.parametrize("height, width", [(4, 6), (5, 4), (7, 7), (1, 1)])
-def test_average_pool_divides_by_the_pixels_that_are_there(height, width):
+def test_average_pool_ignores_the_padding(height, width):
     images_NHWC = np.random.default_rng(0).normal(size=(2, height, width, 3)).astype(np.float32)
     rows, columns = -(-height // 2), -(-width // 2)
     expected_NHWC = [

@@ -17,7 +17,7 @@ from cifar_jax.models.layers import Conv, convolve
 FAST = "b01f_01io->b01f"
 ONLY_ON_CPU = pytest.mark.skipif(
     jax.default_backend() != "cpu",
-    reason="reads layouts in the program that XLA:CPU compiles; on other devices the layers are XLA's own on purpose",
+    reason="reads layouts in the program that XLA:CPU compiles; other devices use XLA's own operations",
 )
 
 
@@ -27,8 +27,8 @@ def plain_convolve(images_NHWC, kernel_HWIO, padding):
     )
 
 
-def relative_error(found, expected):
-    return np.abs(found - expected).max() / np.abs(expected).max()
+def relative_error(value, expected):
+    return np.abs(value - expected).max() / np.abs(expected).max()
 
 
 @pytest.mark.parametrize(
@@ -53,9 +53,9 @@ def test_convolution_and_both_gradients_equal_the_plain_ones(batch, size, side, 
         return results
 
     fast, plain = jax.device_get(both(images_NHWC, kernel_HWIO, gradient_NHWC))
-    for found, expected in zip(fast, plain, strict=True):
-        assert found.shape == expected.shape
-        assert relative_error(found, expected) < 1e-5
+    for value, expected in zip(fast, plain, strict=True):
+        assert value.shape == expected.shape
+        assert relative_error(value, expected) < 1e-5
 
 
 @ONLY_ON_CPU
@@ -81,9 +81,9 @@ def test_gelu_and_its_gradient_equal_the_formula_in_float64():
     stepped = x.astype(np.complex128) + step * 1j
     exact = 0.5 * stepped * (1 + np.tanh(np.sqrt(2 / np.pi) * (stepped + 0.044715 * stepped**3)))
     weights = np.arange(x.size)
-    found = jax.grad(lambda x: (xla_cpu.gelu(x) * weights).sum())(jnp.asarray(x))
+    gradient = jax.grad(lambda x: (xla_cpu.gelu(x) * weights).sum())(jnp.asarray(x))
     np.testing.assert_allclose(xla_cpu.gelu(x), exact.real, rtol=1e-5, atol=1e-6)
-    np.testing.assert_allclose(found, exact.imag / step * weights, rtol=1e-5, atol=1e-3)  # of gradients up to 1,000
+    np.testing.assert_allclose(gradient, exact.imag / step * weights, rtol=1e-5, atol=1e-3)  # of gradients up to 1,000
 
 
 def test_add_bias_and_both_gradients_equal_the_plain_sum():
@@ -94,9 +94,9 @@ def test_add_bias_and_both_gradients_equal_the_plain_sum():
     def weighted(add, x_NHWC, bias_C):
         return (add(x_NHWC, bias_C) * weights_NHWC).sum()
 
-    found, plain = (jax.grad(weighted, argnums=(1, 2))(add, x_NHWC, bias_C) for add in (xla_cpu.add_bias, jnp.add))
+    fast, plain = (jax.grad(weighted, argnums=(1, 2))(add, x_NHWC, bias_C) for add in (xla_cpu.add_bias, jnp.add))
     np.testing.assert_array_equal(xla_cpu.add_bias(x_NHWC, bias_C), x_NHWC + bias_C)
-    jax.tree.map(lambda found, plain: np.testing.assert_allclose(found, plain, rtol=1e-5, atol=1e-5), found, plain)
+    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-5), fast, plain)
 
 
 @ONLY_ON_CPU
@@ -126,7 +126,7 @@ def convolutions_of_training_in_a_scan(monkeypatch, convolve) -> set[str]:
 
     program = jax.jit(lambda params: lax.scan(step, params, length=3)[0]).lower(params).compile().as_text()
     dim_labels = re.findall(r" convolution\(.*dim_labels=([^,\s]+)", program)
-    assert len(dim_labels) >= 8, "three forward, three for kernels and two for images, at the least"
+    assert len(dim_labels) >= 8, "at least three forward, three for kernels and two for images"
     assert " while(" in program
     return set(dim_labels)
 
@@ -138,6 +138,6 @@ def test_convolutions_in_a_scan_all_have_the_fast_layout(monkeypatch):
 
 
 @ONLY_ON_CPU
-def test_plain_gradients_in_a_scan_do_not_have_it(monkeypatch):
+def test_plain_gradients_in_a_scan_have_slow_layouts(monkeypatch):
     """The control of the test above. If it fails, XLA has been fixed and `xla_cpu.py` can be simpler."""
     assert convolutions_of_training_in_a_scan(monkeypatch, plain_convolve) - {FAST}

@@ -168,7 +168,10 @@ def test_random_resized_crop_is_identical_on_one_device_and_on_eight():
     cropped = {}
     for devices in (1, 8):
         on_mesh = split_over_devices(
-            functools.partial(augment.random_resized_crop, size=12, key=jax.random.key(0), batch_size=16),
+            functools.partial(
+                augment.random_resized_crop,
+                **{"key": jax.random.key(0), "batch_size": 16, "min_area": 0.08, "size": 12, "method": "bicubic"},
+            ),
             make_mesh(devices),
             in_specs=SHARDED,
             out_specs=SHARDED,

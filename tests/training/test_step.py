@@ -57,8 +57,8 @@ def eight():
     return Training(devices=8)
 
 
-def assert_close(found, expected, tolerance):
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=tolerance, atol=tolerance), found, expected)
+def assert_close(values, expected, tolerance):
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=tolerance, atol=tolerance), values, expected)
 
 
 def test_one_device_and_eight_take_the_same_step(eight):

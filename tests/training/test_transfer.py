@@ -1,4 +1,4 @@
-"""Pretrained weights as a user transfers them: a small backbone that has learnt shapes, in files of foreign names."""
+"""Transfer learning from files of pretrained weights, with a small backbone that was trained on shapes."""
 
 import jax
 import numpy as np
@@ -41,7 +41,7 @@ def small(recipe, **changes):
 
 
 @pytest.fixture(autouse=True)
-def _cache_of_its_own(tmp_path, monkeypatch):
+def _empty_cache(tmp_path, monkeypatch):
     monkeypatch.setenv("CIFAR_JAX_CACHE", str(tmp_path / "cache"))
 
 
@@ -55,9 +55,9 @@ def pretraining(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def backbone(pretraining, tmp_path_factory):
-    """Its weights, as a file that Keras reads."""
+    """The weights of `pretraining`, as a file that Keras reads."""
     path = tmp_path_factory.mktemp("weights") / "backbone.h5"
-    # Not the best of four epochs, which may be the first: its running statistics are not yet those of the images.
+    # The best epoch may be the first, whose running statistics have not converged yet.
     export(pretraining, output=str(path), format="keras", checkpoint="latest")
     return path
 
@@ -76,55 +76,56 @@ def differing(a, b) -> set[str]:
     }
 
 
-def head_alone(paths: set[str]) -> bool:
-    return bool(paths) and all(path.startswith("params/head/") for path in paths)
+def variables_in(weight_file) -> dict:
+    loaded = pretrained.load(weight_file)
+    return {"params": loaded.params, "batch_stats": loaded.batch_stats}
+
+
+HEAD = {"params/head/kernel", "params/head/bias"}
 
 
 @pytest.mark.parametrize("recipe", ["resnet50_frozen", "resnet50_resized"])
-def test_a_frozen_backbone_keeps_every_bit_statistics_too(recipe, backbone, tmp_path):
+def test_parameters_and_statistics_of_a_frozen_backbone_are_bit_identical_after_training(recipe, backbone, tmp_path):
     train(small(recipe, model__pretrained=str(backbone)), tmp_path / "run")
-    loaded = pretrained.load(backbone)
-    before = {"params": loaded.params, "batch_stats": loaded.batch_stats}
-    assert head_alone(differing(before, weights_of(tmp_path / "run")))
+    changed = differing(variables_in(backbone), weights_of(tmp_path / "run"))
+    assert changed and changed <= HEAD
 
 
-def test_frozen_as_the_notebook_had_it_statistics_move_and_weights_do_not(backbone, tmp_path):
+def test_statistics_of_the_frozen_notebook_model_change_and_its_parameters_do_not(backbone, tmp_path):
     train(small("notebook/notebook_resized", model__pretrained=str(backbone)), tmp_path / "run")
-    loaded = pretrained.load(backbone)
-    changed = differing({"params": loaded.params, "batch_stats": loaded.batch_stats}, weights_of(tmp_path / "run"))
-    assert {path for path in changed if path.startswith("params/")} == {"params/head/kernel", "params/head/bias"}
+    before = variables_in(backbone)
+    changed = differing(before, weights_of(tmp_path / "run"))
+    assert {path for path in changed if path.startswith("params/")} == HEAD
     statistics = {path for path in changed if path.startswith("batch_stats/")}
-    assert len(statistics) == len(jax.tree.leaves(loaded.batch_stats))
+    assert len(statistics) == len(jax.tree.leaves(before["batch_stats"]))
 
 
-def test_fine_tuning_moves_every_parameter_and_statistic(backbone, tmp_path):
+def test_fine_tuning_changes_every_parameter_and_statistic(backbone, tmp_path):
     train(small("resnet50_finetuned", model__pretrained=str(backbone)), tmp_path / "run")
-    loaded = pretrained.load(backbone)
-    before = {"params": loaded.params, "batch_stats": loaded.batch_stats}
+    before = variables_in(backbone)
     assert len(differing(before, weights_of(tmp_path / "run"))) == len(jax.tree.leaves(before))
 
 
-def test_for_head_epochs_only_the_head_moves(backbone, tmp_path):
+def test_only_the_head_trains_during_head_epochs(backbone, tmp_path):
     config = small("resnet50_finetuned", model__pretrained=str(backbone), schedule__head_epochs=1.0)
     train(config, tmp_path / "run")
     changed = differing(pretrained.load(backbone).params, weights_of(tmp_path / "run")["params"])
     assert changed == {"head/kernel", "head/bias"}
 
 
-def test_the_probe_is_evaluated_from_its_folder_to_the_last_digit(backbone, tmp_path):
-    returned = train(small("resnet50_frozen", model__pretrained=str(backbone)), tmp_path / "run")
-    again = evaluate(tmp_path / "run", split="test", checkpoint="best", tta=None)
-    assert (again["loss"], again["accuracy"]) == (returned["test"]["loss"], returned["test"]["accuracy"])
-    probe = read_json(RunFolder(tmp_path / "run").probe_json)
-    assert len(probe["path"]) == 45
-    assert (
-        max(tried["validation_accuracy"] for tried in probe["path"])
-        == read_json(RunFolder(tmp_path / "run").history_json)["val_accuracy"][0]
-        == returned["validation"]["before_final_fit"]["accuracy"]
-    )
+def test_evaluating_the_folder_of_a_probe_gives_exactly_its_results(backbone, tmp_path):
+    results = train(small("resnet50_frozen", model__pretrained=str(backbone)), tmp_path / "run")
+    metrics = evaluate(tmp_path / "run", split="test", checkpoint="best", tta=None)
+    assert (metrics["loss"], metrics["accuracy"]) == (results["test"]["loss"], results["test"]["accuracy"])
+    folder = RunFolder(tmp_path / "run")
+    scores = read_json(folder.probe_json)["path"]
+    assert len(scores) == 45
+    best = max(score["validation_accuracy"] for score in scores)
+    assert best == read_json(folder.history_json)["val_accuracy"][0]
+    assert best == results["validation"]["before_final_fit"]["accuracy"]
 
 
-def test_a_head_on_cached_features_learns_what_it_learns_behind_the_backbone(backbone, tmp_path):
+def test_training_the_head_on_cached_features_equals_training_it_behind_the_backbone(backbone, tmp_path):
     steps = {"optimizer__name": "sgd", "optimizer__learning_rate": 0.5, "train__epochs": 2}
     for name, cached in (("cached", True), ("online", False)):
         config = small("resnet50_frozen", model__pretrained=str(backbone), train__cached_features=cached, **steps)
@@ -142,22 +143,24 @@ def test_prediction_needs_neither_the_data_nor_the_weight_file(backbone, tmp_pat
     images_NHWC = experiment.splits["test"].images_NHWC[:3]
     for number, image_HWC in enumerate(images_NHWC):
         decode.Image.fromarray(image_HWC).save(tmp_path / f"{number}.png")
-    found = list(Predictor(tmp_path / "run")([tmp_path / f"{number}.png" for number in range(3)]))
+    predictions = list(Predictor(tmp_path / "run")([tmp_path / f"{number}.png" for number in range(3)]))
     logits_NK = np.asarray(experiment.logits(restored.state.variables, images_NHWC))
     expected_NK = np.exp(logits_NK) / np.exp(logits_NK).sum(axis=1, keepdims=True)
-    np.testing.assert_allclose([prediction.probabilities_K for prediction in found], expected_NK, atol=1e-6)
+    np.testing.assert_allclose([p.probabilities_K for p in predictions], expected_NK, atol=1e-6)
 
 
 @pytest.mark.parametrize(
-    ("mistake", "words"),
+    ("mistake", "message"),
     [
         ({"model__input_mean": (0.0, 0.0, 0.0), "model__input_std": (1.0, 1.0, 1.0)}, "input_mean and input_std"),
         ({"model__input_std": (60.0, 60.0, 60.0)}, "input_mean and input_std"),
         ({"model__input_mean": (0.0, 0.0, 0.0), "model__input_std": (1 / 255, 1 / 255, 1 / 255)}, "input_mean"),
     ],
 )
-def test_another_scale_than_that_of_the_weights_is_refused(mistake, words, backbone, tmp_path):
-    with pytest.raises(DataError, match=f"wrong scale for the weights .*{words}"):
+def test_images_on_another_scale_than_the_weights_are_refused_unless_the_check_is_off(
+    mistake, message, backbone, tmp_path
+):
+    with pytest.raises(DataError, match=f"wrong scale for the weights .*{message}"):
         train(small("resnet50_resized", model__pretrained=str(backbone), **mistake), tmp_path / "run")
     config = small("resnet50_resized", model__pretrained=str(backbone), model__check_input=False, **mistake)
     train(config, tmp_path / "run")  # allowed when the check is off, to measure the cost
@@ -169,19 +172,19 @@ def test_images_in_0_to_1_are_refused(tinted_backbone, tmp_path):
         train(from_npz(tmp_path / "dark.npz", tinted_backbone), tmp_path / "run")
 
 
-def test_blue_for_red_is_refused(tinted_backbone, tmp_path):
+def test_images_with_blue_and_red_swapped_are_refused(tinted_backbone, tmp_path):
     write_shapes(tmp_path / "bgr.npz", lambda images: images[..., ::-1])
     with pytest.raises(DataError, match="blue and red are swapped"):
         train(from_npz(tmp_path / "bgr.npz", tinted_backbone), tmp_path / "run")
 
 
-def test_the_same_images_put_right_are_taken(tinted_backbone, tmp_path):
+def test_the_same_images_in_the_right_range_and_order_are_accepted(tinted_backbone, tmp_path):
     write_shapes(tmp_path / "right.npz", lambda images: images)
     train(from_npz(tmp_path / "right.npz", tinted_backbone), tmp_path / "run")
 
 
 def tinted(images_NHWC):
-    """Reddish, so that colors have an order."""
+    """Reddish images: the channels differ in their mean."""
     return (images_NHWC * np.array([1.0, 0.7, 0.4])).astype(np.uint8)
 
 
@@ -196,7 +199,7 @@ def write_shapes(path, change):
 
 @pytest.fixture(scope="module")
 def tinted_backbone(tmp_path_factory):
-    """A backbone that has learnt from reddish shapes."""
+    """A backbone that was trained on reddish shapes."""
     folder = tmp_path_factory.mktemp("tinted")
     write_shapes(folder / "tinted.npz", lambda images: images)
     config = small("resnet50_pretrain", train__epochs=4, data__name="cifar10", data__dir=str(folder / "tinted.npz"))
@@ -209,7 +212,7 @@ def from_npz(path, backbone):
     return small("resnet50_resized", data__name="cifar10", data__dir=str(path), model__pretrained=str(backbone))
 
 
-def test_a_run_does_not_go_on_with_other_weights(backbone, tinted_backbone, tmp_path):
+def test_a_run_does_not_resume_with_other_pretrained_weights(backbone, tinted_backbone, tmp_path):
     train(small("resnet50_frozen", model__pretrained=str(backbone)), tmp_path / "run")
     other = small("resnet50_frozen", model__pretrained=str(tinted_backbone))
     with pytest.raises(DataError, match="not what this run began with"):
@@ -217,26 +220,27 @@ def test_a_run_does_not_go_on_with_other_weights(backbone, tinted_backbone, tmp_
 
 
 @pytest.mark.parametrize(
-    ("recipe", "changes", "words"),
+    ("recipe", "changes", "message"),
     [
         ("resnet50_frozen", {"augment__flip": "random"}, "each image is seen once"),
         ("resnet50_frozen", {"augment__mixup": 0.1}, "mixup"),
         ("resnet50_frozen", {"train__epochs": 2}, "in one epoch"),
         ("resnet50_frozen", {"optimizer__rules": ((".*", 1.0),)}, "all but the head"),
+        ("resnet50_frozen", {"train__label_smoothing": 0.1}, "ignores dropout and label smoothing"),
         ("resnet50_resized", {"optimizer__name": "lbfgs"}, "cached_features=True"),
         ("resnet50_resized", {"model__name": "cnn"}, "no weights for a cnn"),
         ("resnet50_resized", {"model__stem": "small"}, "their own stem"),
     ],
 )
-def test_keys_that_do_not_fit_together(recipe, changes, words, backbone, tmp_path):
-    with pytest.raises(UsageError, match=words):
+def test_keys_that_contradict_each_other_are_refused(recipe, changes, message, backbone, tmp_path):
+    with pytest.raises(UsageError, match=message):
         train(small(recipe, model__pretrained=str(backbone), **changes), tmp_path / "run")
 
 
-def test_layer_decay_shrinks_rates_towards_the_images(backbone):
+def test_layer_decay_multiplies_the_rate_once_per_stage_away_from_the_head(backbone):
     config = small("resnet50_finetuned", model__pretrained=str(backbone), optimizer__layer_decay=0.5)
     params = experiments.build(config, allow_fallback=False).abstract_variables["params"]
     rules = match_rules(config.optimizer, params)
-    found = [rules[name]["kernel"].multiplier for name in ("head", "stem_conv1")]
-    found += [rules[f"stage{i}_block1"]["conv1"]["kernel"].multiplier for i in (4, 3, 2, 1)]
-    assert found == [1, 1 / 32, 1 / 2, 1 / 4, 1 / 8, 1 / 16]
+    blocks = [rules[f"stage{i}_block1"]["conv1"] for i in (4, 3, 2, 1)]
+    multipliers = [layer["kernel"].multiplier for layer in (rules["head"], *blocks, rules["stem_conv1"])]
+    assert multipliers == [1, 1 / 2, 1 / 4, 1 / 8, 1 / 16, 1 / 32]
