@@ -232,7 +232,8 @@ def test_first_norm_is_the_first_batch_norm_of_a_forward_pass(variant):
     model = ResNet(num_classes=5, stage_sizes=(1, 1), width=32, **VARIANTS[variant])
     variables = variables_of(model)
     random = np.random.default_rng(2)
-    variables |= {"batch_stats": jax.tree.map(lambda x: random.random(x.shape, np.float32), variables["batch_stats"])}
+    statistics = jax.tree.map(lambda x: random.random(x.shape, np.float32), variables.get("batch_stats", {}))
+    variables |= {"batch_stats": statistics}
 
     def expected_norm(variables, images_NHWC):
         inputs = {}
