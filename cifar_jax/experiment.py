@@ -154,8 +154,9 @@ def _with_validation(dataset: Dataset, data_config) -> Dataset:
     """With the source's own validation images, or with some of its training images."""
     if dataset.validation is None:
         settings = {"fraction": data_config.validation_fraction, "seed": data_config.split_seed}
-        parts = map(dataset.train.take, split_train_validation(dataset.train.labels_N, **settings))
-        dataset = dataclasses.replace(dataset, **dict(zip(("train", "validation"), parts, strict=True)))
+        train_rows, validation_rows = split_train_validation(dataset.train.labels_N, **settings)
+        train, validation = dataset.train.take(train_rows), dataset.train.take(validation_rows)
+        dataset = dataclasses.replace(dataset, train=train, validation=validation)
     if not len(dataset.validation):
         raise UsageError("--config.data.validation_fraction leaves no image to choose the best epoch on: raise it")
     return dataset

@@ -184,18 +184,12 @@ def _norm(net: ResNet, train: bool, *, name: str, scale_init=nn.initializers.one
 
 
 class Block(nn.Module):
-    """Convolutions, each followed by a norm and a ReLU; the shortcut is added before the last ReLU.
+    """Convolutions, each followed by a norm and a ReLU; the shortcut is added before the last ReLU."""
 
-    Attributes:
-        convolutions: (channels, size, stride) of each.
-        shortcut: 'conv' or 'pool', as of `ResNet`.
-        conv, norm: make the layers.
-    """
-
-    convolutions: tuple[tuple[int, int, int], ...]
-    shortcut: str
-    conv: Callable[..., Callable]
-    norm: Callable[..., Callable]
+    convolutions: tuple[tuple[int, int, int], ...]  # (channels, size, stride) of each
+    shortcut: str  # 'conv' or 'pool', as of `ResNet`
+    conv: Callable[..., Callable]  # makes a convolution
+    norm: Callable[..., Callable]  # makes a norm
 
     @nn.compact
     def __call__(self, x_NHWC: jax.Array) -> jax.Array:

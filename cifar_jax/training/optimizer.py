@@ -14,17 +14,11 @@ from cifar_jax.models.freezing import multipliers
 
 @dataclasses.dataclass(frozen=True, order=True)
 class Rule:
-    """How one parameter is updated.
+    """How one parameter is updated."""
 
-    Attributes:
-        multiplier: of its learning rate; 0 = frozen.
-        by_muon: or else by AdamW, if Muon is the optimizer.
-        in_head: trains from the first step, during `schedule.head_epochs` too.
-    """
-
-    multiplier: float
-    by_muon: bool
-    in_head: bool
+    multiplier: float  # of its learning rate; 0 = frozen
+    by_muon: bool  # else by the optimizer `optimizer.name`, or by AdamW if that is muon
+    in_head: bool  # trains from the first step, during `schedule.head_epochs` too
 
 
 def learning_rate_schedule(schedule, *, updates_per_epoch: float, total_updates: int) -> optax.Schedule:
@@ -128,11 +122,8 @@ def _muon(rate: optax.Schedule, *, momentum: float) -> optax.GradientTransformat
     the fixed norm as in cifar10-airbench.
     """
     dimensions = optax.contrib.MuonDimensionNumbers(reduction_axis=(0, 1, 2), output_axis=3)
-    orthogonalize = optax.contrib.scale_by_muon(
-        beta=momentum,
-        ns_steps=3,
-        weight_dimension_numbers=lambda updates: jax.tree.map(lambda _: dimensions, updates),
-    )
+    of_all = functools.partial(jax.tree.map, lambda _: dimensions)
+    orthogonalize = optax.contrib.scale_by_muon(beta=momentum, ns_steps=3, weight_dimension_numbers=of_all)
 
     def rescaled(update, kernel):
         """The kernel gets Frobenius norm sqrt(out) before the update is added."""

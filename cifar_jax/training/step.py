@@ -95,18 +95,19 @@ def compile_steps(experiment: Experiment):
         images_BHWC, labels_B = gather(split, indices_B)
         return train_on_batch(state, images_BHWC, labels_B, indices_B, experiment=experiment, optimizer=optimizer)
 
-    def run(state, split, order_EB, *, steps):
+    def on_device(state, split, order_EB, *, steps):
         if steps == 1:
             state = body(state, split, order_EB)
         else:
             state, _ = lax.scan(lambda state, _: (body(state, split, order_EB), None), state, length=steps)
         return state, state.metrics
 
-    def on_mesh(state, split, order_EB, *, steps):
-        specs = {"in_specs": (REPLICATED, SHARDED, REPLICATED), "out_specs": REPLICATED}
-        return split_over_devices(functools.partial(run, steps=steps), experiment.mesh, **specs)(state, split, order_EB)
+    def run(state, split, order_EB, *, steps):
+        function, specs = functools.partial(on_device, steps=steps), (REPLICATED, SHARDED, REPLICATED)
+        on_mesh = split_over_devices(function, experiment.mesh, in_specs=specs, out_specs=REPLICATED)
+        return on_mesh(state, split, order_EB)
 
-    return jax.jit(on_mesh, donate_argnums=0, static_argnames="steps")
+    return jax.jit(run, donate_argnums=0, static_argnames="steps")
 
 
 def compile_epoch_order(experiment: Experiment):
