@@ -84,7 +84,6 @@ class ResNet(Classifier):
 
     @classmethod
     def from_config(cls, config, *, num_classes: int, dtype: jnp.dtype, steps_per_epoch: int) -> "ResNet":
-        """With the momentum of Grill et al., Bootstrap Your Own Latent, 2020, appendix D.3."""
         return cls(
             num_classes=num_classes,
             **VARIANTS[config.variant] | ({"stem": config.stem} if config.stem else {}),
@@ -92,7 +91,7 @@ class ResNet(Classifier):
             stage_sizes=tuple(config.stage_sizes),
             width=config.width,
             block=config.block,
-            norm_momentum=max(1 - 10 / steps_per_epoch, 0.9),
+            norm_momentum=max(1 - 10 / steps_per_epoch, 0.9),  # Grill et al., Bootstrap Your Own Latent, 2020, D.3
             remat=config.remat,
             dropout=config.dropout,
             dtype=dtype,
