@@ -125,9 +125,10 @@ def crop_and_resize(images_BHWC: jax.Array, boxes_B4: jax.Array, *, size: int, m
 
     As Pillow's `crop`, then `resize` in mode 'F': pixels outside the box have no influence.
     """
+    outputs_O = jnp.arange(size)
 
     def weights_BOI(in_size, starts_B, lengths_B):
-        weights = functools.partial(resampling_weights, jnp.arange(size), out_size=size, in_size=in_size, method=method)
+        weights = functools.partial(resampling_weights, outputs_O, out_size=size, in_size=in_size, method=method)
         return jax.vmap(lambda start, length: weights(start=start, length=length))(starts_B, lengths_B)
 
     _, height, width, _ = images_BHWC.shape
