@@ -149,13 +149,15 @@ def test_the_input_of_a_model_that_takes_pretrained_weights_can_be_checked(name)
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_parameters_and_logits_are_float32_when_the_computation_is_bfloat16(name):
+def test_parameters_features_and_logits_are_float32_when_the_computation_is_bfloat16(name):
     experiment = experiment_of(name, **{"model.dtype": "bfloat16"})
     assert experiment.model.dtype == jnp.bfloat16
     assert {leaf.dtype for leaf in jax.tree.leaves(experiment.abstract_variables)} == {jnp.dtype("float32")}
     images_NHWC = experiment.dataset.test.images_NHWC
     logits = jax.eval_shape(experiment.logits, experiment.abstract_variables, images_NHWC)
     assert (logits.shape, logits.dtype) == ((8, 5), jnp.float32)
+    apply = functools.partial(experiment.model.apply, train=False, method="features")
+    assert jax.eval_shape(apply, experiment.abstract_variables, jnp.zeros((8, 16, 16, 3))).dtype == jnp.float32
 
 
 @pytest.mark.parametrize("name", MODELS)
