@@ -48,7 +48,7 @@ def main(hooks: Sequence["Hook"] = ()) -> None:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(1)
     except KeyboardInterrupt:
-        print("interrupted before training began: nothing was changed", file=sys.stderr)
+        print("interrupted; repeat the command to continue", file=sys.stderr)
         sys.exit(130)
 
 
@@ -127,6 +127,10 @@ class _Parser(argparse.ArgumentParser):
         return super().format_help()
 
 
+def _mode(text: str) -> str:
+    return "ablation" if text == "ledger" else text
+
+
 def _folder(text: str) -> str:
     """The value of --workdir, with `~` expanded; URLs are rejected."""
     if "://" in text:
@@ -149,7 +153,7 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
     add = parser.add_argument
     add("--help", "--helpfull", "-h", action="help", help="this text")
     add("--config", default="", metavar="RECIPE", help="name of a recipe, or a Python file that defines get_config()")
-    add("--mode", default="train", choices=(*MODES, "ledger"), metavar="MODE", help="see above; default: train")
+    add("--mode", default="train", choices=MODES, type=_mode, metavar="MODE", help="see above; default: train")
     add("--workdir", type=_folder, metavar="DIR", help="the run folder; default: runs/RECIPE")
     add("--split", default="test", choices=("test", "validation", "train"), help="evaluate; default: test")
     add("--checkpoint", default="best", metavar="C", help="evaluate, predict, export: best (default), latest or a step")
@@ -171,7 +175,6 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
             require_known(name.partition(".")[2])
         near = difflib.get_close_matches(name, vars(flags), n=1)
         raise UsageError(f"unknown flag --{name}; {f'the nearest is --{near[0]}' if near else '--help lists them'}")
-    flags.mode = "ablation" if flags.mode == "ledger" else flags.mode
     required = {"train": "config", "inspect": "config", "ablation": "config", "predict": "images", "export": "output"}
     hints = {"config": "such as --config cnn_scratch", "workdir": "the run folder", "output": "the file to write"}
     folder = "config" if flags.config else "workdir"

@@ -54,9 +54,15 @@ def run(name_or_file: str) -> ConfigDict:
         spec.loader.exec_module(module)
         config = module.get_config()
     except Exception as error:
-        lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
+        lines = [
+            frame.lineno
+            for frame in traceback.extract_tb(error.__traceback__)
+            if Path(frame.filename) == path.resolve()
+        ]
         line = lines[-1] if lines else getattr(error, "lineno", 1)  # a SyntaxError is raised before a line runs
         message = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        if "config is locked" in message:
+            message = message.partition(" since the config is locked")[0] + ": declare it in cifar_jax/config/keys.py"
         raise UsageError(f"--config {name_or_file}: {path}, line {line}: {message}") from error
     if not isinstance(config, ConfigDict):
         raise UsageError(f"--config {name_or_file}: get_config() must return default_config() with changes")

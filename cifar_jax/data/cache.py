@@ -27,7 +27,7 @@ def cached(path: Path, *, read: Callable[..., Dataset], image_size: int) -> Data
 
     A damaged entry is rebuilt; a cache that cannot be written causes a warning.
     """
-    source_hash = hashlib.sha256(repr((path.resolve(), image_size)).encode()).hexdigest()[:20]
+    source_hash = hashlib.sha256(repr((path.resolve(), image_size, read.__module__)).encode()).hexdigest()[:20]
     entry = cache_root() / "data" / f"{source_hash}-{_state_hash(path)}.npz"
     dataset = _load(entry)
     if dataset is None:

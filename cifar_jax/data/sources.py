@@ -94,7 +94,9 @@ def _read(path: Path, *, name: str, image_size: int) -> Dataset:
     for reader in READERS:
         if location := reader.find(path, name=name):
             return cached(location, read=reader.read, image_size=image_size)
-    raise DataError(f"{path}: neither .npz, .tar, .tar.gz, .tar.xz nor .zip; wrong path, or damaged")
+    raise DataError(
+        f"{path}: no reader recognizes it; expected .npz, .tar, .tar.gz, .tar.xz or .zip: wrong path, or damaged"
+    )
 
 
 def _named(dataset: Dataset, name: str, path: Path) -> Dataset:

@@ -59,13 +59,17 @@ def _schedule(experiment: Experiment) -> Table:
 
 def _memory(experiment: Experiment) -> Table:
     mesh, train, state = experiment.mesh, experiment.splits["train"], abstract_state(experiment)
-    split = sharded_like(DeviceSplit(train.images_NHWC, train.labels_N), mesh)
+    inputs_N = train.images_NHWC
+    if experiment.config.train.cached_features:
+        features = experiment.abstract_variables["params"]["head"]["kernel"].shape[0]
+        inputs_N = np.broadcast_to(np.float32(0), (len(train), features))
+    split = sharded_like(DeviceSplit(inputs_N, train.labels_N), mesh)
     order_EB = replicated_like(jax.eval_shape(compile_epoch_order(experiment), state.step), mesh)
     compiled = compile_steps(experiment).lower(state, split, order_EB, steps=1).compile()
     sizes = {
         "parameters": _bytes(state.params),
         "optimizer state": _bytes(state.opt_state),
-        "training split, uint8, all devices": _bytes(split),
+        f"training split, {inputs_N.dtype}, all devices": _bytes(split),
         "temporaries of a step, per device": compiled.memory_analysis().temp_size_in_bytes,
     }
     table = Table("part", _right("MB"), title=f"memory on {describe(mesh)}")

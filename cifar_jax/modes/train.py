@@ -98,6 +98,8 @@ def train_run(
     validate(config)
     folder = RunFolder(Path(workdir))
     _require_same_configuration(config, folder)
+    if config.train.init_from:
+        warm_start.require_run(config.train.init_from)
     experiment = experiments.build(config, allow_fallback=allow_fallback and jax.process_count() == 1)
     experiments.require_divisible(experiment)
     if config.train.init_from:

@@ -7,6 +7,7 @@ Templates are filled in with the position of the block: `stage` and `block` coun
 import dataclasses
 import re
 
+from cifar_jax.errors import DataError
 from cifar_jax.preprocessing.preprocess import Preprocessing
 
 # Resize method and size are 'bilinear' and 224 if the source does not state them.
@@ -62,6 +63,8 @@ class Family:
         position = {"stage": stage, "stage0": stage - 1, "stage_plus_1": stage + 1}
         position |= {"block": number, "block0": number - 1}
         separator, leaves, norm_leaves = _TORCH_LEAVES if self.torch_layout else _KERAS_LEAVES
+        if layer not in self.layers:
+            raise DataError(f"the family of variant {self.variant} has no name for the layer {layer}")
         return self.layers[layer].format(**position) + separator + (norm_leaves if "norm" in layer else leaves)[leaf]
 
 

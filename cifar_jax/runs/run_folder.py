@@ -46,8 +46,8 @@ class RunFolder:
         changed = [line for line in changed if line.split(":")[0] not in FREE_KEYS]
         if changed:
             hint = "choose another --workdir or the same configuration"
-            if self.results_json.exists():
-                hint = f"to train on from its weights: --workdir=NEW --config.train.init_from={self.path}"
+            if self.results_json.exists() and not any(line.startswith("model.") for line in changed):
+                hint += f"; to train on from its weights: --workdir=NEW --config.train.init_from={self.path}"
             raise UsageError(f"{self.path} holds a run of another configuration ({'; '.join(changed)}): {hint}")
 
     def claim(

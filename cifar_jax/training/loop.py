@@ -64,6 +64,8 @@ class Trainer:
                     state, speed = self._train_epoch(state)
                     row = self._validated(state, speed)
                 self._record(state, row | {"seconds": time.perf_counter() - started})
+                if number := self.stop.number(agree=True):
+                    self._stop(state, number)
             self._describe_start()
         del self.data, self.validation  # the final evaluation places every split again
         memory.tidy()
@@ -133,7 +135,7 @@ class Trainer:
             logs = step % self.steps_per_epoch % self.log_every == 0
             if logs:
                 speeds.append(self._log(step, metrics))
-            if number := self.stop.number(agree=logs):
+            if step < end and (number := self.stop.number(agree=logs)):  # at the end: after validation
                 self._stop(state, number)
             if self.config.checkpoint.every_steps and step % self.config.checkpoint.every_steps == 0 and step < end:
                 self._save(state, val_accuracy=None)
@@ -235,9 +237,10 @@ class Trainer:
     def _stop(self, state: TrainState, number: int) -> None:
         """Saves the state and ends the run with the command that resumes it."""
         step = int(state.step)
+        self.checkpoints.wait()
         if step not in self.checkpoints.steps():
             self._save(state, val_accuracy=None)
-        self.checkpoints.wait()
+            self.checkpoints.wait()
         raise Interrupted(
             f"stopped by {signal.Signals(number).name} after step {step} of {self.experiment.total_steps}, "
             f"state saved; resume with: {self.command or 'the same call'}",

@@ -1,4 +1,4 @@
-"""Losses. `training_loss` is the one that training minimizes; replace its body for another."""
+"""Losses. Gradient descent minimizes `training_loss`; replace its body to use another. L-BFGS probes do not use it."""
 
 import jax
 import optax

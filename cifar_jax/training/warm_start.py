@@ -9,12 +9,23 @@ import numpy as np
 from cifar_jax.errors import DataError, UsageError
 from cifar_jax.experiment import Experiment
 from cifar_jax.runs.checksums import json_checksum, leaf_checksums
+from cifar_jax.runs.run_folder import RunFolder
 from cifar_jax.training.restore import restore_network
 
 # These may differ between the two models: they do not affect the parameters, except those of the head.
 FREE_ATTRIBUTES = {"num_classes", "dropout", "dtype", "remat", "norm_momentum", "parent", "name"}
 
 log = logging.getLogger(__name__)
+
+
+def require_run(workdir: str) -> None:
+    """Refuses a folder that holds no run.
+
+    Raises:
+        UsageError: naming the flag.
+    """
+    if not RunFolder(workdir).config_json.exists():
+        raise UsageError(f"--config.train.init_from={workdir} has no config.json: name the folder of a run")
 
 
 def warm_started(experiment: Experiment) -> Experiment:

@@ -124,3 +124,13 @@ def test_a_full_disk_leaves_no_temporary_file(source, tmp_path, monkeypatch):
     monkeypatch.setattr(np, "savez", full)
     cached(source, image_size=0, read=Reader(_dataset(5)))
     assert list((tmp_path / "cache" / "data").iterdir()) == []
+
+
+def test_an_entry_belongs_to_the_reader_that_wrote_it(tmp_path, monkeypatch):
+    monkeypatch.setenv("CIFAR_JAX_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "source").mkdir()
+    for number, module in enumerate(("old", "new")):
+        reader = Reader(_dataset(number))
+        reader.__module__ = module
+        assert cached(tmp_path / "source", read=reader, image_size=0).train.images_NHWC[0, 0, 0, 0] == number
+        assert reader.calls == 1

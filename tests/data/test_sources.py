@@ -1,3 +1,4 @@
+import functools
 import shutil
 import sys
 
@@ -70,7 +71,12 @@ def test_every_kind_of_path_is_recognized(tmp_path, cifar, ten_classes):
 
 def test_second_load_comes_from_the_cache(ten_classes, monkeypatch):
     first = _load(name="cifar10", dir=str(ten_classes))
-    monkeypatch.setattr(sources.image_folder, "read", lambda path, *, image_size: pytest.fail("read again"))
+
+    @functools.wraps(sources.image_folder.read)
+    def read(path, *, image_size):
+        pytest.fail("read again")
+
+    monkeypatch.setattr(sources.image_folder, "read", read)
     again = _load(name="cifar10", dir=str(ten_classes))
     assert (again.name, again.source) == (first.name, first.source)
     assert again.train.fingerprint == first.train.fingerprint

@@ -142,8 +142,8 @@ def test_augmentation_larger_than_the_images_is_rejected(changes, tmp_path):
         train(small(**changes), tmp_path / "run")
 
 
-@pytest.mark.parametrize("steps", [STEPS_PER_EPOCH + 5, 2])
-def test_a_run_stopped_in_mid_epoch_resumes_bit_for_bit(finished, tmp_path, monkeypatch, steps):
+@pytest.mark.parametrize("steps", [STEPS_PER_EPOCH + 5, 2, STEPS_PER_EPOCH, 2 * STEPS_PER_EPOCH])
+def test_a_run_stopped_at_any_step_resumes_bit_for_bit(finished, tmp_path, monkeypatch, steps):
     with monkeypatch.context() as patch:
         stop_after(patch, steps)
         with pytest.raises(Interrupted, match=f"SIGTERM after step {steps} of 18.*resume with: the same") as caught:
