@@ -7,6 +7,7 @@ from pathlib import Path
 import jax
 from ml_collections import ConfigDict
 
+from cifar_jax.config.validate import from_json
 from cifar_jax.errors import UsageError
 from cifar_jax.preprocessing.preprocess import Preprocessing
 from cifar_jax.runs.run_folder import RunFolder, read_json
@@ -25,8 +26,8 @@ class Run:
 
     @property
     def config(self) -> ConfigDict:
-        """The resolved configuration."""
-        return ConfigDict(read_json(RunFolder(self.path).config_json)["config"])
+        """The resolved configuration; `train` accepts it for another run."""
+        return from_json(read_json(RunFolder(self.path).config_json)["config"])
 
     @property
     def history(self) -> dict[str, list]:

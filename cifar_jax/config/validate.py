@@ -100,6 +100,13 @@ def to_json(config: ConfigDict) -> dict:
     return json.loads(json.dumps(config.to_dict(), allow_nan=False))
 
 
+def from_json(value):
+    """The inverse of `to_json`: nested dicts as ConfigDict, lists as tuples."""
+    if isinstance(value, Mapping):
+        return ConfigDict({key: from_json(inner) for key, inner in value.items()})
+    return tuple(map(from_json, value)) if isinstance(value, list) else value
+
+
 def differences(before: Mapping, after: Mapping) -> list[str]:
     """Lines such as 'train.epochs: 20 -> 30', one per key that differs between two plain configurations."""
     old, new = flatten(before), flatten(after)

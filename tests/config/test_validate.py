@@ -6,9 +6,9 @@ import math
 import pytest
 from ml_collections import ConfigDict
 
-from cifar_jax.config import default_config
+from cifar_jax.config import default_config, load_config
 from cifar_jax.config.keys import KEYS
-from cifar_jax.config.validate import differences, flatten, nearest_key, require_known, to_json, validate
+from cifar_jax.config.validate import differences, flatten, from_json, nearest_key, require_known, to_json, validate
 from cifar_jax.errors import UsageError
 
 
@@ -201,3 +201,9 @@ def test_differences_name_key_and_both_values(config):
     del after["data"]["limit"]
     assert "data.limit: 0 -> absent" in differences(before, after)
     assert "data.limit: absent -> 0" in differences(after, before)
+
+
+def test_a_configuration_survives_json():
+    config = load_config("notebook/notebook_cnn")
+    assert from_json(to_json(config)).to_dict() == config.to_dict()
+    validate(from_json(to_json(config)))

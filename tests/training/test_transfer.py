@@ -146,7 +146,7 @@ def test_prediction_needs_neither_the_data_nor_the_weight_file(backbone, tmp_pat
     predictions = list(Predictor(tmp_path / "run")([tmp_path / f"{number}.png" for number in range(3)]))
     logits_NK = np.asarray(experiment.logits(restored.state.variables, images_NHWC))
     expected_NK = np.exp(logits_NK) / np.exp(logits_NK).sum(axis=1, keepdims=True)
-    np.testing.assert_allclose([p.probabilities_K for p in predictions], expected_NK, atol=1e-6)
+    np.testing.assert_allclose([list(p.probabilities.values()) for p in predictions], expected_NK, atol=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -215,7 +215,7 @@ def from_npz(path, backbone):
 def test_a_run_does_not_resume_with_other_pretrained_weights(backbone, tinted_backbone, tmp_path):
     train(small("resnet50_frozen", model__pretrained=str(backbone)), tmp_path / "run")
     other = small("resnet50_frozen", model__pretrained=str(tinted_backbone))
-    with pytest.raises(DataError, match="not what this run began with"):
+    with pytest.raises(DataError, match="this run did not start from them"):
         train(other, tmp_path / "run")
 
 
