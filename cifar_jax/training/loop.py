@@ -126,11 +126,11 @@ class Trainer:
             self._call("before_steps", step)
             with jax.transfer_guard("disallow"):
                 state, metrics = program(state, self.data, order_EB)
+            self._call("after_steps", next_step, metrics)
             self._describe_start()
             # At most one dispatch ahead, so that a signal stops the run within two. On CPU that would take a gigabyte
             # more: no dispatch ahead.
             jax.block_until_ready(metrics if self.on_cpu else in_flight)
-            self._call("after_steps", next_step, metrics)
             step, in_flight = next_step, metrics
             logs = step % self.steps_per_epoch % self.log_every == 0
             if logs:
