@@ -19,6 +19,8 @@ from cifar_jax.training.optimizer import match_rules
 from cifar_jax.training.state import initial_state, initial_variables
 from cifar_jax.training.step import compile_epoch_order, compile_steps
 
+pytestmark = pytest.mark.slow
+
 # Settings that make each model small.
 SMALL = {
     "cnn": {"widths": (8, 16), "convs_per_block": 1},

@@ -8,6 +8,8 @@ from cifar_jax.models.classifier import abstract_variables
 from cifar_jax.models.resnet import VARIANTS, ResNet
 from cifar_jax.models.resnet_init import fill
 
+pytestmark = pytest.mark.slow
+
 IMAGES_NHWC = np.zeros((1, 32, 32, 3), np.float32)
 SMALL = {"stage_sizes": (2, 1), "width": 32}
 

@@ -14,6 +14,8 @@ from cifar_jax.models import xla_cpu
 from cifar_jax.models.cnn import CNN
 from cifar_jax.models.layers import Conv, convolve
 
+pytestmark = pytest.mark.slow
+
 FAST = "b01f_01io->b01f"
 ONLY_ON_CPU = pytest.mark.skipif(
     jax.default_backend() != "cpu",

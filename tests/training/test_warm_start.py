@@ -10,6 +10,8 @@ from cifar_jax.errors import DataError, UsageError
 from cifar_jax.modes.train import train_run
 from cifar_jax.training.restore import restore_network
 
+pytestmark = pytest.mark.slow
+
 
 def small(**changes):
     overrides = {
