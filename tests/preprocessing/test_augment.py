@@ -11,6 +11,8 @@ from PIL import Image
 from cifar_jax.devices import REPLICATED, SHARDED, make_mesh, split_over_devices
 from cifar_jax.preprocessing import augment
 
+pytestmark = pytest.mark.slow
+
 IMAGES_BHWC = np.random.default_rng(0).integers(0, 256, (16, 8, 9, 3), np.uint8)
 INDICES_B = np.random.default_rng(1).permutation(100)[:16].astype(np.int32)
 
