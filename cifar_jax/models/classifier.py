@@ -32,7 +32,7 @@ class Classifier(nn.Module):
     @classmethod
     def from_config(cls, config, *, num_classes: int, dtype: jnp.dtype, steps_per_epoch: int) -> "Classifier":
         """The model that `config` (`config.model`) describes."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{cls.__name__} must override from_config")
 
     def setup(self):
         self.head = nn.Dense(self.num_classes, **self.head_settings)
@@ -40,7 +40,7 @@ class Classifier(nn.Module):
 
     def features(self, images_NHWC: jax.Array, *, train: bool) -> jax.Array:
         """The input of the head, float32 (N, C), of normalized images (N, H, W, 3); it needs no head's parameters."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} must override features")
 
     def classify(self, features_NC: jax.Array, *, train: bool) -> jax.Array:
         """Logits, float32 (N, K), of features; it needs the head's parameters only."""

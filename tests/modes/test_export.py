@@ -89,9 +89,14 @@ def relative_error(how, network, file, image_files):
     return error
 
 
-needs_torch = [pytest.mark.torch, pytest.mark.skipif(not find_spec("torch"), reason="PyTorch is not installed")]
-needs_torchvision = [pytest.mark.torch, pytest.mark.skipif(not find_spec("torchvision"), reason="not installed")]
-needs_onnx = pytest.mark.skipif(not find_spec("onnxruntime"), reason="the extra `onnx` needs its own environment")
+needs_torch = [pytest.mark.torch, pytest.mark.skipif(not find_spec("torch"), reason="reads the export in PyTorch")]
+needs_torchvision = [
+    pytest.mark.torch,
+    pytest.mark.skipif(not find_spec("torchvision"), reason="reads the export in torchvision"),
+]
+needs_onnx = pytest.mark.skipif(
+    not find_spec("onnxruntime"), reason="jax2onnx pins Orbax and JAX: the extra `onnx` needs its own environment"
+)
 
 
 @pytest.mark.parametrize(
