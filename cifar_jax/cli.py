@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 from cifar_jax.config import load_config, recipes
 from cifar_jax.config.command_line import add_keys, overrides
-from cifar_jax.config.validate import require_known
+from cifar_jax.config.validate import require_known, validate
 from cifar_jax.errors import CifarJaxError, DataError, UsageError
 from cifar_jax.memory import use_huge_pages
 
@@ -64,6 +64,7 @@ def run(argv: list[str], hooks: Sequence["Hook"] = ()) -> None:
     command = shlex.join([*_program(argv[0]), *argv[1:]])
     if flags.mode in MODES_WITH_CONFIG:
         config = load_config(flags.config, **changes)
+        validate(config, for_training=flags.mode == "train")
     elif changes:
         hint = "--data names data that moved" if flags.mode == "evaluate" else "train another run to change it"
         raise UsageError(f"--mode {flags.mode} uses the configuration of the run, no --config.{min(changes)}: {hint}")

@@ -15,6 +15,15 @@ def _augments(config: ConfigDict) -> bool:
     return config.augment.flip != "none" or any(value for key, value in config.augment.items() if key != "flip")
 
 
+def _is_random(config: ConfigDict) -> bool:
+    return not (config.model.pretrained or config.train.init_from)
+
+
+def _freezes(config: ConfigDict) -> bool:
+    """Something other than the filters that whiten the images, which are computed and not trained."""
+    return any(not multiplier and "whiten" not in pattern for pattern, multiplier in config.optimizer.rules)
+
+
 RULES = (
     ("--config.schedule: set one of warmup_steps, warmup_epochs, warmup_percent", lambda c: _units(c, "warmup") < 2),
     ("--config.schedule: set one of decay_steps, decay_epochs, decay_percent", lambda c: _units(c, "decay") < 2),
@@ -44,5 +53,25 @@ RULES = (
         "--config.optimizer.name=lbfgs ignores dropout and label smoothing: set --config.model.dropout=0 and "
         "--config.train.label_smoothing=0",
         lambda c: c.optimizer.name != "lbfgs" or not (c.model.dropout or c.train.label_smoothing),
+    ),
+    (
+        "--config.optimizer.rules={0.optimizer.rules}: every multiplier is 0, so nothing trains; give the head one, as "
+        "in (('^head/', 1.0), ('.*', 0.0))",
+        lambda c: any(multiplier for _, multiplier in c.optimizer.rules) or not c.optimizer.rules,
+    ),
+)
+
+# Only training must fulfill these: a recipe may leave the weights to the user, and needs none to be inspected.
+TRAINING_RULES = (
+    (
+        "--config.optimizer.rules={0.optimizer.rules}: freezes layers with random weights; set "
+        "--config.model.pretrained to weights such as torchvision/resnet50_v1 or to a file, or "
+        "--config.train.init_from to a run, or train all layers, as the recipe resnet50_pretrain does",
+        lambda c: not (_is_random(c) and _freezes(c)),
+    ),
+    (
+        "--config.model.input_mean and input_std are of pretrained weights; without --config.model.pretrained, images "
+        "are normalized by their own mean and standard deviation: remove the two keys",
+        lambda c: c.model.pretrained or not (c.model.input_mean or c.model.input_std),
     ),
 )

@@ -7,12 +7,12 @@ from collections.abc import Mapping
 from ml_collections import ConfigDict
 
 from cifar_jax.config.keys import KEYS
-from cifar_jax.config.rules import RULES
+from cifar_jax.config.rules import RULES, TRAINING_RULES
 from cifar_jax.errors import UsageError
 
 
-def validate(config: ConfigDict) -> None:
-    """Checks every value, then the rules between keys.
+def validate(config: ConfigDict, *, for_training: bool = False) -> None:
+    """Checks every value, then the rules between keys, with those of training if it comes next.
 
     Raises:
         UsageError: one line with all problems: each key, its value and what it must be.
@@ -21,7 +21,8 @@ def validate(config: ConfigDict) -> None:
     problems = [_problem(key, value) for key, value in values.items()]
     problems += [f"--config.{key}: this key is missing" for key in KEYS if key not in values]
     if not any(problems):
-        problems = [message.format(config) for message, holds in RULES if not holds(config)]
+        rules = RULES + TRAINING_RULES if for_training else RULES
+        problems = [message.format(config) for message, holds in rules if not holds(config)]
     if any(problems):
         raise UsageError("; ".join(filter(None, problems)))
 

@@ -34,7 +34,7 @@ def ablation(config: ConfigDict, workdir: str | Path, *, command: str = "") -> l
         raise UsageError("--config.train.seeds=1: an ablation requires at least 2 seeds to estimate the variation")
     steps = ablation_steps(config)
     for _, step_config in steps:
-        validate(step_config)
+        validate(step_config, for_training=True)
     start(config)
     for step, step_config in steps:
         summary = train_seeds(step_config, Path(workdir) / step.folder, command=command)

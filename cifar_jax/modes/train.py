@@ -39,7 +39,7 @@ def train(config: ConfigDict, workdir: str | Path, *, command: str = "", hooks: 
         NotFiniteError: the loss is not finite; earlier checkpoints are kept.
         Interrupted: after SIGINT or SIGTERM; the state is saved.
     """
-    validate(config)
+    validate(config, for_training=True)
     start(config)
     if config.train.seeds == 1:
         return train_run(config, workdir, command=command, hooks=hooks)
@@ -95,7 +95,7 @@ def train_run(
     Args:
         allow_fallback: train on drawn shapes if the data cannot be downloaded (never with several processes).
     """
-    validate(config)
+    validate(config, for_training=True)
     folder = RunFolder(Path(workdir))
     _require_same_configuration(config, folder)
     if config.train.init_from:

@@ -207,3 +207,33 @@ def test_a_configuration_survives_json():
     config = load_config("notebook/notebook_cnn")
     assert from_json(to_json(config)).to_dict() == config.to_dict()
     validate(from_json(to_json(config)))
+
+
+def test_rules_that_train_nothing_are_refused():
+    text = message(validate, with_values(optimizer__rules=(("^head/", 0.0), (".*", 0.0))))
+    assert "every multiplier is 0, so nothing trains" in text
+
+
+FREEZING = {"optimizer__rules": (("^head/", 1.0), (".*", 0.0))}
+
+
+def for_training(config):
+    validate(config, for_training=True)
+
+
+def test_training_refuses_to_freeze_random_weights():
+    text = message(for_training, with_values(**FREEZING))
+    assert "freezes layers with random weights" in text and "--config.model.pretrained" in text
+    assert "random weights" in message(for_training, with_values(optimizer__rules=(("block1", 0.0), (".*", 1.0))))
+    validate(with_values(**FREEZING))  # the weights may be set later
+    for_training(with_values(**FREEZING, model__pretrained="weights.pth"))
+    for_training(with_values(**FREEZING, train__init_from="runs/earlier"))
+    for_training(with_values(optimizer__rules=(("whiten/kernel", 0.0), (".*", 1.0))))
+
+
+@pytest.mark.parametrize("key", ["model__input_mean", "model__input_std"])
+@pytest.mark.parametrize("weights", [{}, {"train__init_from": "runs/earlier"}])
+def test_training_refuses_a_normalization_without_pretrained_weights(key, weights):
+    scale = {key: (0.5, 0.5, 0.5)}
+    assert "without --config.model.pretrained" in message(for_training, with_values(**scale, **weights))
+    for_training(with_values(**scale, model__pretrained="weights.pth"))

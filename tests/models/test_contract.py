@@ -1,6 +1,7 @@
 """Every model of `MODELS` keeps the contract in the docstring of `cifar_jax.models`."""
 
 import functools
+import re
 
 import flax.linen as nn
 import jax
@@ -77,6 +78,23 @@ def test_training_the_head_only_changes_no_other_parameter_and_no_statistic(name
     assert_identical(before["batch_stats"], after.batch_stats)
     assert_identical({**before["params"], "head": None}, {**after.params, "head": None})
     assert (before["params"]["head"]["kernel"] != after.params["head"]["kernel"]).any()
+
+
+# The layers towards the input.
+FROZEN = {"cnn": "^(whiten|block1)", "resnet": "^(stem|stage1|stage2)"}
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_frozen_layers_and_their_statistics_stay_bit_identical_while_the_others_train(name):
+    experiment = experiment_of(name, rules=((FROZEN[name], 0.0), (".*", 1.0)))
+    before, after = initial_variables(experiment), trained(experiment)
+    for kind, trees in (("params", after.params), ("batch_stats", after.batch_stats)):
+        for layer, tree in trees.items():
+            pairs = list(zip(jax.tree.leaves(before[kind][layer]), jax.tree.leaves(tree), strict=True))
+            if re.search(FROZEN[name], layer):
+                assert all(old.tobytes() == np.asarray(new).tobytes() for old, new in map(np.asarray, pairs)), layer
+            else:
+                assert any((old != new).any() for old, new in pairs), layer
 
 
 @pytest.mark.parametrize("name", MODELS)
