@@ -1,5 +1,7 @@
 """Configuration: every key with its default and range, checks, recipes and the command line."""
 
+import logging
+
 from ml_collections import ConfigDict
 
 from cifar_jax.config import recipes, validate
@@ -25,8 +27,12 @@ def load_config(name_or_file: str, /, **overrides) -> ConfigDict:
         A validated configuration. It accepts new values of the same types, but no new keys.
 
     Raises:
-        UsageError: no such recipe or key (the message names the closest), or a value of the wrong type or range.
+        UsageError: no such recipe or key (the message names the closest), a value of the wrong type or range, or an
+            override without effect.
     """
     config = validate.with_overrides(recipes.run(name_or_file), overrides)
     validate.validate(config)
+    validate.require_effect(config, validate.flatten(overrides))
+    for line in validate.without_effect(config).values():
+        logging.warning("%s", line)
     return config

@@ -3,8 +3,10 @@
 import argparse
 import ast
 import functools
+import warnings
 
 from cifar_jax.config.keys import KEYS
+from cifar_jax.config.validate import shown
 from cifar_jax.errors import UsageError
 
 _SWITCH = {"true": True, "t": True, "1": True, "false": False, "f": False, "0": False}
@@ -40,8 +42,11 @@ def _parse(key: str, text: str) -> object:
         if kind is bool:
             return _SWITCH[text.lower()]
         if kind is tuple:
-            value = ast.literal_eval(text)
+            with warnings.catch_warnings(action="ignore"):  # Python warns of escapes such as in (('block\\d', 1.0),)
+                value = ast.literal_eval(text)
             return tuple(value) if isinstance(value, list | tuple) else (value,)
+        if kind is not str and not text.isascii():  # Python reads digits of all scripts
+            raise ValueError
         return kind(text)
     except (KeyError, ValueError, SyntaxError, TypeError, MemoryError, RecursionError) as error:
-        raise UsageError(f"--config.{key}={text}: must be {_TYPES[kind]}") from error
+        raise UsageError(f"{shown(key, text)}: must be {_TYPES[kind]}") from error

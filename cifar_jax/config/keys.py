@@ -4,9 +4,12 @@ import dataclasses
 import itertools
 import math
 import re
-from collections.abc import Callable
+import unicodedata
+from collections.abc import Callable, Container
 
 from ml_collections import ConfigDict
+
+SMALLEST = 1e-12  # of numbers above 0: far below it, float32 is 0 and the key has no effect
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,66 +40,86 @@ def _is_number(x: object) -> bool:
     return _is_integer(x) or (isinstance(x, float) and math.isfinite(x))
 
 
-def _at_most(maximum: float) -> str:
-    return f", at most {maximum}" if maximum < math.inf else ""
-
-
-def integer(minimum: int, maximum: float = math.inf) -> Range:
-    text = f"an integer of at least {minimum}{_at_most(maximum)}"
+def integer(minimum: int, maximum: int) -> Range:
+    text = f"an integer of at least {minimum}, at most {maximum}"
     return Range(text, lambda x: _is_integer(x) and minimum <= x <= maximum)
 
 
-def number(minimum: float, maximum: float = math.inf) -> Range:
-    text = f"a finite number of at least {minimum}{_at_most(maximum)}"
+def number(minimum: float, maximum: float) -> Range:
+    text = f"a finite number of at least {minimum}, at most {maximum}"
     return Range(text, lambda x: _is_number(x) and minimum <= x <= maximum)
 
 
-def above_0(maximum: float = math.inf) -> Range:
-    return Range(f"a finite number above 0{_at_most(maximum)}", lambda x: _is_number(x) and 0 < x <= maximum)
+def above_0(maximum: float) -> Range:
+    text = f"a finite number above 0 ({SMALLEST} to {maximum})"
+    return Range(text, lambda x: _is_number(x) and SMALLEST <= x <= maximum)
 
 
 def one_of(*names: str) -> Range:
     return Range(f"one of {', '.join(map(repr, names))}", lambda x: x in names, names)
 
 
-def tuple_of(element: Range, condition: str = "", holds: Callable[[tuple], bool] = lambda x: True) -> Range:
-    description = f"a tuple{condition}, each element {element.description}"
-    return Range(description, lambda x: isinstance(x, tuple) and all(map(element.allows, x)) and holds(x))
+def tuple_of(element: Range, length: str, lengths: Container[int], holds: Callable[[tuple], bool] = lambda x: True):
+    """A tuple whose length is one of `lengths`, in words `length`, and which fulfills `holds`."""
+    description = f"a tuple of {length}, each element {element.description}"
+    return Range(
+        description,
+        lambda x: isinstance(x, tuple) and len(x) in lengths and all(map(element.allows, x)) and holds(x),
+    )
 
 
 def increasing(element: Range) -> Range:
-    return tuple_of(element, " in increasing order", lambda x: all(a < b for a, b in itertools.pairwise(x)))
+    def is_increasing(x: tuple) -> bool:
+        return all(a < b for a, b in itertools.pairwise(x))
+
+    return tuple_of(element, "at most 100 elements in increasing order", range(101), is_increasing)
 
 
 def _is_pair(x: object) -> bool:
-    return isinstance(x, tuple) and len(x) == 2 and isinstance(x[0], str)
+    return isinstance(x, tuple) and len(x) == 2 and isinstance(x[0], str) and len(x[0]) <= 200
+
+
+def _is_text(x: object) -> bool:
+    return isinstance(x, str) and len(x) <= 4096 and not any(unicodedata.category(c) == "Cc" for c in x)
 
 
 def _is_regex(x: str) -> bool:
     try:
         return bool(re.compile(x))
-    except re.error:
+    except (re.error, RecursionError, OverflowError):
         return False
 
 
 BELOW_1 = Range("a finite number of at least 0 and below 1", lambda x: _is_number(x) and 0 <= x < 1)
 SEED = integer(0, 2**31 - 1)
-TEXT = Range("text", lambda x: isinstance(x, str))
+TEXT = Range("text of at most 4096 characters without control characters", _is_text)  # the longest path on Linux
 SWITCH = Range("True or False", lambda x: isinstance(x, bool))
-SIZES = tuple_of(integer(1), " of at least 1 element", bool)
-MEAN = tuple_of(Range("a finite number", _is_number), " of 0 or 3 elements", lambda x: len(x) in (0, 3))
-STD = tuple_of(above_0(), " of 0 or 3 elements", lambda x: len(x) in (0, 3))
+PIXELS = integer(0, 4096)  # 16 million pixels
+IMAGES = integer(1, 1_000_000)  # in a batch; ImageNet has 1.3 million
+EPOCHS = 100_000
+STEPS = integer(0, 10**9)  # the step is an int32
+CHANNELS = integer(1, 16384)  # a kernel of 3x3 between 16384 channels takes 10 GB
+LARGE = 1e6  # float32 has 7 digits
+SCALE = Range(f"a finite number of at most {LARGE} and at least {-LARGE}", lambda x: _is_number(x) and abs(x) <= LARGE)
+WIDTHS = tuple_of(CHANNELS, "1 to 16 elements", range(1, 17))
+STAGES = tuple_of(integer(1, 500), "1 to 8 elements", range(1, 9))  # a stage of ResNet-1001 has 111 blocks
+MEAN = tuple_of(SCALE, "0 or 3 elements", (0, 3))
+STD = tuple_of(above_0(LARGE), "0 or 3 elements", (0, 3))
 MULTIPLIERS = tuple_of(
     Range(
-        "a pair such as ('.*/kernel', 1.0), a regular expression and a number of at least 0",
-        lambda x: _is_pair(x) and _is_regex(x[0]) and _is_number(x[1]) and x[1] >= 0,
-    )
+        "a pair such as ('.*/kernel', 1.0), a regular expression and a number of at least 0, at most 1000",
+        lambda x: _is_pair(x) and _is_regex(x[0]) and _is_number(x[1]) and 0 <= x[1] <= 1000,
+    ),
+    "1 to 1000 elements",
+    range(1, 1001),
 )
 FIXES = tuple_of(
     Range(
         "a name with changes, such as ('BatchNorm', (('model.norm', 'batch'),))",
         lambda x: _is_pair(x) and isinstance(x[1], tuple) and all(map(_is_pair, x[1])),
-    )
+    ),
+    "at most 100 elements",
+    range(101),
 )
 
 KEYS = {
@@ -104,29 +127,29 @@ KEYS = {
     "data.dir": Key("", TEXT, "TFDS folder, Toronto archive, images, .npz; '' = $CIFAR_JAX_DATA", free=True),
     "data.fallback": Key("shapes", one_of("", "shapes"), "data set where data.name is not available; '' = error"),
     "data.pipeline": Key("device", one_of("device"), "device: the whole split is kept in device memory"),
-    "data.image_size": Key(0, integer(0), "images of a folder are resized to this square; 0 = as stored", "pixels"),
+    "data.image_size": Key(0, PIXELS, "images of a folder are resized to this square; 0 = as stored", "pixels"),
     "data.validation_fraction": Key(0.1, BELOW_1, "share of the training images, stratified"),
     "data.split_seed": Key(0, SEED, "of the train/validation split, so that seeds share a split"),
-    "data.limit": Key(0, integer(0), "use at most this many of each split, stratified; 0 = all", "images"),
+    "data.limit": Key(0, STEPS, "use at most this many of each split, stratified; 0 = all", "images"),
     "augment.flip": Key("alternating", one_of("none", "random", "alternating"), "alternating: every second epoch"),
-    "augment.crop_padding": Key(2, integer(0), "reflection padding before a random crop; 0 = off", "pixels"),
-    "augment.cutout": Key(0, integer(0), "side of a square set to the mean color; 0 = off", "pixels"),
+    "augment.crop_padding": Key(2, PIXELS, "reflection padding before a random crop; 0 = off", "pixels"),
+    "augment.cutout": Key(0, PIXELS, "side of a square set to the mean color; 0 = off", "pixels"),
     "augment.random_resized_crop": Key(0.0, number(0, 1), "smallest area of a random crop, of 1; 0 = off"),
-    "augment.mixup": Key(0.0, number(0), "alpha of the Beta distribution; 0 = off"),
+    "augment.mixup": Key(0.0, number(0, 100), "alpha of the Beta distribution; 0 = off"),
     "model.name": Key("cnn", TEXT, "architecture: cnn, resnet, or one that you added to `MODELS`"),
-    "model.image_size": Key(0, integer(0), "model input, resized in the compiled step; 0 = as loaded", "pixels"),
+    "model.image_size": Key(0, PIXELS, "model input, resized in the compiled step; 0 = as loaded", "pixels"),
     "model.dtype": Key("auto", one_of("float32", "bfloat16", "auto"), "auto: bfloat16 on accelerators, else float32"),
     "model.dropout": Key(0.0, BELOW_1, "probability that a feature before the head is set to 0; 0 = off"),
     # cnn:
-    "model.widths": Key((64, 128, 256), SIZES, "of the blocks; each block halves the image", "channels"),
-    "model.convs_per_block": Key(2, integer(1), "convolutions in each block"),
+    "model.widths": Key((64, 128, 256), WIDTHS, "of the blocks; each block halves the image", "channels"),
+    "model.convs_per_block": Key(2, integer(1, 32), "convolutions in each block"),
     "model.norm": Key("batch", one_of("batch", "none"), "batch: BatchNorm"),
     "model.whitening": Key(True, SWITCH, "first layer: frozen filters that whiten 2x2 patches of the images"),
     # resnet; pretrained weights determine the first four. Variants: v1 is that of Keras, v1.5 of torchvision, timm and
     # Hugging Face, v2 of Keras' ResNet50V2, d of timm, bit of Big Transfer.
     "model.variant": Key("v1.5", one_of("v1", "v1.5", "v2", "d", "bit"), "v1: Keras; v1.5: torchvision; d: timm"),
-    "model.stage_sizes": Key((3, 4, 6, 3), SIZES, "of each stage; the default with bottlenecks: ResNet-50", "blocks"),
-    "model.width": Key(64, integer(1), "of the stem", "channels"),
+    "model.stage_sizes": Key((3, 4, 6, 3), STAGES, "of each stage; the default with bottlenecks: ResNet-50", "blocks"),
+    "model.width": Key(64, CHANNELS, "of the stem", "channels"),
     "model.block": Key("bottleneck", one_of("bottleneck", "basic"), "type of the residual blocks"),
     "model.stem": Key("", one_of("", "imagenet", "deep", "small"), "small: 3x3, stride 1; '' = that of the variant"),
     "model.remat": Key(False, SWITCH, "recompute activations for the gradient: less memory, a third more time"),
@@ -137,42 +160,42 @@ KEYS = {
     "model.check_input": Key(True, SWITCH, "refuse images on another scale than the weights were trained on"),
     "model.freeze_statistics": Key(True, SWITCH, "of frozen BatchNorm layers; False: those of each batch"),
     "optimizer.name": Key("sgd", one_of("sgd", "adamw", "muon", "lbfgs"), "lbfgs: linear probe on cached features"),
-    "optimizer.learning_rate": Key(0.1, above_0(), "peak; of muon, for the 3x3 kernels"),
+    "optimizer.learning_rate": Key(0.1, above_0(1000), "peak; of muon, for the 3x3 kernels"),
     "optimizer.momentum": Key(0.9, BELOW_1, "Nesterov momentum of sgd, b1 of adamw, beta of muon"),
-    "optimizer.weight_decay": Key(5e-4, number(0), "coupled for sgd, else decoupled; never on norms and biases"),
-    "optimizer.adam_learning_rate": Key(2e-3, above_0(), "muon: peak for all but the 3x3 kernels"),
+    "optimizer.weight_decay": Key(5e-4, number(0, 1000), "coupled for sgd, else decoupled; never on norms and biases"),
+    "optimizer.adam_learning_rate": Key(2e-3, above_0(1000), "muon: peak for all but the 3x3 kernels"),
     # The first expression that matches a parameter's path applies; a parameter without a match is an error.
     "optimizer.rules": Key(((".*", 1.0),), MULTIPLIERS, "of the learning rate, by parameter path; 0 freezes"),
     "optimizer.layer_decay": Key(1.0, above_0(1), "multiplies the rate once per stage away from the head"),
-    "optimizer.clip_norm": Key(0.0, number(0), "global norm of the gradient; 0 = off"),
-    "optimizer.accumulate_steps": Key(1, integer(1), "whose gradients are averaged into one update", "batches"),
+    "optimizer.clip_norm": Key(0.0, number(0, LARGE), "global norm of the gradient; 0 = off"),
+    "optimizer.accumulate_steps": Key(1, integer(1, 10**6), "whose gradients are averaged into one update", "batches"),
     "schedule.name": Key("cosine", one_of("cosine", "linear", "step", "constant"), "after a linear warm-up"),
     "schedule.final_fraction": Key(0.0, number(0, 1), "at the end of cosine and linear", "of the peak"),
-    "schedule.warmup_steps": Key(0, integer(0), "set at most one of the three warm-up keys", "steps"),
-    "schedule.warmup_epochs": Key(0.0, number(0), "see warmup_steps", "epochs"),
+    "schedule.warmup_steps": Key(0, STEPS, "set at most one of the three warm-up keys", "steps"),
+    "schedule.warmup_epochs": Key(0.0, number(0, EPOCHS), "see warmup_steps", "epochs"),
     "schedule.warmup_percent": Key(0.0, number(0, 100), "see warmup_steps", "% of all steps"),
-    "schedule.head_epochs": Key(0.0, number(0), "at the start, only the head trains", "epochs"),
-    "schedule.decay_steps": Key((), increasing(integer(1)), "schedule step: set one of three keys", "steps"),
-    "schedule.decay_epochs": Key((), increasing(above_0()), "see decay_steps", "epochs"),
+    "schedule.head_epochs": Key(0.0, number(0, EPOCHS), "at the start, only the head trains", "epochs"),
+    "schedule.decay_steps": Key((), increasing(integer(1, 10**9)), "schedule step: set one of three keys", "steps"),
+    "schedule.decay_epochs": Key((), increasing(above_0(EPOCHS)), "see decay_steps", "epochs"),
     "schedule.decay_percent": Key((), increasing(number(0, 100)), "see decay_steps", "% of all steps"),
     "schedule.decay_factor": Key(0.1, number(0, 1), "schedule step: multiplies the rate at each of these"),
-    "train.epochs": Key(20, integer(1), "passes over the training images"),
-    "train.batch_size": Key(512, integer(1), "over all devices, whose number must divide it", "images"),
+    "train.epochs": Key(20, integer(1, EPOCHS), "passes over the training images"),
+    "train.batch_size": Key(512, IMAGES, "over all devices, whose number must divide it", "images"),
     "train.seed": Key(0, SEED, "of initial weights, order and augmentation"),
-    "train.seeds": Key(1, integer(1), "with train.seed, train.seed + 1, ...; reports their mean", "runs"),
+    "train.seeds": Key(1, integer(1, 1000), "with train.seed, train.seed + 1, ...; reports their mean", "runs"),
     "train.label_smoothing": Key(0.1, BELOW_1, "probability spread over all classes"),
     "train.cached_features": Key(False, SWITCH, "compute the features of a frozen backbone once; train the head"),
     "train.ema_decay": Key(0.0, BELOW_1, "per update, of averaged weights for evaluation; 0 = off"),
-    "train.log_every_steps": Key(0, integer(0), "between reads of the metrics; 0 = 10 an epoch", "steps", free=True),
+    "train.log_every_steps": Key(0, STEPS, "between reads of the metrics; 0 = 10 an epoch", "steps", free=True),
     # 0 = 1 on CPU, the logging interval elsewhere
-    "train.steps_per_dispatch": Key(0, integer(0), "in one compiled call; 0 = by device", "steps", free=True),
+    "train.steps_per_dispatch": Key(0, STEPS, "in one compiled call; 0 = by device", "steps", free=True),
     "train.init_from": Key("", TEXT, "folder of a run whose weights a new run starts from; '' = none", free=True),
-    "evaluation.batch_size": Key(512, integer(1), "rounded up to a multiple of the devices", "images", free=True),
+    "evaluation.batch_size": Key(512, IMAGES, "rounded up to a multiple of the devices", "images", free=True),
     "evaluation.tta": Key(False, SWITCH, "test-time augmentation: mirror images and shifts by one pixel"),
-    "checkpoint.every_steps": Key(0, integer(0), "besides the end of each epoch; 0 = only there", "steps", free=True),
-    "checkpoint.keep": Key(2, integer(1), "latest checkpoints, besides the best on validation", free=True),
-    "mesh.devices": Key(0, integer(0), "number of devices to use; 0 = all", free=True),
-    "mesh.cpu_devices": Key(0, integer(0), "parts of the CPU; 0 = one per core that divides the batch", free=True),
+    "checkpoint.every_steps": Key(0, STEPS, "besides the end of each epoch; 0 = only there", "steps", free=True),
+    "checkpoint.keep": Key(2, integer(1, 10_000), "latest checkpoints, besides the best on validation", free=True),
+    "mesh.devices": Key(0, integer(0, 100_000), "number of devices to use; 0 = all", free=True),
+    "mesh.cpu_devices": Key(0, integer(0, 256), "parts of the CPU; 0 = one per core that divides the batch", free=True),
     "mesh.compilation_cache": Key(True, SWITCH, "keep compiled programs in $CIFAR_JAX_CACHE/compiled", free=True),
     "ablation": Key((), FIXES, "--mode ablation: the fixes, applied one after another"),
 }

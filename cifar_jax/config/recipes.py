@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from cifar_jax.errors import UsageError
+from cifar_jax.errors import UsageError, one_line
 
 _INSTALLED = Path(__file__).parents[1] / "configs"
 FOLDER = _INSTALLED if _INSTALLED.is_dir() else Path(__file__).parents[2] / "configs"  # of a checkout
@@ -53,14 +53,14 @@ def run(name_or_file: str) -> ConfigDict:
     try:
         spec.loader.exec_module(module)
         config = module.get_config()
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         lines = [
             frame.lineno
             for frame in traceback.extract_tb(error.__traceback__)
             if Path(frame.filename) == path.resolve()
         ]
         line = lines[-1] if lines else getattr(error, "lineno", 1)  # a SyntaxError is raised before a line runs
-        message = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        message = f"{type(error).__name__}: {one_line(error)}"
         if "config is locked" in message:
             message = message.partition(" since the config is locked")[0] + ": declare it in cifar_jax/config/keys.py"
         raise UsageError(f"--config {name_or_file}: {path}, line {line}: {message}") from error

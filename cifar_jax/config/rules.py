@@ -25,6 +25,10 @@ def _freezes(config: ConfigDict) -> bool:
 
 
 RULES = (
+    (
+        "--config.train.seed={0.train.seed}: the last of {0.train.seeds} seeds must be below 2**31",
+        lambda c: c.train.seed + c.train.seeds <= 2**31,
+    ),
     ("--config.schedule: set one of warmup_steps, warmup_epochs, warmup_percent", lambda c: _units(c, "warmup") < 2),
     ("--config.schedule: set one of decay_steps, decay_epochs, decay_percent", lambda c: _units(c, "decay") < 2),
     (
@@ -73,5 +77,40 @@ TRAINING_RULES = (
         "--config.model.input_mean and input_std are of pretrained weights; without --config.model.pretrained, images "
         "are normalized by their own mean and standard deviation: remove the two keys",
         lambda c: c.model.pretrained or not (c.model.input_mean or c.model.input_std),
+    ),
+)
+
+# Keys (a group of keys ends in '.' or '_'), the condition under which they have an effect, and why they have none.
+EFFECTS = (
+    (("schedule.decay_",), lambda c: c.schedule.name == "step", "only schedule.name=step uses it"),
+    (
+        ("schedule.final_fraction",),
+        lambda c: c.schedule.name in ("cosine", "linear"),
+        "only schedule.name=cosine and linear use it",
+    ),
+    (("optimizer.adam_learning_rate",), lambda c: c.optimizer.name == "muon", "only optimizer.name=muon uses it"),
+    (
+        (
+            *("optimizer.learning_rate", "optimizer.momentum", "optimizer.weight_decay", "optimizer.layer_decay"),
+            *("optimizer.clip_norm", "optimizer.accumulate_steps", "schedule.", "train.ema_decay"),
+            *("train.log_every_steps", "train.steps_per_dispatch", "checkpoint.every_steps"),
+        ),
+        lambda c: c.optimizer.name != "lbfgs",
+        "optimizer.name=lbfgs fits the head in one optimization without it",
+    ),
+    (
+        ("schedule.head_epochs", "optimizer.layer_decay", "model.remat", "model.freeze_statistics", "evaluation.tta"),
+        lambda c: not c.train.cached_features,
+        "train.cached_features trains only the head, on features of unchanged images",
+    ),
+    (
+        ("model.widths", "model.convs_per_block", "model.norm", "model.whitening"),
+        lambda c: c.model.name != "resnet",
+        "model.name=resnet does not use it",
+    ),
+    (
+        ("model.variant", "model.stage_sizes", "model.width", "model.block", "model.stem", "model.remat"),
+        lambda c: c.model.name != "cnn",
+        "model.name=cnn does not use it",
     ),
 )

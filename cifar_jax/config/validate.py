@@ -2,17 +2,25 @@
 
 import difflib
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from ml_collections import ConfigDict
 
 from cifar_jax.config.keys import KEYS
-from cifar_jax.config.rules import RULES, TRAINING_RULES
+from cifar_jax.config.rules import EFFECTS, RULES, TRAINING_RULES
 from cifar_jax.errors import UsageError
+
+LONGEST_VALUE = 200  # characters of a value in a message
+LONGEST_PROBLEM = 600
+MOST_PROBLEMS = 8  # in a message
+FIXED_IN_ABLATION = {"ablation", "train.seed", "train.seeds"}  # its steps are compared seed by seed
 
 
 def validate(config: ConfigDict, *, for_training: bool = False) -> None:
-    """Checks every value, then the rules between keys, with those of training if it comes next.
+    """Checks every value, then the rules between keys, then the configuration after each fix of `config.ablation`.
+
+    Args:
+        for_training: also check the rules that only training must fulfill.
 
     Raises:
         UsageError: one line with all problems: each key, its value and what it must be.
@@ -23,8 +31,14 @@ def validate(config: ConfigDict, *, for_training: bool = False) -> None:
     if not any(problems):
         rules = RULES + TRAINING_RULES if for_training else RULES
         problems = [message.format(config) for message, holds in rules if not holds(config)]
-    if any(problems):
-        raise UsageError("; ".join(filter(None, problems)))
+    _require_none(list(filter(None, problems)))
+    with_fixes(config)
+
+
+def _require_none(problems: list[str]) -> None:
+    if problems:
+        more = [f"and {len(problems) - MOST_PROBLEMS} more"] if len(problems) > MOST_PROBLEMS else []
+        raise UsageError("; ".join([problem[:LONGEST_PROBLEM] for problem in problems[:MOST_PROBLEMS]] + more))
 
 
 def _problem(key: str, value: object) -> str:
@@ -32,9 +46,60 @@ def _problem(key: str, value: object) -> str:
         return _unknown(key)
     if KEYS[key].range.allows(value):
         return ""
-    near = difflib.get_close_matches(str(value).lower(), KEYS[key].range.choices, n=1, cutoff=0.5)
+    near = difflib.get_close_matches(_text(value).lower(), KEYS[key].range.choices, n=1, cutoff=0.5)
     hint = f"; the nearest is {near[0]!r}" if near else ""
-    return f"--config.{key}={value}: must be {KEYS[key].range.description}{hint}"
+    return f"{shown(key, value)}: must be {KEYS[key].range.description}{hint}"
+
+
+def shown(key: str, value: object) -> str:
+    """A key with its value for a message: one line, of limited length."""
+    return f"--config.{key}={_text(value)}"
+
+
+def _text(value: object) -> str:
+    try:
+        text = str(value)
+    except ValueError:  # Python does not print integers of more than 4300 digits
+        text = f"({type(value).__name__})"
+    text = text if len(text) <= LONGEST_VALUE else f"{text[:LONGEST_VALUE]}..."
+    return text if text.isprintable() else ascii(text)
+
+
+def without_effect(config: ConfigDict) -> dict[str, str]:
+    """The keys that another key leaves without effect, unless at their default, each with a line that says why."""
+    lines = {}
+    for names, has_effect, reason in EFFECTS:
+        if not has_effect(config):
+            for key, value in flatten(config).items():
+                is_named = any(key == name or (name[-1] in "._" and key.startswith(name)) for name in names)
+                if is_named and value != KEYS[key].default:
+                    lines[key] = f"{shown(key, value)} has no effect: {reason}"
+    return lines
+
+
+def require_effect(config: ConfigDict, changes: Collection[str]) -> None:
+    """Raises UsageError if keys in `changes`, which the user sets, have no effect in the (valid) configuration."""
+    _require_none([f"{line}; leave it out" for key, line in without_effect(config).items() if key in changes])
+
+
+def with_fixes(config: ConfigDict) -> list[tuple[str, dict, ConfigDict]]:
+    """For each fix in `config.ablation`: its name, its changes by key, and the valid configuration after it.
+
+    Raises:
+        UsageError: the fix is not valid; the message names it.
+    """
+    fixes = []
+    for name, changes in config.ablation:
+        try:
+            for key in FIXED_IN_ABLATION & dict(changes).keys():
+                raise UsageError(f"--config.{key} must be the same in all steps of an ablation")
+            config = with_overrides(config, {**dict(changes), "ablation": ()})  # the runs of a step are ordinary runs
+            validate(config)
+            require_effect(config, dict(changes))
+        except UsageError as error:
+            raise UsageError(f"--config.ablation, fix {name!r}: {error}") from error
+        fixes.append((name, dict(changes), config))
+    return fixes
 
 
 def with_overrides(config: ConfigDict, overrides: Mapping) -> ConfigDict:
@@ -52,8 +117,8 @@ def with_overrides(config: ConfigDict, overrides: Mapping) -> ConfigDict:
         require_known(key)
         try:
             config.update_from_flattened_dict({key: value})
-        except (TypeError, ValueError) as error:
-            raise UsageError(f"--config.{key}={value}: must be {KEYS[key].range.description}") from error
+        except (TypeError, ValueError, OverflowError) as error:
+            raise UsageError(f"{shown(key, value)}: must be {KEYS[key].range.description}") from error
     return config.lock()
 
 
@@ -67,6 +132,7 @@ def _unknown(key: str) -> str:
     for name in KEYS:
         if name.startswith(f"{key}."):
             return f"'{key}' is a group of configuration keys: set one of them, such as {name!r}"
+    key = key[:LONGEST_VALUE]
     return f"no configuration key {key!r}; the nearest is {nearest_key(key)!r}"
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from cifar_jax.config.validate import validate, with_overrides
+from cifar_jax.config.validate import validate, with_fixes, with_overrides
 from cifar_jax.devices import is_first_process, start
 from cifar_jax.errors import UsageError
 from cifar_jax.modes.train import train_seeds
@@ -46,11 +46,11 @@ def ablation_steps(config: ConfigDict) -> list[tuple[AblationStep, ConfigDict]]:
     """The steps in order with their configurations: the given one, then one more fix per step.
 
     Raises:
-        UsageError: a fix names an unknown key or a value of the wrong type.
+        UsageError: a fix is not valid.
     """
+    first = ("as the notebook", {}, with_overrides(config, {"ablation": ()}))
     steps = []
-    for number, (name, changes) in enumerate((("as the notebook", ()), *config.ablation)):
-        config = with_overrides(config, {**dict(changes), "ablation": ()})  # the runs of a step are ordinary runs
+    for number, (name, changes, step_config) in enumerate((first, *with_fixes(config))):
         folder = re.sub(r"\W+", "_", f"{number} {name}".lower()).strip("_")  # such as 3_muon_batches_of_512
-        steps.append((AblationStep(name, folder, dict(changes)), config))
+        steps.append((AblationStep(name, folder, changes), step_config))
     return steps

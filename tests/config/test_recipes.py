@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 
 from cifar_jax.config import default_config, load_config, recipes
+from cifar_jax.config.keys import KEYS
+from cifar_jax.config.rules import EFFECTS
 from cifar_jax.config.validate import flatten
 from cifar_jax.errors import UsageError
 
@@ -20,8 +22,9 @@ def get_config():
 
 
 @pytest.mark.parametrize("name", recipes.names())
-def test_every_recipe_loads_and_begins_with_a_short_summary_and_its_command(name):
+def test_every_recipe_loads_and_begins_with_a_short_summary_and_its_command(name, caplog):
     load_config(name)
+    assert not caplog.records
     docstring = recipes.find(name).read_text()
     assert f"--config {name}" in docstring or name == "notebook/base"
     assert 20 < len(recipes.summary(name)) <= 50
@@ -113,6 +116,21 @@ def test_a_recipe_that_lacks_a_key_is_an_error(tmp_path):
     (tmp_path / "recipe.py").write_text(source)
     with pytest.raises(UsageError, match="this key is missing"):
         load_config(str(tmp_path / "recipe.py"), **{"train.seed": 1})
+
+
+def test_a_key_without_effect_is_refused_from_the_user_and_reported_from_the_recipe(caplog):
+    reason = "has no effect: only optimizer.name=muon uses it"
+    load_config("cnn_scratch", **{"optimizer.name": "sgd"})
+    assert [record.message for record in caplog.records] == [f"--config.optimizer.adam_learning_rate=0.005 {reason}"]
+    with pytest.raises(UsageError, match=f"--config.optimizer.adam_learning_rate=0.1 {reason}; leave it out"):
+        load_config("cnn_scratch", optimizer={"name": "sgd", "adam_learning_rate": 0.1})
+    load_config("cnn_scratch", optimizer={"name": "sgd", "adam_learning_rate": 2e-3})  # the default says nothing
+
+
+def test_keys_without_effect_are_declared():
+    for names, _, _ in EFFECTS:
+        for name in names:
+            assert name in KEYS or (name[-1] in "._" and any(key.startswith(name) for key in KEYS)), name
 
 
 def test_default_config_is_new_each_time():

@@ -89,7 +89,7 @@ def test_values_out_of_range_name_their_key(key, value):
 
 def test_the_message_for_a_nan_is_as_documented():
     text = message(validate, with_values(optimizer__learning_rate=math.nan))
-    assert text == "--config.optimizer.learning_rate=nan: must be a finite number above 0"
+    assert text == "--config.optimizer.learning_rate=nan: must be a finite number above 0 (1e-12 to 1000)"
 
 
 def test_the_message_for_a_wrong_choice_lists_all_and_names_the_closest():

@@ -8,13 +8,14 @@ from rich.console import Console
 from cifar_jax.config import load_config, recipes
 from cifar_jax.modes.inspect import inspect
 
-SMALL = {"model.stage_sizes": (1, 1, 1, 1), "model.width": 8, "model.image_size": 32, "model.widths": (8, 8)}
+SMALL = {"model.image_size": 32, "train.batch_size": 64}
+SMALL_MODELS = {"cnn": {"model.widths": (8, 8)}, "resnet": {"model.stage_sizes": (1, 1, 1, 1), "model.width": 8}}
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", recipes.names())
 def test_every_recipe_can_be_inspected(name):
-    tables = inspect(load_config(name, **SMALL, **{"train.batch_size": 64}))
+    tables = inspect(load_config(name, **SMALL, **SMALL_MODELS[load_config(name).model.name]))
     output = io.StringIO()
     Console(width=120, file=output).print(*tables)
     text = output.getvalue()
