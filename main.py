@@ -3,7 +3,7 @@
 python main.py --config configs/cnn_scratch.py [--workdir DIR] [--config.key=value ...] [--mode MODE]
 """
 
-from cifar_jax.cli import main
+from cifar_jax.__main__ import main
 
 if __name__ == "__main__":
     main()

@@ -22,9 +22,7 @@ True
 Importing the package does not import JAX; the first call that needs it does.
 """
 
-import importlib
-from typing import TYPE_CHECKING
-
+TYPE_CHECKING = False  # as in `typing`, whose import would delay `signals.watch`
 if TYPE_CHECKING:
     from cifar_jax.config import load_config
     from cifar_jax.modes.evaluate import evaluate
@@ -49,6 +47,8 @@ _MODULES = {
 def __getattr__(name: str):
     if name not in _MODULES:
         raise AttributeError(f"module 'cifar_jax' has no attribute {name!r}")
+    import importlib
+
     return getattr(importlib.import_module(_MODULES[name]), name)
 
 

@@ -1,22 +1,25 @@
 """The command line: parses the flags, calls the mode, prints its result, and prints errors as one line."""
 
 import argparse
+import contextlib
 import difflib
 import functools
 import gc
 import importlib
 import logging
+import os
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
+from cifar_jax import signals
 from cifar_jax.config import load_config, recipes
 from cifar_jax.config.command_line import add_keys, overrides
 from cifar_jax.config.validate import require_known, validate
 from cifar_jax.errors import CifarJaxError, DataError, UsageError
-from cifar_jax.memory import use_huge_pages
+from cifar_jax.files.atomic import remove_temporary_files
 
 if TYPE_CHECKING:
     from cifar_jax.training.hooks import Hook
@@ -34,22 +37,45 @@ MODES_WITH_CONFIG = ("train", "inspect", "ablation")
 
 
 def main(hooks: Sequence["Hook"] = ()) -> None:
-    """Runs `sys.argv` and exits: 0, 1 (data), 2 (usage), 130 or 143 (interrupted)."""
-    use_huge_pages()
+    """Runs `sys.argv` and exits: 0, 1 (data), 2 (usage), 128 + the number of the signal that ended it."""
     gc.set_threshold(50_000)  # tracing keeps most of what it allocates: frequent collection costs 0.3 s per start
+    _open_standard_streams()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
+    logging.raiseExceptions = False  # a closed terminal does not end a run
     logging.getLogger("matplotlib").setLevel(logging.ERROR)  # its first start logs about fonts
     try:
         run(sys.argv, hooks)
     except CifarJaxError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(error.exit_code)
+        _exit(str(error), error.exit_code)
     except OSError as error:  # such as a full disk: what was finished before stays usable
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(1)
-    except KeyboardInterrupt:
-        print("interrupted; repeat the command to continue", file=sys.stderr)
-        sys.exit(130)
+        _exit(f"{error.filename}: {error.strerror}" if error.filename and error.strerror else str(error), 1)
+    except KeyboardInterrupt:  # where `signals.watch` cannot
+        _exit("stopped by SIGINT; repeat the command to continue", 130)
+
+
+def _exit(message: str, code: int) -> NoReturn:
+    with contextlib.suppress(OSError):  # the terminal is closed
+        print(f"error: {message}", file=sys.stderr, flush=True)
+    sys.exit(code)
+
+
+def _open_standard_streams() -> None:
+    """Opens those that the parent process has closed on /dev/null; output that cannot be encoded becomes escapes."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115
+    sys.stdout.reconfigure(errors="backslashreplace")  # as stderr
+
+
+@contextlib.contextmanager
+def _standard_output() -> Iterator[None]:
+    """Flushes what the block prints; DataError if it cannot be written, for example with `| head` or on a full disk."""
+    try:
+        yield
+        sys.stdout.flush()
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes again at its end
+        raise DataError(f"standard output cannot be written: {error.strerror}; all files are complete") from error
 
 
 def run(argv: list[str], hooks: Sequence["Hook"] = ()) -> None:
@@ -62,6 +88,7 @@ def run(argv: list[str], hooks: Sequence["Hook"] = ()) -> None:
     changes = overrides(flags)
     workdir = flags.workdir or str(Path("runs") / recipes.find(flags.config).stem)
     command = shlex.join([*_program(argv[0]), *argv[1:]])
+    signals.before_end(functools.partial(_clean_up, flags.mode, workdir, command))
     if flags.mode in MODES_WITH_CONFIG:
         config = load_config(flags.config, **changes)
         validate(config, for_training=flags.mode == "train")
@@ -74,23 +101,30 @@ def run(argv: list[str], hooks: Sequence["Hook"] = ()) -> None:
     if flags.mode == "train":
         from cifar_jax.training.results import describe_results
 
-        print(describe_results(function(config, workdir, command=command, hooks=hooks)))
-        print(f"run folder: {workdir}\nreport: {Path(workdir) / 'report.html'}")
+        results = function(config, workdir, command=command, hooks=hooks)
+        _print(describe_results(results), f"run folder: {workdir}", f"report: {Path(workdir) / 'report.html'}")
     elif flags.mode == "evaluate":
         from cifar_jax.training.results import describe_metrics
 
         selection = {"split": flags.split, "checkpoint": flags.checkpoint, "tta": flags.tta, "data": flags.data}
-        print(describe_metrics(function(workdir, **selection)))
+        _print(describe_metrics(function(workdir, **selection)))
     elif flags.mode == "inspect":
         from rich.console import Console
 
-        Console().print(*function(config))
+        tables = function(config)
+        with _standard_output():
+            Console().print(*tables)
     elif flags.mode == "ablation":
-        print(*function(config, workdir, command=command), sep="\n")
+        _print(*function(config, workdir, command=command))
     elif flags.mode == "export":
-        print(*function(workdir, output=flags.output, format=flags.format, checkpoint=flags.checkpoint), sep="\n")
+        _print(*function(workdir, output=flags.output, format=flags.format, checkpoint=flags.checkpoint))
     else:
-        print(*function(workdir), sep="\n")
+        _print(*function(workdir))
+
+
+def _print(*lines: object) -> None:
+    with _standard_output():
+        print(*lines, sep="\n")
 
 
 def _predict(workdir: str, flags: argparse.Namespace) -> None:
@@ -102,9 +136,24 @@ def _predict(workdir: str, flags: argparse.Namespace) -> None:
     files = decode.find_image_files(flags.images)
     options = {"checkpoint": flags.checkpoint, "tta": flags.tta, "output": flags.output}
     table, unreadable = predict.predict_table(workdir, files, **options)
-    Console(width=None if sys.stdout.isatty() else 1000).print(table)  # do not wrap lines in a pipe
+    with _standard_output():
+        Console(width=None if sys.stdout.isatty() else 1000).print(table)  # do not wrap lines in a pipe
     if unreadable:
         raise DataError(f"{unreadable} of {len(files)} files could not be read, see above; the others are done")
+
+
+def _clean_up(mode: str, workdir: str, command: str) -> str:
+    """Before a signal ends the program at once; returns what is saved and the command that continues."""
+    remove_temporary_files()
+    if mode not in ("train", "ablation"):
+        return f" before --mode {mode} was done; start again with: {command}"
+    runs = ("", "seed_*/", "*/seed_*/")  # of one seed, of several, of an ablation
+    steps = [path for run in runs for path in Path(workdir).glob(f"{run}checkpoints/*") if path.name.isdecimal()]
+    if not steps:
+        return f" before anything was saved; start again with: {command}"
+    folder = max((path.parent for path in steps), key=lambda folder: folder.stat().st_mtime)
+    step = max(int(path.name) for path in steps if path.parent == folder)
+    return f"; saved: the state after step {step} in {folder.parent}; resume with: {command}"
 
 
 def _program(path: str) -> list[str]:
@@ -120,6 +169,9 @@ class _Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         raise UsageError(message)
+
+    def print_help(self, file=None) -> None:
+        _print(self.format_help())
 
     def format_help(self) -> str:
         modes = (f"  {name:10} {summary}" for name, summary in MODES.items())

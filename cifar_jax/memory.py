@@ -1,5 +1,6 @@
 """Settings of glibc's malloc: huge pages that are kept between training steps. Other allocators are not changed."""
 
+import contextlib
 import ctypes
 import os
 import sys
@@ -32,8 +33,8 @@ def use_huge_pages() -> None:
     two cores (`benchmarks/README.md`). If the user has set GLIBC_TUNABLES, it is kept.
     """
     if is_glibc() and "GLIBC_TUNABLES" not in os.environ:
-        os.environ["GLIBC_TUNABLES"] = TUNABLES
-        os.execv(sys.executable, sys.orig_argv)
+        with contextlib.suppress(OSError):  # the program is slower, but works
+            os.execve(sys.executable, sys.orig_argv, os.environ | {"GLIBC_TUNABLES": TUNABLES})
 
 
 def use_one_arena() -> None:

@@ -17,6 +17,7 @@ PACKAGE = ROOT / "cifar_jax"
 LAYERS = (  # a part imports only from parts that are listed above it
     ("errors", "memory"),
     ("files",),
+    ("signals",),
     ("config", "devices", "metrics"),
     ("data",),
     ("preprocessing", "models", "runs"),

@@ -116,7 +116,7 @@ def test_the_program_restarts_once_with_the_tunables():
 def test_other_allocators_are_not_changed(monkeypatch):
     monkeypatch.setattr(memory, "is_glibc", lambda: False)
     monkeypatch.setattr(memory.ctypes, "CDLL", lambda name: pytest.fail("the C library was called"))
-    monkeypatch.setattr(memory.os, "execv", lambda *_: pytest.fail("the program was restarted"))
+    monkeypatch.setattr(memory.os, "execve", lambda *_: pytest.fail("the program was restarted"))
     monkeypatch.setenv("GLIBC_TUNABLES", memory.TUNABLES)
     memory.use_one_arena()
     memory.tidy()

@@ -12,6 +12,7 @@ from cifar_jax import experiment as experiments
 from cifar_jax.config.validate import to_json, validate
 from cifar_jax.devices import is_first_process, start
 from cifar_jax.metrics.classification import mean_interval
+from cifar_jax.report import page
 from cifar_jax.report.finished_runs import comparable_accuracy
 from cifar_jax.runs.run_folder import RunFolder, read_json, write_json
 from cifar_jax.training import input_check, warm_start
@@ -123,6 +124,8 @@ def train_run(
             )
         if folder.results_json.exists():
             log.info("%s: already finished", folder.path)
+            if not folder.report_html.exists() and is_first_process():  # stopped while it was written
+                page.write(folder)
             return read_json(folder.results_json)
         return Trainer(experiment, folder, command=command, hooks=hooks).fit()
 

@@ -20,10 +20,10 @@ from cifar_jax.experiment import Experiment
 from cifar_jax.probe.fit_head import fit_head
 from cifar_jax.runs.checkpoints import Checkpoints
 from cifar_jax.runs.run_folder import History, RunFolder
+from cifar_jax.signals import Interrupted, StopSignal
 from cifar_jax.training import results
 from cifar_jax.training.hooks import Hook
 from cifar_jax.training.progress import progress_hook
-from cifar_jax.training.signals import Interrupted, StopSignal
 from cifar_jax.training.state import TrainState, abstract_state, initial_state, update_schedule
 from cifar_jax.training.step import compile_epoch_order, compile_steps
 from cifar_jax.training.tensorboard import TensorBoard

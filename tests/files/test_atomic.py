@@ -1,11 +1,14 @@
+import errno
 import stat
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
 from cifar_jax.errors import UsageError
-from cifar_jax.files.atomic import atomic_path
+from cifar_jax.files.atomic import atomic_path, remove_temporary_files
 from cifar_jax.files.cache import cache_root
 
 
@@ -52,6 +55,41 @@ def test_a_file_in_place_of_the_folder_is_an_error_before_any_work(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(OSError), atomic_path(tmp_path / "file" / "below"):
         pytest.fail("the block must not run")
+
+
+def test_the_next_writer_removes_what_a_killed_process_has_left(tmp_path):
+    target, other = tmp_path / "figure.png", tmp_path / "another.figure.png"
+    program = f"""
+import os
+from pathlib import Path
+from cifar_jax.files.atomic import atomic_path
+with atomic_path(Path({str(target)!r})), atomic_path(Path({str(other)!r})):
+    os.kill(os.getpid(), 9)
+"""
+    subprocess.run([sys.executable, "-c", program])
+    assert len(names(tmp_path)) == 2
+    with atomic_path(target) as running:  # a process that writes the same file at the same time
+        running.rename(running.with_name(".1.figure.png"))
+        with atomic_path(target):
+            assert (tmp_path / ".1.figure.png").exists()
+        running.with_name(".1.figure.png").rename(running)
+    (left,) = set(names(tmp_path)) - {"figure.png"}
+    assert left.endswith(".another.figure.png")
+    with atomic_path(other):
+        pass
+    assert names(tmp_path) == ["another.figure.png", "figure.png"]
+
+
+def test_temporary_files_are_removed_before_the_process_ends_at_once(tmp_path):
+    with pytest.raises(OSError), atomic_path(tmp_path / "file.txt"):
+        remove_temporary_files()
+        assert names(tmp_path) == []
+
+
+def test_a_failed_write_names_the_file(tmp_path):
+    with pytest.raises(OSError) as caught, atomic_path(tmp_path / "file.txt"):
+        raise OSError(errno.ENOSPC, "No space left on device")
+    assert caught.value.filename == str(tmp_path / "file.txt")
 
 
 def test_cache_root(monkeypatch, tmp_path):

@@ -14,10 +14,10 @@ from cifar_jax.modes.train import train_run as train
 from cifar_jax.modes.train import train_seeds
 from cifar_jax.runs.checkpoints import Checkpoints
 from cifar_jax.runs.run_folder import History, RunFolder, read_json
+from cifar_jax.signals import Interrupted, StopSignal
 from cifar_jax.training.hooks import Hook
 from cifar_jax.training.loop import NotFiniteError
 from cifar_jax.training.restore import restore_run
-from cifar_jax.training.signals import Interrupted, StopSignal
 
 pytestmark = pytest.mark.slow
 
@@ -124,6 +124,9 @@ def test_a_finished_run_is_not_trained_again(finished, caplog):
     with caplog.at_level("INFO"):
         assert train(small(), folder.path) == returned
     assert "already finished" in caplog.text
+    (folder.report_html).unlink()  # a signal arrived while it was written
+    train(small(), folder.path)
+    assert folder.report_html.exists()
     assert {path: path.stat().st_mtime_ns for path in folder.checkpoints_dir.rglob("*")} == before
 
 
