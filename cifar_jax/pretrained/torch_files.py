@@ -1,119 +1,86 @@
 """PyTorch's files (.pth, .pt, .ckpt, .bin) without PyTorch, and without executing what is in them.
 
 A file is a pickle that refers to raw storages: entries of a zip since PyTorch 1.6, or bytes behind the pickles before.
-Only the tensors of the state dict are read; a training checkpoint's optimizer state stays where it is.
+Only the tensors of one state dict are read; the rest of a training checkpoint stays where it is.
 """
 
-import dataclasses
 import functools
 import io
-import math
+import logging
 import pickle
 import zipfile
-from collections.abc import Callable
-from typing import Any, BinaryIO, ClassVar
+from collections.abc import Callable, Iterator
+from typing import Any, BinaryIO
 
-import ml_dtypes
 import numpy as np
 
 from cifar_jax.errors import DataError
-from cifar_jax.files.unpickle import Unpickler
+from cifar_jax.files.unpickle import Array
+from cifar_jax.pretrained.torch_pickle import Placeholder, Storage, Tensor, TorchUnpickler, UnreadableTensor
 
 _MAGIC = 0x1950A86A20F9469CFC6C
 LEGACY_START = pickle.dumps(_MAGIC, protocol=2)  # how files before the zips begin
 _LARGEST_PICKLE = 16 << 20  # bytes
 
+# Where training programs keep a network, preferred first. Averaged weights (EMA) are used if there is no other.
+_PREFERRED = (
+    *("state_dict", "model_state_dict", "model_state", "model", "net", "network", "module", "backbone", "encoder"),
+    *("params", "weights", "checkpoint"),
+)
+_MOST_SHOWN = 8
+_DEEPEST = 20  # levels of dictionaries
+_AVERAGED = ("ema", "averaged", "swa", "teacher", "momentum")
 
-@dataclasses.dataclass(frozen=True)
-class _StorageType:
-    dtype: np.dtype
+log = logging.getLogger(__name__)
 
-
-@dataclasses.dataclass(frozen=True)
-class _Storage:
-    key: str
-    dtype: np.dtype
-
-
-@dataclasses.dataclass(frozen=True)
-class _Tensor:
-    storage: _Storage
-    offset: int  # of elements, as the strides
-    shape: tuple[int, ...]
-    strides: tuple[int, ...]
-
-    def of(self, elements: np.ndarray) -> np.ndarray:
-        """The tensor's elements of its storage, after a check that none is outside of it or used twice."""
-        last = self.offset + sum((size - 1) * stride for size, stride in zip(self.shape, self.strides, strict=True))
-        if min(self.offset, *self.shape, *self.strides, 0) < 0 or (0 not in self.shape and last >= len(elements)):
-            raise DataError("a tensor reaches beyond its storage; download the file again")
-        if math.prod(self.shape) > len(elements):  # would take more memory than the file
-            raise DataError("a tensor is larger than its storage; save tensor.contiguous() instead")
-        strides = [stride * elements.itemsize for stride in self.strides]
-        return np.lib.stride_tricks.as_strided(elements[self.offset :], self.shape, strides, writeable=False)
-
-
-class _OrderedDict(dict):
-    def __setstate__(self, state):
-        """Ignores the attribute `_metadata` of a state dict."""
-
-
-class _TorchUnpickler(Unpickler):
-    """Also `_Tensor`s; notes the storages that they refer to."""
-
-    allowed: ClassVar[dict[tuple[str, str], Any]] = {
-        **Unpickler.allowed,
-        ("collections", "OrderedDict"): _OrderedDict,
-        ("torch._utils", "_rebuild_tensor_v2"): lambda *arguments: _Tensor(*arguments[:4]),
-        ("torch._utils", "_rebuild_parameter"): lambda tensor, *_: tensor,
-        **{
-            ("torch", f"{name}Storage"): _StorageType(np.dtype(dtype))
-            for name, dtype in {
-                **{"Float": np.float32, "Double": np.float64, "Half": np.float16, "BFloat16": ml_dtypes.bfloat16},
-                **{"Long": np.int64, "Int": np.int32, "Short": np.int16, "Char": np.int8, "Byte": np.uint8},
-                "Bool": np.bool_,
-            }.items()
-        },
-    }
-
-    def __init__(self, file: BinaryIO):
-        super().__init__(file)
-        self.storages: dict[str, _Storage] = {}
-
-    def persistent_load(self, reference) -> _Storage:
-        kind, storage_type, key, *_ = reference
-        if kind != "storage" or not isinstance(storage_type, _StorageType):
-            raise DataError("a pickle refers to something that is not a storage; do not use this file")
-        return self.storages.setdefault(key, _Storage(key, storage_type.dtype))
+TensorLike = Tensor | Array | UnreadableTensor
 
 
 def read_zip(archive: zipfile.ZipFile) -> dict[str, np.ndarray]:
     """The state dict of a file of PyTorch 1.6 or newer. The zip's checksums catch damage."""
-    (pickled,) = [name for name in archive.namelist() if name.endswith("data.pkl")]
-    folder = pickled.removesuffix("data.pkl")
-    with archive.open(pickled) as file:
-        value = _TorchUnpickler(_start(file)).load()
-    return _state_dict(value, lambda storage: np.frombuffer(archive.read(f"{folder}data/{storage.key}"), storage.dtype))
+    members = {info.filename: info for info in archive.infolist()}
+    pickles = [name for name in members if name.endswith("data.pkl")]
+    folder = pickles[0].removesuffix("data.pkl")
+    if f"{folder}constants.pkl" in members:
+        raise DataError(
+            "a TorchScript archive; save its weights: torch.save(torch.jit.load(FILE).state_dict(), NEW_FILE)"
+        )
+    if len(pickles) > 1 or any(info.compress_type != zipfile.ZIP_STORED for info in members.values()):
+        raise DataError("a zip that PyTorch did not write; save the weights again with torch.save")
+    byteorder = archive.read(f"{folder}byteorder") if f"{folder}byteorder" in members else b"little"
+    if byteorder != b"little":
+        raise DataError("written by a big-endian machine; save the weights again on another one")
+    value = TorchUnpickler(_start(archive.open(pickles[0]))).load()
+
+    def read(storage: Storage) -> np.ndarray:
+        return np.frombuffer(archive.read(f"{folder}data/{storage.key}"), storage.dtype)
+
+    return _state_dict(value, read)
 
 
 def read_legacy(file: BinaryIO) -> dict[str, np.ndarray]:
     """The state dict of a file of PyTorch before 1.6: five pickles, then each storage with its length before it."""
     pickles = _start(file)
-    if _TorchUnpickler(pickles).load() != _MAGIC:
+    if TorchUnpickler(pickles).load() != _MAGIC:
         raise DataError("not a file of PyTorch; download it again")
     for _ in ("protocol", "sizes of the machine's types"):
-        _TorchUnpickler(pickles).load()
-    unpickler = _TorchUnpickler(pickles)
+        TorchUnpickler(pickles).load()
+    unpickler = TorchUnpickler(pickles)
     value = unpickler.load()
-    keys = _TorchUnpickler(pickles).load()
+    keys = TorchUnpickler(pickles).load()
+    file_bytes = file.seek(0, io.SEEK_END)
     file.seek(pickles.tell())
     places = {}
     for key in keys:
+        if key not in unpickler.storages:
+            raise DataError("a storage of a type that NumPy lacks; save the weights as float32")
         length = int.from_bytes(file.read(8), "little")
         places[key] = (file.tell(), length)
-        file.seek(length * unpickler.storages[key].dtype.itemsize, 1)
+        if file.tell() + length * unpickler.storages[key].dtype.itemsize > file_bytes:
+            raise DataError("truncated: a storage reaches beyond the end; download it again")
+        file.seek(length * unpickler.storages[key].dtype.itemsize, io.SEEK_CUR)
 
-    def read(storage: _Storage) -> np.ndarray:
+    def read(storage: Storage) -> np.ndarray:
         position, length = places[storage.key]
         file.seek(position)
         return np.frombuffer(file.read(length * storage.dtype.itemsize), storage.dtype, count=length)
@@ -126,13 +93,104 @@ def _start(file: BinaryIO) -> io.BytesIO:
     return io.BytesIO(file.read(_LARGEST_PICKLE))
 
 
-def _state_dict(value, read: Callable[[_Storage], np.ndarray]) -> dict[str, np.ndarray]:
-    """The tensors of the pickled value, or of the state dict within it."""
-    for key in ("model", "state_dict"):  # of training checkpoints
-        if isinstance(value, dict) and isinstance(value.get(key), dict):
-            value = value[key]
-    if not isinstance(value, dict):
-        raise DataError(f"a pickled {type(value).__name__}, where a state dict should be; save model.state_dict()")
+def _state_dict(value: Any, read: Callable[[Storage], np.ndarray]) -> dict[str, np.ndarray]:
+    """The tensors of the one state dict within the pickled value that `_rank` puts first."""
+    found = {place: tensors for place, tensors in _dicts_of_tensors(value) if tensors}
+    if not found:
+        raise DataError("no dictionary of tensors in it; save one: torch.save(model.state_dict(), FILE)")
+    place, second = sorted([*found, None], key=lambda place: _rank(place, found))[:2]
+    if second is not None and _rank(place, found) == _rank(second, found):
+        raise DataError(f"weights of several networks, {_shown(place)} and {_shown(second)}; save one of them alone")
+    tensors = found.pop(place)
+    if place or found:
+        others = [f"{_shown(other)} ({len(rest)})" for other, rest in found.items()]
+        more = [f"{len(others) - _MOST_SHOWN} more"] * (len(others) > _MOST_SHOWN)
+        aside = "; left aside: " * bool(others) + ", ".join(others[:_MOST_SHOWN] + more)
+        log.info("weights: the %d tensors of %s%s", len(tensors), _shown(place), aside)
+    if unreadable := {name: tensor for name, tensor in tensors.items() if isinstance(tensor, UnreadableTensor)}:
+        name, tensor = next(iter(unreadable.items()))
+        raise DataError(
+            f"{len(unreadable)} tensors that cannot be read, e.g. {name} is {tensor.kind}; "
+            "save a dense model with floating-point weights"
+        )
     read = functools.cache(read)  # many tensors may share one storage
-    tensors = {name: tensor for name, tensor in value.items() if isinstance(tensor, _Tensor)}
-    return {name: tensor.of(read(tensor.storage)) for name, tensor in tensors.items()}
+    return {
+        name: tensor.values if isinstance(tensor, Array) else tensor.of(read(tensor.storage))
+        for name, tensor in tensors.items()
+    }
+
+
+def _rank(place: tuple[str, ...] | None, found: dict) -> tuple:
+    """Sorts state dicts: those with kernels, then not averaged, then by name, then the largest; None is the last."""
+    if place is None:
+        return (2,)
+    words = [word.lower() for word in place]
+    is_averaged = any(average in word.split("_") for word in words for average in _AVERAGED)
+    known = [_PREFERRED.index(word) for word in words if word in _PREFERRED]
+    has_kernels = any(isinstance(tensor, Tensor) and len(tensor.shape) > 1 for tensor in found[place].values())
+    by_name = known[-1] if known else 0 if not place else len(_PREFERRED)
+    return (not has_kernels, is_averaged, by_name, -len(found[place]))
+
+
+def _shown(place: tuple[str, ...]) -> str:
+    return ascii(".".join(place))[1:-1][-80:] or "the whole file"
+
+
+def _dicts_of_tensors(value: Any) -> Iterator[tuple[tuple[str, ...], dict[str, TensorLike]]]:
+    """Each dictionary of tensors in a pickled value, and each whole network, with the keys that lead there."""
+    waiting, seen = [((), value)], set()
+    for place, part in waiting:  # grows; a pickle may refer to itself
+        if not isinstance(part, (dict, list, tuple)) or id(part) in seen or len(place) > _DEEPEST:
+            continue
+        seen.add(id(part))
+        if _is_network(part):
+            yield place, _of_network(part, seen)
+        elif not _is_optimizer(part):
+            yield place, _named(part) if isinstance(part, dict) else {}
+            waiting += [((*place, key), item) for key, item in _children(part)]
+
+
+def _is_optimizer(part: Any) -> bool:
+    return isinstance(part, dict) and {"state", "param_groups"} <= part.keys()
+
+
+def _children(part: Any) -> Iterator[tuple[str, Any]]:
+    if isinstance(part, dict):
+        yield from ((key if isinstance(key, str) else type(key).__name__, item) for key, item in part.items())
+    else:
+        yield from ((str(number), item) for number, item in enumerate(part))
+    if isinstance(part, Placeholder):
+        yield "attributes", part.state
+
+
+def _named(tensors: dict) -> dict[str, TensorLike]:
+    """The tensors directly in a dictionary."""
+    return {
+        name: tensor
+        for name, tensor in tensors.items()
+        if isinstance(name, str) and (isinstance(tensor, (Tensor, UnreadableTensor)) or _is_array(tensor))
+    }
+
+
+def _is_array(value: Any) -> bool:
+    return isinstance(value, Array) and value.values is not None and value.values.dtype.kind not in "SU"
+
+
+def _is_network(value: Any) -> bool:
+    """Whether this was a torch.nn.Module, saved as a whole."""
+    state = value.state if isinstance(value, Placeholder) else None
+    return isinstance(state, dict) and all(isinstance(state.get(key), dict) for key in ("_parameters", "_modules"))
+
+
+def _of_network(network: Placeholder, seen: set[int]) -> dict[str, TensorLike]:
+    """The state dict of a whole network; a layer that is used twice appears once."""
+    tensors, waiting = {}, [("", network)]
+    for prefix, module in waiting:  # grows
+        parts = module.state
+        for attribute in ("_parameters", "_buffers"):
+            tensors |= {f"{prefix}{name}": tensor for name, tensor in _named(parts.get(attribute) or {}).items()}
+        for name, child in parts["_modules"].items():
+            if _is_network(child) and id(child) not in seen:
+                seen.add(id(child))
+                waiting.append((f"{prefix}{name}.", child))
+    return tensors

@@ -1,20 +1,22 @@
 """Reads a weight file of any supported kind, recognized by its content, into a flat dict of named arrays."""
 
-import io
 import zipfile
 from pathlib import Path
+from typing import BinaryIO
 
 import ml_dtypes  # noqa: F401 (adds bfloat16 to NumPy)
 import numpy as np
 import safetensors
 
 from cifar_jax.errors import DataError, one_line
+from cifar_jax.files.npz import read_npz
+from cifar_jax.files.untrusted import open_regular, require_plausible_size
 from cifar_jax.pretrained import keras_files, torch_files
 from cifar_jax.pretrained.backbone import METADATA_KEY
 
 _HDF5 = b"\x89HDF\r\n\x1a\n"
 _ZIP = b"PK\x03\x04"
-_KERAS_MEMBER, _NPZ_ENDING, _TORCH_ENDING = "model.weights.h5", ".npy", "data.pkl"
+_NPZ_ENDING, _TORCH_ENDING = ".npy", "data.pkl"
 
 
 def read(path: Path) -> tuple[dict[str, np.ndarray], str]:
@@ -29,7 +31,10 @@ def read(path: Path) -> tuple[dict[str, np.ndarray], str]:
         DataError: unknown, truncated or damaged, or a pickle that contains more than tensors.
     """
     try:
-        return _read(path)
+        tensors, metadata = _read(path)
+        total = sum(array.nbytes for array in tensors.values())  # many may be views of the same bytes
+        require_plausible_size(total, stored=path.stat().st_size, where="the tensors")
+        return tensors, metadata
     except DataError as error:
         raise DataError(f"{path}: {error}") from error
     except Exception as error:  # damage makes h5py, numpy, zipfile, json and pickle raise almost any exception
@@ -37,7 +42,7 @@ def read(path: Path) -> tuple[dict[str, np.ndarray], str]:
 
 
 def _read(path: Path) -> tuple[dict[str, np.ndarray], str]:
-    with open(path, "rb") as file:
+    with open_regular(path) as file:
         start = file.read(len(torch_files.LEGACY_START))
         file.seek(0)
         if start.startswith(_HDF5):
@@ -53,15 +58,13 @@ def _read(path: Path) -> tuple[dict[str, np.ndarray], str]:
     raise DataError("not a .h5, .keras, .pth, .safetensors or .npz file; check the path, or download it again")
 
 
-def _read_zip(file) -> tuple[dict[str, np.ndarray], str]:
+def _read_zip(file: BinaryIO) -> tuple[dict[str, np.ndarray], str]:
     with zipfile.ZipFile(file) as archive:
         names = archive.namelist()
-        if _KERAS_MEMBER in names:
-            weights = io.BytesIO(archive.read(_KERAS_MEMBER))
-            return keras_files.read(weights, config=archive.read("config.json"))
+        if keras_files.ZIP_MEMBER in names:
+            return keras_files.read_zip(archive)
         if any(name.endswith(_TORCH_ENDING) for name in names):
             return torch_files.read_zip(archive), ""
         if all(name.endswith(_NPZ_ENDING) for name in names):
-            with np.load(file, allow_pickle=False) as arrays:
-                return dict(arrays), ""
+            return read_npz(file), ""
     raise DataError("a zip file, but not a .keras, .pth or .npz file; check the path")
