@@ -2,11 +2,13 @@
 
 import os
 import stat
+import zipfile
 from pathlib import Path
 from typing import BinaryIO
 
 from cifar_jax.errors import DataError
 
+_ENCRYPTED = 1  # a flag of a zip's member
 _FREE = 256 << 20  # bytes that any file may declare
 _LARGEST_RATIO = 100  # of declared to stored bytes beyond that; deflate reaches 1,000 on zeros, images and weights 10
 
@@ -36,3 +38,21 @@ def require_plausible_size(declared: int, *, stored: int, where: str) -> None:
             f"{where}: declares {declared:,} bytes of content in a file of {stored:,}: damaged, or made to fill the "
             "memory; if it is yours, write it without compression"
         )
+
+
+def open_zip(file: BinaryIO) -> zipfile.ZipFile:
+    """Opens a zip for reading, after a check that its members have room in the file and are not encrypted.
+
+    Raises:
+        DataError: they have not, or are encrypted.
+        Exception: almost any, if the file is damaged.
+    """
+    archive = zipfile.ZipFile(file)
+    stored = file.seek(0, os.SEEK_END)
+    for info in archive.infolist():
+        if info.flag_bits & _ENCRYPTED:
+            raise DataError(f"{info.filename[:80]!a} is encrypted; write the file again without a password")
+        stored -= info.compress_size  # of members that overlap, the sum is larger than the file
+    if stored < 0:
+        raise DataError("a zip whose members are larger than the file: damaged, or made to fill the memory")
+    return archive

@@ -1,6 +1,6 @@
 """Reads a weight file of any supported kind, recognized by its content, into a flat dict of named arrays."""
 
-import zipfile
+import io
 from pathlib import Path
 from typing import BinaryIO
 
@@ -9,8 +9,8 @@ import numpy as np
 import safetensors
 
 from cifar_jax.errors import DataError, one_line
-from cifar_jax.files.npz import read_npz
-from cifar_jax.files.untrusted import open_regular, require_plausible_size
+from cifar_jax.files.arrays import read_npz
+from cifar_jax.files.untrusted import open_regular, open_zip, require_plausible_size
 from cifar_jax.pretrained import keras_files, torch_files
 from cifar_jax.pretrained.backbone import METADATA_KEY
 
@@ -31,35 +31,39 @@ def read(path: Path) -> tuple[dict[str, np.ndarray], str]:
         DataError: unknown, truncated or damaged, or a pickle that contains more than tensors.
     """
     try:
-        tensors, metadata = _read(path)
-        total = sum(array.nbytes for array in tensors.values())  # many may be views of the same bytes
-        require_plausible_size(total, stored=path.stat().st_size, where="the tensors")
-        return tensors, metadata
-    except DataError as error:
-        raise DataError(f"{path}: {error}") from error
-    except Exception as error:  # damage makes h5py, numpy, zipfile, json and pickle raise almost any exception
-        raise DataError(f"{path}: truncated or damaged ({one_line(error)}); download it again") from error
+        file = open_regular(path)
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror}); check its permissions") from error
+    with file:
+        try:
+            tensors, metadata = _read(file)
+            total = sum(array.nbytes for array in tensors.values())  # many may be views of the same bytes
+            require_plausible_size(total, stored=file.seek(0, io.SEEK_END), where="the tensors")
+            return tensors, metadata
+        except DataError as error:
+            raise DataError(f"{path}: {error}") from error
+        except Exception as error:  # damage makes h5py, numpy, zipfile, json and pickle raise almost any exception
+            raise DataError(f"{path}: truncated or damaged ({one_line(error)}); download it again") from error
 
 
-def _read(path: Path) -> tuple[dict[str, np.ndarray], str]:
-    with open_regular(path) as file:
-        start = file.read(len(torch_files.LEGACY_START))
-        file.seek(0)
-        if start.startswith(_HDF5):
-            return keras_files.read(file)
-        if start.startswith(_ZIP):
-            return _read_zip(file)
-        if start == torch_files.LEGACY_START:
-            return torch_files.read_legacy(file), ""
+def _read(file: BinaryIO) -> tuple[dict[str, np.ndarray], str]:
+    start = file.read(len(torch_files.LEGACY_START))
+    file.seek(0)
+    if start.startswith(_HDF5):
+        return keras_files.read(file)
+    if start.startswith(_ZIP):
+        return _read_zip(file)
+    if start == torch_files.LEGACY_START:
+        return torch_files.read_legacy(file), ""
     if start[8:9] == b"{":
-        with safetensors.safe_open(path, framework="numpy") as tensors:
+        with safetensors.safe_open(file.name, framework="numpy") as tensors:
             metadata = (tensors.metadata() or {}).get(METADATA_KEY, "")
             return {name: tensors.get_tensor(name) for name in tensors.keys()}, metadata  # noqa: SIM118 (not a dict)
     raise DataError("not a .h5, .keras, .pth, .safetensors or .npz file; check the path, or download it again")
 
 
 def _read_zip(file: BinaryIO) -> tuple[dict[str, np.ndarray], str]:
-    with zipfile.ZipFile(file) as archive:
+    with open_zip(file) as archive:
         names = archive.namelist()
         if keras_files.ZIP_MEMBER in names:
             return keras_files.read_zip(archive)

@@ -1,10 +1,12 @@
+import io
 import os
 import socket
+import zipfile
 
 import pytest
 
 from cifar_jax.errors import DataError
-from cifar_jax.files.untrusted import open_regular, require_plausible_size
+from cifar_jax.files.untrusted import open_regular, open_zip, require_plausible_size
 
 
 def test_a_regular_file_is_opened_also_through_a_link(tmp_path):
@@ -36,3 +38,34 @@ def test_plausible_sizes(declared, stored):
     require_plausible_size(declared, stored=stored, where="file")
     with pytest.raises(DataError, match=f"file: declares .* bytes of content in a file of {stored:,}: "):
         require_plausible_size(declared + (256 << 20) + 1, stored=stored, where="file")
+
+
+def packed():
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as archive:
+        archive.writestr("a", b"abc")
+        archive.writestr("b", b"def")
+    return file
+
+
+def test_a_zip_is_opened():
+    with open_zip(packed()) as archive:
+        assert archive.read("b") == b"def"
+
+
+CENTRAL_FLAGS, CENTRAL_COMPRESSED_SIZE = 8, 20  # places in an entry of the table of contents
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "message"),
+    [
+        (CENTRAL_FLAGS, b"\x01\x00", "'a' is encrypted; write the file again without a password"),
+        (CENTRAL_COMPRESSED_SIZE, b"\x00\x00\x00\x40", "a zip whose members are larger than the file"),
+    ],
+)
+def test_zips_that_cannot_be_read_within_their_size(place, value, message):
+    data = bytearray(packed().getvalue())
+    start = data.index(b"PK\x01\x02") + place
+    data[start : start + len(value)] = value
+    with pytest.raises(DataError, match=message):
+        open_zip(io.BytesIO(data))

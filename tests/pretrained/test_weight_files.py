@@ -103,7 +103,7 @@ def test_pickles_are_not_executed(call, legacy, tmp_path, torch_names, monkeypat
 
 def test_npz_with_pickles_is_refused(tmp_path):
     np.savez(tmp_path / "x.npz", x=np.array([Malicious(os.getcwd)], object))
-    with pytest.raises(DataError, match=r"x\.npz: x is an array of object"):
+    with pytest.raises(DataError, match=r"x\.npz: 'x' is an array of object"):
         weight_files.read(tmp_path / "x.npz")
 
 
