@@ -8,8 +8,13 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps
 
-from cifar_jax.errors import DataError, UsageError
+from cifar_jax.errors import DataError, UsageError, one_line
+from cifar_jax.files.untrusted import open_regular
 
+# Not EPS, for which Pillow runs another program.
+_FORMATS = ("JPEG", "MPO", "PNG", "BMP", "DIB", "GIF", "WEBP", "AVIF", "JPEG2000", "PPM", "TGA", "TIFF")
+_SIXTEEN_BITS_IN_32 = ("PNG", "PPM")  # formats whose 16 bits older versions of Pillow keep in 32
+_MOST_PIXELS = 50_000_000  # take 0.7 GB while an image is decoded; a large JPEG is decoded at a fraction of its size
 SUFFIXES = (
     *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".gif", ".webp", ".avif", ".jp2"),
     *(".ppm", ".pgm", ".pbm", ".pnm", ".tga", ".tif", ".tiff"),
@@ -48,7 +53,8 @@ def _files(path: Path) -> list[Path]:
 def read_image(path: Path, *, size: int) -> np.ndarray:
     """`decode_image` of a file on disk; DataError if it cannot be read."""
     try:
-        data = path.read_bytes()
+        with open_regular(path) as file:
+            data = file.read()
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror}); check its permissions") from error
     return decode_image(data, where=str(path), size=size)
@@ -66,18 +72,28 @@ def decode_image(data: bytes, *, where: str, size: int = 0) -> np.ndarray:
         size: pixels; see `fit_to_square`; 0 = as stored.
 
     Raises:
-        DataError: the file cannot be decoded.
+        DataError: the file cannot be decoded, is larger than 50 megapixels, or does not show which value is white.
     """
     try:
         with Image.open(io.BytesIO(data)) as image:
+            if image.format not in _FORMATS:
+                raise DataError(f"{image.format}, which is not read; convert it to PNG")
             if size:
                 # A JPEG is decoded at 1/2, 1/4 or 1/8 of its size if that leaves twice `size`: 2000 x 1500 pixels to 32
                 # in 5 ms, not 28. Pixels change by under 1 of 255 on average, by 2 if 8 does not divide the sides.
                 image.draft(None, (2 * size, 2 * size))
-            rgb = _to_rgb(ImageOps.exif_transpose(image))
+            if image.width * image.height > _MOST_PIXELS:
+                raise DataError(
+                    f"{image.width}x{image.height} pixels, at most {_MOST_PIXELS:,} are read; make it smaller"
+                )
+            is_deep = ";16" in str(image.tile[:1])  # before it is decoded
+            ImageOps.exif_transpose(image, in_place=True)
+            image_HWC = np.asarray(_to_rgb(image, is_deep=is_deep))
+    except DataError as error:
+        raise DataError(f"{where}: {error}") from error
     except Exception as error:  # Pillow's decoders raise anything on damaged files
-        raise DataError(f"{where}: not a readable image ({error}); replace or remove the file") from error
-    return fit_to_square(np.asarray(rgb), size) if size else np.asarray(rgb)
+        raise DataError(f"{where}: not a readable image ({one_line(error)}); replace or remove the file") from error
+    return fit_to_square(image_HWC, size) if size else image_HWC
 
 
 def fit_to_square(image_HWC: np.ndarray, size: int) -> np.ndarray:
@@ -87,12 +103,31 @@ def fit_to_square(image_HWC: np.ndarray, size: int) -> np.ndarray:
     return np.asarray(ImageOps.fit(Image.fromarray(image_HWC), (size, size), method=Image.Resampling.BICUBIC))
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
+def _to_rgb(image: Image.Image, *, is_deep: bool) -> Image.Image:
+    """Raises DataError where the file does not show which value is white; `is_deep`: 16 bits per channel."""
     if image.mode == "F":  # convert() assumes 0 to 255, most files have 0 to 1
-        raise ValueError("floating-point pixels of unknown range")
-    if image.mode.startswith("I"):  # 16 bits per pixel, which convert() would clip at 255
-        return Image.fromarray((np.asarray(image).clip(0, 65535) // 257).astype(np.uint8)).convert("RGB")
+        raise DataError("floating-point pixels of unknown range; save it with 8 bits per channel")
+    if image.mode == "I" and image.format not in _SIXTEEN_BITS_IN_32:
+        raise DataError("32-bit integers of unknown range; save it with 8 bits per channel")
+    if image.mode.startswith("I"):  # which convert() would clip at 255
+        values_HW = np.asarray(image).clip(0, 65535)
+        _require_full_range(values_HW.max())
+        return Image.fromarray((values_HW // 257).astype(np.uint8)).convert("RGB")
+    if is_deep:  # Pillow keeps the upper 8 of 16 bits
+        extremes = zip(image.getbands(), np.reshape(image.getextrema(), (-1, 2)), strict=True)
+        _require_full_range(256 * max(largest for band, (_, largest) in extremes if band != "A") + 255)
     if image.has_transparency_data:
         rgba = image.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
+        white = Image.new("RGB", rgba.size, "white")
+        white.paste(rgba, mask=rgba.getchannel("A"))
+        return white
     return image.convert("RGB")
+
+
+def _require_full_range(largest: int) -> None:
+    """Cameras and scanners store 8, 10 or 12 bits in 16: read as 16 bits, such an image would be black."""
+    if 0 < largest < 4096:
+        raise DataError(
+            f"16 bits per channel, but no value above {largest} of 65535: black, unless fewer bits are used; "
+            "save it with 8 bits per channel"
+        )

@@ -1,4 +1,8 @@
 import io
+import os
+import struct
+import subprocess
+import zlib
 
 import numpy as np
 import pytest
@@ -87,9 +91,88 @@ def test_sixteen_bits_lose_only_the_lower_eight():
         np.testing.assert_array_equal(decoded_HWC, np.repeat(np.arange(256).reshape(16, 16, 1), 3, axis=2))
 
 
-def test_floating_point_pixels_are_refused_not_black():
-    with pytest.raises(DataError, match=r"x: .*unknown range"):
-        decode_image(_encoded(Image.fromarray(np.full((2, 3), 0.5, np.float32)), format="TIFF"), where="x")
+def _png_of_16_bits(values_HWC, color_type):
+    """Pillow writes 16 bits only for gray."""
+
+    def chunk(kind, content):
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    height, width, _ = values_HWC.shape
+    header = struct.pack(">IIBBBBB", width, height, 16, color_type, 0, 0, 0)
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values_HWC)
+    chunks = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + chunks
+
+
+DEEP = {
+    "gray PNG": lambda gray: _png_of_16_bits(gray[..., None], 0),
+    "gray and alpha PNG": lambda gray: _png_of_16_bits(np.stack([gray, np.full_like(gray, 65535)], -1), 4),
+    "RGB PNG": lambda gray: _png_of_16_bits(np.stack([gray] * 3, -1), 2),
+    "RGBA PNG": lambda gray: _png_of_16_bits(np.stack([gray] * 3 + [np.full_like(gray, 65535)], -1), 6),
+    "TIFF": lambda gray: _encoded(Image.fromarray(gray), format="TIFF"),
+    "compressed TIFF": lambda gray: _encoded(Image.fromarray(gray), format="TIFF", compression="tiff_lzw"),
+    "PGM": lambda gray: b"P5 %d %d 65535 " % gray.shape[::-1] + gray.astype(">u2").tobytes(),
+}
+
+
+@pytest.mark.parametrize("kind", DEEP)
+def test_sixteen_bits_keep_the_upper_eight_or_are_refused_but_never_black(kind):
+    random = np.random.default_rng(0)
+    full = random.integers(0, 65536, (5, 7), np.uint16)
+    full[0, 0] = 65535
+    decoded_HWC = decode_image(DEEP[kind](full), where="x")
+    assert np.abs(decoded_HWC.astype(int) - (full / 257).round()[..., None]).max() <= 1
+    for bits in (8, 12):
+        values = random.integers(1, 1 << bits, (5, 7), np.uint16)
+        with pytest.raises(DataError, match=r"x: 16 bits per channel, but no value above [0-9]+ of 65535: .*8 bits"):
+            decode_image(DEEP[kind](values), where="x")
+
+
+def test_a_black_image_of_sixteen_bits_is_black():
+    assert decode_image(DEEP["gray PNG"](np.zeros((2, 3), np.uint16)), where="x").max() == 0
+
+
+@pytest.mark.parametrize("values", [np.full((2, 3), 0.5, np.float32), np.full((2, 3), 200, np.int32)])
+def test_pixels_of_unknown_range_are_refused_not_black(values):
+    with pytest.raises(DataError, match=r"x: .*unknown range; save it with 8 bits per channel"):
+        decode_image(_encoded(Image.fromarray(values), format="TIFF"), where="x")
+
+
+def test_the_orientation_of_a_tiff_is_applied_once():
+    pixels = np.random.default_rng(0).integers(0, 256, (4, 6, 3), np.uint8)
+    encoded = _encoded(Image.fromarray(pixels), format="TIFF", tiffinfo={0x0112: 6})
+    np.testing.assert_array_equal(decode_image(encoded, where="x"), np.rot90(pixels, -1))
+
+
+def test_blending_with_white_follows_the_formula():
+    pixels = np.random.default_rng(0).integers(0, 256, (64, 64, 4), np.uint8)
+    alpha = pixels[..., 3:] / 255
+    expected = pixels[..., :3] * alpha + 255 * (1 - alpha)
+    assert np.abs(decode_image(_encoded(Image.fromarray(pixels)), where="x") - expected).max() <= 0.5
+
+
+def test_formats_for_which_pillow_runs_a_program_are_refused(monkeypatch):
+    monkeypatch.setattr(subprocess, "Popen", lambda *_, **__: pytest.fail("a program was started"))
+    encoded = _encoded(Image.new("RGB", (3, 2)), format="EPS")
+    with pytest.raises(DataError, match="x: EPS, which is not read; convert it to PNG"):
+        decode_image(encoded, where="x")
+
+
+def test_images_that_take_too_much_memory_are_refused_before_they_are_decoded():
+    rows = np.zeros((1, 1, 3), np.uint8)
+    large = bytearray(_encoded(Image.fromarray(rows)))
+    header = struct.pack(">IIBBBBB", 8000, 8000, 8, 2, 0, 0, 0)
+    large[16:29], large[29:33] = header, struct.pack(">I", zlib.crc32(b"IHDR" + header))
+    with pytest.raises(DataError, match="x: 8000x8000 pixels, at most 50,000,000 are read; make it smaller"):
+        decode_image(bytes(large), where="x", size=32)
+
+
+def test_a_device_or_fifo_is_not_read(tmp_path):
+    os.mkfifo(tmp_path / "fifo.png")
+    (tmp_path / "zero.png").symlink_to("/dev/zero")
+    for name in ("fifo.png", "zero.png"):
+        with pytest.raises(DataError, match=rf"{name}: a device or FIFO"):
+            read_image(tmp_path / name, size=5)
 
 
 @pytest.mark.parametrize("size", [32, 100])
