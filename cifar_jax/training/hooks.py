@@ -7,7 +7,13 @@ class Hook:
     """Called by the training loop in the first process; override the methods you need.
 
     Steps count batches from 0 over the whole run. Pass hooks to `cifar_jax.train(config, workdir, hooks=[...])`.
+
+    Attributes:
+        optional: what the run loses without this hook, for the warning. If it is set, an OSError (a full disk, a closed
+            terminal) ends the hook, but not the run.
     """
+
+    optional = ""
 
     def on_start(self, *, first_step: int, total_steps: int, steps_per_epoch: int) -> None:
         """Before the first step of this call; `first_step` is above 0 where a run resumes."""

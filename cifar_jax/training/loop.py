@@ -98,14 +98,25 @@ class Trainer:
     def _running_hooks(self, first_step: int) -> Iterator[None]:
         steps = {"total_steps": self.experiment.total_steps, "steps_per_epoch": self.steps_per_epoch}
         with contextlib.ExitStack() as stack:
-            for hook in self.hooks:
-                hook.on_start(first_step=first_step, **steps)
-                stack.callback(hook.close)
+            for hook in list(self.hooks):
+                self._call_one(hook, "on_start", first_step=first_step, **steps)
+                stack.callback(self._call_one, hook, "close")
             yield
 
     def _call(self, event: str, *arguments) -> None:
-        for hook in self.hooks:
-            getattr(hook, event)(*arguments)
+        for hook in list(self.hooks):
+            self._call_one(hook, event, *arguments)
+
+    def _call_one(self, hook: Hook, event: str, *arguments, **steps: int) -> None:
+        """Calls a hook; an optional one that cannot write is not called again."""
+        try:
+            if hook in self.hooks:
+                getattr(hook, event)(*arguments, **steps)
+        except OSError as error:
+            if not hook.optional:
+                raise
+            self.hooks.remove(hook)
+            log.warning("%s cannot be written (%s): the run continues without", hook.optional, error.strerror)
 
     def _fit_probe(self, state: TrainState) -> tuple[TrainState, dict]:
         """Fits the head in a single optimization, which replaces all epochs: the history has one row."""

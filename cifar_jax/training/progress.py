@@ -26,6 +26,8 @@ def progress_hook() -> Hook:
 class LineProgress(Hook):
     """One line per epoch, up to 80 columns, logged at level INFO: only the command line shows it."""
 
+    optional = "the progress bar"
+
     def on_start(self, *, first_step: int, total_steps: int, steps_per_epoch: int) -> None:
         self.total_steps, self.steps_per_epoch = total_steps, steps_per_epoch
         self.show(first_step, "starting ...")

@@ -1,5 +1,6 @@
 """Complete runs in this process: the files they write, and that an interrupted run resumes exactly."""
 
+import errno
 import signal
 import warnings
 
@@ -222,6 +223,27 @@ def test_several_seeds_give_a_mean_and_an_interval(tmp_path):
     low, high = found["test"]["accuracy_interval"]
     assert found["test"]["accuracies"] == accuracies
     assert found["test"]["accuracy"] == pytest.approx(np.mean(accuracies)) and low <= np.mean(accuracies) <= high
+
+
+def test_an_optional_hook_that_cannot_write_ends_with_one_warning_and_the_run_continues(tmp_path, caplog):
+    class Full(Hook):
+        optional = "the log"
+        calls = 0
+
+        def on_log(self, step, values):
+            self.calls += 1
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        def close(self):
+            pytest.fail("it is not called again")
+
+    hook = Full()
+    train(small(train__epochs=1), tmp_path / "run", hooks=[hook])
+    assert hook.calls == 1 and RunFolder(tmp_path / "run").results_json.exists()
+    assert caplog.text.count("the log cannot be written (No space left on device): the run continues without") == 1
+    hook.optional, hook.close = "", lambda: None
+    with pytest.raises(OSError):
+        train(small(train__epochs=1), tmp_path / "other", hooks=[hook])
 
 
 def test_hooks_are_called_for_every_step_log_and_epoch_in_order(tmp_path):
