@@ -8,7 +8,7 @@ import numpy as np
 
 from cifar_jax.data import archives
 from cifar_jax.data.dataset import Dataset, ImageSet, require_stored_size
-from cifar_jax.errors import DataError
+from cifar_jax.errors import DataError, one_line
 from cifar_jax.files.checksums import require_published
 from cifar_jax.files.unpickle import unpickle
 
@@ -107,8 +107,8 @@ def read_contents(path: Path) -> tuple[Images, Images, tuple[tuple[str, ...], ..
         raise DataError(f"{path}: lacks {', '.join(missing)} of {version.title}; fetch it again")
 
     if version.meta:
-        meta = unpickle(files[version.meta], where=f"{path}/{version.meta}")
-        names = tuple(tuple(meta.get(key, ())) for key in version.names)
+        meta = _unpickled(files[version.meta], f"{path}/{version.meta}")
+        names = tuple(_texts(meta.get(key), f"{path}/{version.meta}: {key}") for key in version.names)
     else:
         names = tuple(tuple(files[name].decode("utf-8", "replace").split()) for name in version.names)
     batches = [_batch(files.pop(name), version, names, f"{path}/{name}") for name in (*version.train, version.test)]
@@ -122,13 +122,28 @@ def read_contents(path: Path) -> tuple[Images, Images, tuple[tuple[str, ...], ..
     return train, test, names
 
 
+def _unpickled(data: bytes, where: str) -> dict:
+    """With text as keys: Python 3 reads the published keys as bytes, and writes them so again."""
+    read = unpickle(data, where=where)
+    return {key.decode("latin1") if isinstance(key, bytes) else key: value for key, value in read.items()}
+
+
+def _texts(names: object, where: str) -> tuple[str, ...]:
+    names = names.tolist() if isinstance(names, np.ndarray) and names.ndim == 1 else names
+    if not isinstance(names, (list, tuple)) or not all(isinstance(name, (str, bytes)) for name in names):
+        raise DataError(f"{where}: not a list of class names; fetch it again")
+    return tuple(name.decode("utf-8", "replace") if isinstance(name, bytes) else name for name in names)
+
+
 def _batch(data: bytes, version: Version, names: tuple, where: str) -> Images:
     if version.meta:
-        batch = unpickle(data, where=where)
+        batch = _unpickled(data, where)
         try:
-            pixels, labels_LN = np.asarray(batch["data"]), np.array([batch[key] for key in version.labels], ndmin=2)
-        except (KeyError, ValueError, TypeError) as error:
-            raise DataError(f"{where}: not a batch of {version.title} ({error!r}); fetch it again") from error
+            pixels, labels_LN = batch["data"], np.array([_column(batch[key]) for key in version.labels])
+        except (KeyError, ValueError, TypeError, OverflowError) as error:
+            raise DataError(f"{where}: not a batch of {version.title} ({one_line(error)}); fetch it again") from error
+        if not isinstance(pixels, np.ndarray):
+            raise DataError(f"{where}: pixels are a {type(pixels).__name__}; expected uint8 (N, {PIXELS})")
     else:
         record_bytes = len(version.labels) + PIXELS
         if len(data) % record_bytes:
@@ -145,3 +160,10 @@ def _batch(data: bytes, version: Version, names: tuple, where: str) -> Images:
             raise DataError(f"{where}: a label outside 0 to {len(class_names) - 1}; fetch it again")
     images_NHWC = np.ascontiguousarray(pixels.reshape(count, 3, 32, 32).transpose(0, 2, 3, 1))
     return images_NHWC, labels_LN.astype(np.int32)
+
+
+def _column(labels: object) -> np.ndarray:
+    """The labels of a batch, which may be a list or an array (N,) or (N, 1)."""
+    if isinstance(labels, list) and not all(type(label) is int for label in labels):
+        raise TypeError("labels that are not integers")
+    return np.ravel(labels) if isinstance(labels, np.ndarray) and labels.shape[1:] == (1,) else np.asarray(labels)

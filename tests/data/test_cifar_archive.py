@@ -1,3 +1,4 @@
+import pickle
 import re
 
 import numpy as np
@@ -100,6 +101,7 @@ def test_label_without_a_name_is_refused(tmp_path, cifar):
         {"data": np.zeros((10, 3071), np.uint8), "labels": [0] * 10},
         {"data": np.zeros((10, 3072), np.uint8), "labels": [0] * 9},
         {"data": np.zeros((10, 3072), np.uint8), "labels": ["a"] * 10},
+        {"data": np.zeros((10, 3072), np.uint8), "labels": [[0]] * 10},
     ],
 )
 def test_pickle_of_something_else_is_refused(tmp_path, cifar, batch):
@@ -108,3 +110,41 @@ def test_pickle_of_something_else_is_refused(tmp_path, cifar, batch):
     with pytest.raises(DataError, match="data_batch_2: ") as caught:
         cifar_archive.read(folder, image_size=0)
     assert "\n" not in str(caught.value)
+
+
+def _as_text(batch):
+    return {key.decode(): value for key, value in batch.items()}
+
+
+REPICKLED = {
+    "keys and names as bytes": lambda batch: batch,
+    "keys as text": _as_text,
+    "arrays in place of lists": lambda batch: {key: np.array(value) for key, value in batch.items()},
+    "columns of labels": lambda b: {k: np.array(v)[:, None] if b"labels" in k else v for k, v in b.items()},
+    "NumPy integers": lambda b: {k: [np.int64(n) for n in v] if b"labels" in k else v for k, v in b.items()},
+    "a bytearray and text": lambda batch: {**batch, "readme": bytearray(b"re-pickled"), "by": np.str_("me")},
+    "Fortran order": lambda b: {k: np.asfortranarray(v) if k == b"data" else v for k, v in b.items()},
+}
+
+
+@pytest.mark.parametrize("protocol", [2, 3, 4, 5])
+@pytest.mark.parametrize("name", REPICKLED)
+@pytest.mark.parametrize("version", [cifar_archive.CIFAR10_PYTHON, cifar_archive.CIFAR100_PYTHON])
+def test_files_pickled_again_by_a_newer_python_and_numpy_are_read(tmp_path, cifar, version, name, protocol):
+    original = _published(cifar, version)
+    folder = original.unpack(version, tmp_path)
+    for file in (*version.train, version.test, version.meta):
+        content = pickle.loads((folder / file).read_bytes(), encoding="bytes")
+        content = (
+            REPICKLED[name](content) if file != version.meta else (_as_text(content) if "text" in name else content)
+        )
+        (folder / file).write_bytes(pickle.dumps(content, protocol))
+    original.assert_equals(cifar_archive.read(folder, image_size=0))
+
+
+@pytest.mark.parametrize("names", [None, [1, 2], "text", np.zeros((2, 2))])
+def test_a_meta_file_without_class_names_is_refused(tmp_path, cifar, names):
+    folder = cifar(10).unpack(cifar_archive.CIFAR10_PYTHON, tmp_path)
+    (folder / "batches.meta").write_bytes(pickle.dumps({"label_names": names}))
+    with pytest.raises(DataError, match=r"batches\.meta: label_names: not a list of class names"):
+        cifar_archive.read(folder, image_size=0)
