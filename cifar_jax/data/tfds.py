@@ -4,6 +4,7 @@ tensorflow_datasets is imported inside the functions, because that takes a secon
 """
 
 import io
+import json
 import os
 import re
 import sys
@@ -17,10 +18,12 @@ from cifar_jax.data.dataset import Dataset, ImageSet
 from cifar_jax.data.splits import assemble
 from cifar_jax.errors import DataError, UsageError, one_line
 from cifar_jax.files import download
+from cifar_jax.files.untrusted import open_regular
 
 VERSIONS = {"cifar10": cifar_archive.CIFAR10_PYTHON, "cifar100": cifar_archive.CIFAR100_PYTHON}
 URL = "https://www.cs.toronto.edu/~kriz/"
 CHUNK = 1000  # records per read
+_MOST_CLASSES = 1_000_000
 
 
 class Unavailable(Exception):
@@ -61,12 +64,21 @@ def read(path: Path, *, image_size: int) -> Dataset:
             f"tfds convert_format --dataset_version_dir={path} --out_file_format=array_record --out_dir=NEW"
         )
     try:
+        _require_own_classes(path / "features.json")
         builder = tfds.builder_from_directory(path)
-        features, splits = builder.info.features, tuple(builder.info.splits)
+        features, splits = dict(builder.info.features), tuple(builder.info.splits)
+    except DataError:
+        raise
     except Exception as error:  # json, protobuf and tfds raise anything on damaged files
         raise DataError(f"{path}: damaged TFDS directory ({one_line(error)}); prepare it again") from error
     if not {"image", "label"} <= set(features) or "train" not in splits:
-        raise DataError(f"{path}: features {', '.join(features)}; expected image, label and a split train")
+        raise DataError(f"{path}: features {', '.join(features)[:200]}; expected image, label and a split train")
+    for name, kind in {"image": tfds.features.Image, "label": tfds.features.ClassLabel}.items():
+        if not isinstance(features[name], kind):
+            found = type(features[name]).__name__
+            raise DataError(f"{path}: the feature {name} is {found}; expected {kind.__name__}, prepare it with that")
+    if features["label"].num_classes > _MOST_CLASSES:
+        raise DataError(f"{path}: {features['label'].num_classes:,} classes, at most {_MOST_CLASSES:,} are read")
     class_names = tuple(features["label"].names)
     image_sets = {
         split: _read_split(builder, split, class_names, image_size=image_size, where=f"{path}: {split}")
@@ -74,6 +86,21 @@ def read(path: Path, *, image_size: int) -> Dataset:
         if split in splits
     }
     return assemble(name=builder.name, source=str(path), **image_sets)
+
+
+def _require_own_classes(features: Path) -> None:
+    """TFDS imports whatever module features.json names; this raises DataError unless it is one of TFDS itself."""
+
+    def check(pairs: list[tuple[str, object]]) -> None:
+        for key, value in pairs:
+            is_class = key in ("pythonClassName", "python_class_name") or (key == "type" and "." in str(value))
+            if is_class and not str(value).startswith("tensorflow_datasets."):
+                raise DataError(
+                    f"{features}: a class from outside TFDS ({str(value)[:80]!a}); do not use this directory"
+                )
+
+    with open_regular(features) as file:
+        json.load(file, object_pairs_hook=check)
 
 
 def _read_split(builder, split: str, class_names: tuple[str, ...], *, image_size: int, where: str) -> ImageSet:
@@ -92,6 +119,9 @@ def _read_split(builder, split: str, class_names: tuple[str, ...], *, image_size
         raise DataError(f"{where}: damaged ({one_line(error)}); prepare it again") from error
     if len({image.shape for image in images}) > 1:
         raise UsageError(f"{where}: images of different sizes; set --config.data.image_size=N")
+    if not images or min(labels) < 0 or max(labels) >= len(class_names):
+        found = f"labels {min(labels)} to {max(labels)}" if labels else "no images"
+        raise DataError(f"{where}: {found}; expected images with labels 0 to {len(class_names) - 1}")
     return ImageSet(np.stack(images), np.array(labels, np.int32), class_names)
 
 

@@ -152,6 +152,55 @@ def test_damaged_directories_are_errors_that_name_them(prepared, tmp_path):
     damaged("no-file", lambda copy: next(copy.glob("*test*")).unlink())
 
 
+def _changed(directory, file, change):
+    content = json.loads((directory / file).read_text())
+    change(content)
+    (directory / file).write_text(json.dumps(content))
+
+
+def test_other_kinds_of_features_are_named(prepared):
+    _, _, directory = prepared
+    original = (directory / "features.json").read_text()
+
+    def of_image(content):
+        content["featuresDict"]["features"]["label"] = content["featuresDict"]["features"]["image"]
+
+    def of_label(content):
+        content["featuresDict"]["features"]["image"] = content["featuresDict"]["features"]["label"]
+
+    for change, message in ((of_image, "label is Image; expected ClassLabel"), (of_label, "image is ClassLabel")):
+        _changed(directory, "features.json", change)
+        with pytest.raises(DataError, match=f"3.0.2: the feature {message}"):
+            tfds.read(directory, image_size=0)
+        (directory / "features.json").write_text(original)
+
+
+@pytest.mark.parametrize("key", ["pythonClassName", "python_class_name", "type"])
+def test_no_module_is_imported_that_the_directory_names(prepared, tmp_path, monkeypatch, key):
+    _, _, directory = prepared
+    (tmp_path / "planted_module.py").write_text("raise SystemExit('executed')")
+    monkeypatch.syspath_prepend(tmp_path)
+    _changed(directory, "features.json", lambda content: content.update({key: "planted_module.Feature"}))
+    with pytest.raises(DataError, match=r"features\.json: a class from outside TFDS \('planted_module.Feature'\)"):
+        tfds.read(directory, image_size=0)
+
+
+def test_more_classes_than_memory_and_labels_without_a_class_are_refused(prepared):
+    _, _, directory = prepared
+    (directory / "label.labels.txt").unlink()
+
+    def set_classes(count):
+        def change(content):
+            content["featuresDict"]["features"]["label"]["classLabel"]["numClasses"] = count
+
+        _changed(directory, "features.json", change)
+
+    for count, message in (("1099511627776", "1,099,511,627,776 classes, at most 1,000,000"), ("3", "expected images")):
+        set_classes(count)
+        with pytest.raises(DataError, match=message):
+            tfds.read(directory, image_size=0)
+
+
 def test_images_of_several_sizes_need_an_image_size(prepared, monkeypatch):
     sizes = iter(range(1, 10**6))
     monkeypatch.setattr(tfds.decode, "decode_image", lambda *_, **__: np.zeros((next(sizes), 2, 3), np.uint8))
