@@ -20,6 +20,7 @@ from cifar_jax.config.command_line import add_keys, overrides
 from cifar_jax.config.validate import require_known, validate
 from cifar_jax.errors import CifarJaxError, DataError, UsageError
 from cifar_jax.files.atomic import remove_temporary_files
+from cifar_jax.files.cache import expanded
 
 if TYPE_CHECKING:
     from cifar_jax.training.hooks import Hook
@@ -188,7 +189,7 @@ def _folder(text: str) -> str:
     """The value of --workdir, with `~` expanded; URLs are rejected."""
     if "://" in text:
         raise UsageError(f"--workdir={text}: must be a folder of a mounted file system")
-    return str(Path(text).expanduser())
+    return str(expanded(text))
 
 
 def _parse(arguments: list[str]) -> argparse.Namespace:

@@ -9,6 +9,7 @@ from ml_collections import ConfigDict
 
 from cifar_jax.config.validate import from_json
 from cifar_jax.errors import UsageError
+from cifar_jax.files.cache import expanded
 from cifar_jax.preprocessing.preprocess import Preprocessing
 from cifar_jax.runs.run_folder import RunFolder, read_json
 from cifar_jax.training.restore import restore_network, start_devices
@@ -73,7 +74,7 @@ def load_run(workdir: str | Path) -> Run:
     Raises:
         UsageError: the folder contains no run.
     """
-    path = Path(workdir).expanduser()
+    path = expanded(workdir)
     if not RunFolder(path).config_json.exists():
         raise UsageError(f"{path} has no config.json: name the folder of a run")
     return Run(path)

@@ -9,6 +9,7 @@ from pathlib import Path
 from ml_collections import ConfigDict
 
 from cifar_jax.errors import UsageError, one_line
+from cifar_jax.files.cache import expanded
 
 _INSTALLED = Path(__file__).parents[1] / "configs"
 FOLDER = _INSTALLED if _INSTALLED.is_dir() else Path(__file__).parents[2] / "configs"  # of a checkout
@@ -30,7 +31,7 @@ def find(name_or_file: str) -> Path:
     Raises:
         UsageError: there is no such recipe; the message names the closest.
     """
-    path = Path(name_or_file).expanduser()
+    path = expanded(name_or_file)
     if path.suffix == ".py" and path.is_file():
         return path
     name = name_or_file.removeprefix("configs/").removesuffix(".py")

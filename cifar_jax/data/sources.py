@@ -13,6 +13,7 @@ from cifar_jax.data.cache import cached
 from cifar_jax.data.dataset import Dataset
 from cifar_jax.data.splits import stratified_subset
 from cifar_jax.errors import DataError, UsageError
+from cifar_jax.files.cache import expanded
 
 VARIABLE = "CIFAR_JAX_DATA"
 PUBLISHED = {"cifar10": ("CIFAR-10", 10), "cifar100": ("CIFAR-100", 100)}  # title and number of classes
@@ -81,7 +82,7 @@ def _configured_path(data_config: ConfigDict) -> Path | None:
         if data_config.name == "folder":
             raise UsageError(f"--config.data.name=folder needs --config.data.dir or {VARIABLE}: which image folder?")
         return None
-    path = Path(text).expanduser()
+    path = expanded(text)
     if not os.path.exists(path):
         raise UsageError(f"{key}={text}: no such file or directory; correct the path or leave it out")
     if not os.access(path, os.R_OK):

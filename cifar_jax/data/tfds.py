@@ -18,6 +18,7 @@ from cifar_jax.data.dataset import Dataset, ImageSet
 from cifar_jax.data.splits import assemble
 from cifar_jax.errors import DataError, UsageError, one_line
 from cifar_jax.files import download
+from cifar_jax.files.cache import cache_root, expanded
 from cifar_jax.files.untrusted import open_regular
 
 VERSIONS = {"cifar10": cifar_archive.CIFAR10_PYTHON, "cifar100": cifar_archive.CIFAR100_PYTHON}
@@ -32,7 +33,12 @@ class Unavailable(Exception):
 
 def default_data_dir() -> Path:
     """Where TFDS itself keeps its data sets."""
-    return Path(os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser()
+    if folder := os.environ.get("TFDS_DATA_DIR"):
+        return expanded(folder)
+    try:
+        return expanded("~/tensorflow_datasets")
+    except UsageError:  # no home directory
+        return cache_root() / "tensorflow_datasets"
 
 
 def find(path: Path, *, name: str) -> Path | None:

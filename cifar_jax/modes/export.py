@@ -20,6 +20,7 @@ from flax.traverse_util import flatten_dict
 from cifar_jax import pretrained
 from cifar_jax.errors import DataError, UsageError, one_line
 from cifar_jax.files.atomic import atomic_path
+from cifar_jax.files.cache import expanded
 from cifar_jax.files.checksums import checksum
 from cifar_jax.models.xla_cpu import portable_forms
 from cifar_jax.preprocessing.preprocess import Preprocessing
@@ -70,7 +71,7 @@ def export(workdir: str | Path, *, output: str | Path, format: str, checkpoint: 
         UsageError: the format does not support this network, or `output` cannot be written.
         DataError: the file that was read again differs from what was written.
     """
-    path = Path(output).expanduser()
+    path = expanded(output)
     sidecar = path.with_name(f"{path.name}.json")
     _require_writable(path, sidecar, suffix=SUFFIXES[format])
     start_devices(workdir)

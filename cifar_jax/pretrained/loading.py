@@ -13,7 +13,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from cifar_jax.errors import DataError, UsageError, one_line
 from cifar_jax.files import download
 from cifar_jax.files.atomic import atomic_path
-from cifar_jax.files.cache import cache_root
+from cifar_jax.files.cache import cache_root, expanded
 from cifar_jax.files.checksums import checksum, record, recorded
 from cifar_jax.preprocessing.preprocess import Preprocessing
 from cifar_jax.pretrained import convert, keras_files, weight_files
@@ -100,7 +100,7 @@ def write(backbone: Backbone, path: Path, *, naming: Literal["torchvision", "ker
 
 
 def _existing_file(source: str) -> Path:
-    path = Path(source).expanduser()
+    path = expanded(source)
     if path.is_file():
         return path
     nearest = difflib.get_close_matches(source, CATALOG, n=1, cutoff=0.0)[0]

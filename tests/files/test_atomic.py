@@ -7,9 +7,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from cifar_jax.errors import UsageError
 from cifar_jax.files.atomic import atomic_path, remove_temporary_files
-from cifar_jax.files.cache import cache_root
 
 
 def names(folder):
@@ -90,18 +88,3 @@ def test_a_failed_write_names_the_file(tmp_path):
     with pytest.raises(OSError) as caught, atomic_path(tmp_path / "file.txt"):
         raise OSError(errno.ENOSPC, "No space left on device")
     assert caught.value.filename == str(tmp_path / "file.txt")
-
-
-def test_cache_root(monkeypatch, tmp_path):
-    monkeypatch.setenv("HOME", str(tmp_path))
-    monkeypatch.delenv("CIFAR_JAX_CACHE", raising=False)
-    assert cache_root() == tmp_path / ".cache" / "cifar_jax"
-    monkeypatch.setenv("CIFAR_JAX_CACHE", "~/elsewhere")
-    assert cache_root() == tmp_path / "elsewhere"
-
-
-def test_without_a_home_directory_the_cache_must_be_named(monkeypatch):
-    monkeypatch.delenv("CIFAR_JAX_CACHE", raising=False)
-    monkeypatch.setattr("pathlib.Path.expanduser", lambda path: (_ for _ in ()).throw(RuntimeError("no home")))
-    with pytest.raises(UsageError, match="set CIFAR_JAX_CACHE"):
-        cache_root()
