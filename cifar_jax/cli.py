@@ -18,7 +18,7 @@ from cifar_jax import signals
 from cifar_jax.config import load_config, recipes
 from cifar_jax.config.command_line import add_keys, overrides
 from cifar_jax.config.validate import require_known, validate
-from cifar_jax.errors import CifarJaxError, DataError, UsageError
+from cifar_jax.errors import CifarJaxError, DataError, UsageError, is_out_of_memory, one_line
 from cifar_jax.files.atomic import remove_temporary_files
 from cifar_jax.files.cache import expanded
 
@@ -35,6 +35,10 @@ MODES = {
     "ablation": "fixes the mistakes of a recipe one at a time, with several seeds",
 }
 MODES_WITH_CONFIG = ("train", "inspect", "ablation")
+OUT_OF_MEMORY = (
+    "out of memory: lower --config.train.batch_size, --config.evaluation.batch_size or --config.model.image_size, or use "
+    "fewer images, with --config.data.limit=N"
+)
 
 
 def main(hooks: Sequence["Hook"] = ()) -> None:
@@ -50,6 +54,10 @@ def main(hooks: Sequence["Hook"] = ()) -> None:
         _exit(str(error), error.exit_code)
     except OSError as error:  # such as a full disk: what was finished before stays usable
         _exit(f"{error.filename}: {error.strerror}" if error.filename and error.strerror else str(error), 1)
+    except (MemoryError, RuntimeError) as error:  # JAX raises a RuntimeError
+        if not is_out_of_memory(error):
+            raise
+        _exit(f"{one_line(error)}: {OUT_OF_MEMORY}", 1)
     except KeyboardInterrupt:  # where `signals.watch` cannot
         _exit("stopped by SIGINT; repeat the command to continue", 130)
 

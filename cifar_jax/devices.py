@@ -8,13 +8,15 @@ import contextlib
 import logging
 import math
 import os
+import sys
+from collections.abc import Iterator
 
 import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from cifar_jax import memory
-from cifar_jax.errors import UsageError
+from cifar_jax.errors import DataError, UsageError, is_out_of_memory, one_line
 from cifar_jax.files.cache import cache_root
 
 DATA_AXIS = "data"
@@ -123,9 +125,15 @@ def shard_rows(array_N: np.ndarray, mesh: Mesh) -> jax.Array:
     """Splits the rows of a host array over the mesh, padded with zeros to a multiple of its size.
 
     Every process holds the whole array and uploads only the rows of the devices that it controls.
+
+    Raises:
+        DataError: the devices have too little memory; the message names the number of images that fit.
     """
     rows = math.ceil(len(array_N) / mesh.size) * mesh.size
     sharding = NamedSharding(mesh, SHARDED)
+    if array_N.nbytes > 2**28:  # asking costs milliseconds
+        fix = "use fewer, with --config.data.limit=N"
+        require_free(array_N.nbytes // mesh.size, mesh, what=f"{len(array_N):,} images", fix=fix)
 
     def part(index):
         rows_of_device = array_N[index[0]]
@@ -145,6 +153,60 @@ def sharded_like(tree, mesh: Mesh):
         return jax.ShapeDtypeStruct((rows, *array_N.shape[1:]), array_N.dtype, sharding=sharding)
 
     return jax.tree.map(padded, tree)
+
+
+def free_bytes(mesh: Mesh) -> int:
+    """The memory that is free on a device of this process; devices on CPU share the memory of the machine."""
+    first = mesh.local_devices[0]
+    if first.platform == "cpu":
+        memory.tidy()  # blocks that malloc keeps for the next step are free as well
+        return memory.free_bytes() // len(mesh.local_devices)
+    stats = first.memory_stats() or {}
+    return stats["bytes_limit"] - stats["bytes_in_use"] if "bytes_limit" in stats else sys.maxsize
+
+
+def require_free(needed: int, mesh: Mesh, *, what: str, fix: str) -> None:
+    """Raises DataError if fewer than `needed` bytes are free on a device."""
+    if needed > (free := free_bytes(mesh)):
+        raise DataError(f"{what}: {_gigabytes(needed)} on each of {describe(mesh)}, {_gigabytes(free)} are free: {fix}")
+
+
+def compile_to_fit(lowered, mesh: Mesh, *, key: str, batch_size: int, fixed_bytes: int = 0):
+    """Compiles a program that processes one batch, if its batch fits into the memory of the devices.
+
+    Args:
+        lowered: from `jax.jit(...).lower`.
+        key: of the batch size, such as 'train.batch_size'.
+        fixed_bytes: the part of its memory that does not depend on the batch size.
+
+    Raises:
+        DataError: out of memory; the message names the batch size that fits.
+    """
+    with naming_batch(key, batch_size):
+        compiled = lowered.compile()
+    usage = compiled.memory_analysis()
+    needed = usage.temp_size_in_bytes + usage.output_size_in_bytes - usage.alias_size_in_bytes
+    of_batch, room = needed - fixed_bytes, 0.9 * free_bytes(mesh) - fixed_bytes
+    fitting = int(batch_size * room / max(of_batch, 1)) // (2 * mesh.size) * 2 * mesh.size  # mixup pairs images
+    fix = f"use at most --config.{key}={fitting}" if fitting > 0 else "use a smaller model or smaller images"
+    require_free(needed, mesh, what=f"--config.{key}={batch_size}", fix=fix)
+    return compiled
+
+
+@contextlib.contextmanager
+def naming_batch(key: str, batch_size: int) -> Iterator[None]:
+    """Reports that the devices are out of memory as DataError; the message halves the batch."""
+    try:
+        yield
+    except jax.errors.JaxRuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+        fix = f"use --config.{key}={batch_size // 2}" if batch_size > 1 else "use a smaller model"
+        raise DataError(f"--config.{key}={batch_size}: {one_line(error)}: {fix}") from error
+
+
+def _gigabytes(size: int) -> str:
+    return f"{size / 1e9:,.1f} GB"
 
 
 def is_first_process() -> bool:

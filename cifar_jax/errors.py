@@ -17,6 +17,12 @@ class DataError(CifarJaxError):
     """Data, weights or a checkpoint that cannot be used."""
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Of the host or of a device (JAX raises a RuntimeError)."""
+    text = str(error)
+    return isinstance(error, MemoryError) or ("RESOURCE_EXHAUSTED" in text and "memory" in text.lower())
+
+
 def one_line(error: Exception) -> str:
     """The message of another library's error, short enough to be part of that line."""
     return " ".join(str(error).split())[:200] or type(error).__name__

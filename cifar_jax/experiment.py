@@ -119,6 +119,7 @@ def assemble(config: ConfigDict, dataset: Dataset, backbone: Backbone | None = N
         ),
         backbone=backbone,
     )
+    experiment.model.require_size(experiment.preprocessing.image_size)
     if config.train.cached_features:
         _require_frozen_backbone(experiment)
     return experiment
@@ -162,12 +163,17 @@ def _with_validation(dataset: Dataset, data_config) -> Dataset:
     return dataset
 
 
-def require_divisible(experiment: Experiment) -> None:
-    """Checks that training batches divide evenly over the devices; evaluation pads its batches.
+def require_trainable(experiment: Experiment) -> None:
+    """Checks that batches divide evenly over the devices, and that the schedule fits into the run.
 
     Raises:
-        UsageError: naming the batch size and a fix.
+        UsageError: naming the key and a fix.
     """
+    _require_fitting_batch(experiment)
+    _require_fitting_schedule(experiment)
+
+
+def _require_fitting_batch(experiment: Experiment) -> None:
     batch_size, devices, images = experiment.config.train.batch_size, experiment.mesh.size, experiment.dataset.train
     key = f"--config.train.batch_size={batch_size}"
     if batch_size % devices:
@@ -178,6 +184,25 @@ def require_divisible(experiment: Experiment) -> None:
         raise UsageError(f"--config.augment.mixup blends pairs: {fix}")
     if batch_size > len(images):
         raise UsageError(f"{key} is more than the {len(images)} training images: lower it")
+
+
+def _require_fitting_schedule(experiment: Experiment) -> None:
+    """Keys in steps; those in epochs are in `config/rules.py`. On the fallback data set the run is shortened."""
+    config, steps = experiment.config, experiment.total_steps
+    if steps >= 2**31:
+        raise UsageError(f"--config.train.epochs={config.train.epochs}: {steps:,} steps, at most 2**31 are possible")
+    if experiment.dataset.is_fallback:
+        return
+    accumulate, schedule = config.optimizer.accumulate_steps, config.schedule
+    run = f"of the run: {steps:,} steps, {steps // accumulate:,} updates"
+    if accumulate > steps:
+        raise UsageError(f"--config.optimizer.accumulate_steps={accumulate}: the first update is after the end {run}")
+    if schedule.warmup_steps > steps // accumulate:
+        raise UsageError(
+            f"--config.schedule.warmup_steps={schedule.warmup_steps}: the warm-up does not end before the end {run}"
+        )
+    if schedule.decay_steps and schedule.decay_steps[-1] >= steps // accumulate:
+        raise UsageError(f"--config.schedule.decay_steps={schedule.decay_steps}: the last is after the end {run}")
 
 
 def without_data(config: ConfigDict) -> Experiment:

@@ -1,9 +1,15 @@
-"""Settings of glibc's malloc: huge pages that are kept between training steps. Other allocators are not changed."""
+"""How much memory is free, and settings of glibc's malloc: huge pages that are kept between training steps.
+
+Other allocators are not changed.
+"""
 
 import contextlib
 import ctypes
 import os
+import re
 import sys
+from collections.abc import Iterator
+from pathlib import Path
 
 # Huge pages, and no memory returned to the system between steps. No per-thread caches of small blocks, which would
 # keep neighboring free blocks from merging. glibc reads these at its start.
@@ -18,6 +24,51 @@ TUNABLES = ":".join(
 M_ARENA_MAX = -8  # from malloc.h
 
 GAP = 64 * 2**20  # bytes of address space; must be less than a training step allocates
+
+
+def free_bytes() -> int:
+    """The memory that this process can still allocate: of the machine, its containers (cgroups) and `ulimit -v`.
+
+    `sys.maxsize` where the system does not report it.
+    """
+    return max(0, min(_free(), default=sys.maxsize))
+
+
+def _free() -> Iterator[int]:
+    machine = _numbers("/proc/meminfo")
+    if "MemAvailable" in machine:
+        yield 1024 * (machine["MemAvailable"] + machine.get("SwapFree", 0))
+    if limit := _numbers("/proc/self/limits").get("Max address space"):
+        yield limit - 1024 * _numbers("/proc/self/status").get("VmSize", 0)
+    for folder in _cgroups():
+        cached = _numbers(folder / "memory.stat").get("inactive_file", 0)  # the system takes it back when needed
+        for limit, usage in (("max", "current"), ("limit_in_bytes", "usage_in_bytes")):  # version 2, version 1
+            values = [_numbers(folder / f"memory.{name}").get("") for name in (limit, usage)]
+            if None not in values:
+                yield values[0] - values[1] + cached
+
+
+def _cgroups() -> Iterator[Path]:
+    """The folders of the cgroups that limit the memory of this process."""
+    for line in _read("/proc/self/cgroup").splitlines():
+        _, controllers, path = line.split(":", 2)
+        if controllers in ("", "memory"):
+            root = Path("/sys/fs/cgroup", controllers)
+            group = root / path.lstrip("/")
+            yield from (folder for folder in (group, *group.parents) if folder.is_relative_to(root))
+
+
+def _numbers(file: str | Path) -> dict[str, int]:
+    """The numbers by name in lines such as 'name 5', 'name: 5 kB' or '5' (name ''); without text such as 'max'."""
+    matches = re.finditer(r"^([^:\d\n]*?):?\s*(\d+)\b", _read(file), re.MULTILINE)
+    return {match[1].strip(): int(match[2]) for match in matches}
+
+
+def _read(file: str | Path) -> str:
+    try:
+        return Path(file).read_text()
+    except OSError:
+        return ""
 
 
 def is_glibc() -> bool:

@@ -2,8 +2,11 @@
 
 import logging
 
+import pytest
+
 from cifar_jax import experiment
 from cifar_jax.config import default_config
+from cifar_jax.errors import UsageError
 
 
 def test_one_line_of_the_log_describes_the_data(caplog):
@@ -13,3 +16,33 @@ def test_one_line_of_the_log_describes_the_data(caplog):
     experiment.build(config, allow_fallback=False)
     lines = [record.message for record in caplog.records if record.message.startswith("data: ")]
     assert lines == ["data: shapes: 10 classes, train 48, validation 12, test 60 (source: drawn by the program)"]
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        (
+            {"optimizer.accumulate_steps": 11},
+            "accumulate_steps=11: the first update is after the end of the run: 10 steps",
+        ),
+        ({"schedule.warmup_steps": 11}, "warmup_steps=11: the warm-up does not end before the end of the run"),
+        (
+            {"optimizer.accumulate_steps": 3, "schedule.warmup_steps": 4},
+            "warmup_steps=4: the warm-up does not end before the end of the run: 10 steps, 3 updates",
+        ),
+        (
+            {"schedule.name": "step", "schedule.decay_steps": (5, 10)},
+            r"decay_steps=\(5, 10\): the last is after the end",
+        ),
+        ({"train.batch_size": 61}, "batch_size=61 is more than the 60 training images"),
+        ({"train.batch_size": 1, "train.epochs": 100_000_000}, "6,000,000,000 steps, at most"),
+    ],
+)
+def test_batch_and_schedule_fit_into_the_run(changes, message):
+    small = {"data.name": "shapes", "data.limit": 66, "mesh.devices": 1, "train.batch_size": 6, "train.epochs": 1}
+    config = default_config()
+    config.update_from_flattened_dict(small)
+    experiment.require_trainable(experiment.without_data(config))
+    config.update_from_flattened_dict(changes)
+    with pytest.raises(UsageError, match=message):
+        experiment.require_trainable(experiment.without_data(config))

@@ -68,6 +68,24 @@ RULES = (
 # Only training must fulfill these: a recipe may leave the weights to the user, and needs none to be inspected.
 TRAINING_RULES = (
     (
+        "--config.schedule.warmup_epochs={0.schedule.warmup_epochs}: longer than train.epochs={0.train.epochs}",
+        lambda c: c.schedule.warmup_epochs <= c.train.epochs,
+    ),
+    (
+        "--config.schedule.head_epochs={0.schedule.head_epochs}: only the head would train in all "
+        "train.epochs={0.train.epochs}; lower it, or freeze the rest with config.optimizer.rules",
+        lambda c: c.schedule.head_epochs < c.train.epochs or not c.schedule.head_epochs,
+    ),
+    (
+        "--config.schedule.decay_epochs={0.schedule.decay_epochs}: the last is not before the end, "
+        "train.epochs={0.train.epochs}",
+        lambda c: not c.schedule.decay_epochs or c.schedule.decay_epochs[-1] < c.train.epochs,
+    ),
+    (
+        "--config.schedule.decay_percent={0.schedule.decay_percent}: the last must be below 100",
+        lambda c: not c.schedule.decay_percent or c.schedule.decay_percent[-1] < 100,
+    ),
+    (
         "--config.optimizer.rules={0.optimizer.rules}: freezes layers with random weights; set "
         "--config.model.pretrained to weights such as torchvision/resnet50_v1 or to a file, or "
         "--config.train.init_from to a run, or train all layers, as the recipe resnet50_pretrain does",

@@ -10,7 +10,15 @@ from jax import lax
 from jax.sharding import Mesh
 
 from cifar_jax.data.batches import DeviceSplit, gather
-from cifar_jax.devices import DATA_AXIS, REPLICATED, SHARDED, replicate, split_over_devices
+from cifar_jax.devices import (
+    DATA_AXIS,
+    REPLICATED,
+    SHARDED,
+    compile_to_fit,
+    naming_batch,
+    replicate,
+    split_over_devices,
+)
 
 
 def mirrored_and_shifted(images_NHWC: jax.Array) -> tuple[list[jax.Array], list[float]]:
@@ -44,7 +52,18 @@ def compile_predict(mesh: Mesh, *, forward: Callable, tta: bool):
             logits = {"plain": view_logits[0], "tta": averaged}
         return lax.all_gather(logits, DATA_AXIS, tiled=True)
 
-    return jax.jit(split_over_devices(predict, mesh, in_specs=(REPLICATED, SHARDED, REPLICATED), out_specs=REPLICATED))
+    on_mesh = split_over_devices(predict, mesh, in_specs=(REPLICATED, SHARDED, REPLICATED), out_specs=REPLICATED)
+    jitted, programs = jax.jit(on_mesh), {}
+
+    def run(variables, split, indices_B):
+        size = len(indices_B)
+        if size not in programs:
+            lowered = jitted.lower(variables, split, indices_B)
+            programs[size] = compile_to_fit(lowered, mesh, key="evaluation.batch_size", batch_size=size)
+        with naming_batch("evaluation.batch_size", size):
+            return programs[size](variables, split, indices_B)
+
+    return run
 
 
 def predict_split(

@@ -67,6 +67,10 @@ class Classifier(nn.Module):
         return None
 
     @nn.nowrap
+    def require_size(self, image_size: int) -> None:
+        """Raises UsageError if images of this size (pixels) are too small for the network."""
+
+    @nn.nowrap
     def initial_variables(
         self, *, seed: int, images_NHWC: np.ndarray, prepare: Callable[[jax.Array], jax.Array]
     ) -> dict:

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from cifar_jax.devices import DATA_AXIS
+from cifar_jax.errors import UsageError
 from cifar_jax.models.classifier import Classifier
 from cifar_jax.models.layers import Bias, Conv, max_pool
 from cifar_jax.models.xla_cpu import gelu
@@ -70,6 +71,16 @@ class CNN(Classifier):
 
     def classify(self, features_NC: jax.Array, *, train: bool) -> jax.Array:
         return super().classify(features_NC, train=train) / 9
+
+    @nn.nowrap
+    def require_size(self, image_size: int) -> None:
+        blocks = image_size.bit_length() - 1  # each halves the image, rounded down
+        if len(self.widths) > blocks:
+            fewer = f"at most {blocks} blocks, or " if blocks else ""
+            raise UsageError(
+                f"--config.model.widths has {len(self.widths)} blocks: an image of {image_size} pixels shrinks to 0 in "
+                f"block {blocks + 1}; use {fewer}--config.model.image_size of at least {2 ** len(self.widths)}"
+            )
 
     @nn.nowrap
     def initial_variables(self, *, seed: int, images_NHWC: np.ndarray, prepare) -> dict:

@@ -8,9 +8,9 @@ from rich.table import Column, Table
 from cifar_jax.config.validate import validate
 from cifar_jax.data.batches import DeviceSplit
 from cifar_jax.devices import describe, replicated_like, sharded_like, start
-from cifar_jax.experiment import Experiment, require_divisible, without_data
+from cifar_jax.experiment import Experiment, require_trainable, without_data
 from cifar_jax.training import results
-from cifar_jax.training.state import abstract_state, update_schedule
+from cifar_jax.training.state import abstract_state, tree_bytes, update_schedule
 from cifar_jax.training.step import compile_epoch_order, compile_steps
 
 MEGABYTE = 2**20
@@ -21,7 +21,7 @@ def inspect(config: ConfigDict) -> list[Table]:
     validate(config)
     start(config)
     experiment = without_data(config)
-    require_divisible(experiment)
+    require_trainable(experiment)
     return [_layers(results.architecture(experiment)), _schedule(experiment), _memory(experiment)]
 
 
@@ -67,9 +67,9 @@ def _memory(experiment: Experiment) -> Table:
     order_EB = replicated_like(jax.eval_shape(compile_epoch_order(experiment), state.step), mesh)
     compiled = compile_steps(experiment).lower(state, split, order_EB, steps=1).compile()
     sizes = {
-        "parameters": _bytes(state.params),
-        "optimizer state": _bytes(state.opt_state),
-        f"training split, {inputs_N.dtype}, all devices": _bytes(split),
+        "parameters": tree_bytes(state.params),
+        "optimizer state": tree_bytes(state.opt_state),
+        f"training split, {inputs_N.dtype}, all devices": tree_bytes(split),
         "temporaries of a step, per device": compiled.memory_analysis().temp_size_in_bytes,
     }
     table = Table("part", _right("MB"), title=f"memory on {describe(mesh)}")
@@ -80,7 +80,3 @@ def _memory(experiment: Experiment) -> Table:
 
 def _right(heading: str) -> Column:
     return Column(heading, justify="right")
-
-
-def _bytes(tree) -> int:
-    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))

@@ -102,7 +102,7 @@ def train_run(
     if config.train.init_from:
         warm_start.require_run(config.train.init_from)
     experiment = experiments.build(config, allow_fallback=allow_fallback and jax.process_count() == 1)
-    experiments.require_divisible(experiment)
+    experiments.require_trainable(experiment)
     if config.train.init_from:
         experiment = warm_start.warm_started(experiment)
     if experiment.backbone and config.model.check_input and not folder.config_json.exists():

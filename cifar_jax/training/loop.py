@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 import jax
 
-from cifar_jax import memory
+from cifar_jax import devices, memory
 from cifar_jax.data import batches
 from cifar_jax.devices import is_first_process
 from cifar_jax.errors import CifarJaxError
@@ -24,7 +24,14 @@ from cifar_jax.signals import Interrupted, StopSignal
 from cifar_jax.training import results
 from cifar_jax.training.hooks import Hook
 from cifar_jax.training.progress import progress_hook
-from cifar_jax.training.state import TrainState, abstract_state, initial_state, update_schedule
+from cifar_jax.training.state import (
+    TrainState,
+    abstract_state,
+    initial_state,
+    require_room,
+    tree_bytes,
+    update_schedule,
+)
 from cifar_jax.training.step import compile_epoch_order, compile_steps
 from cifar_jax.training.tensorboard import TensorBoard
 
@@ -53,6 +60,7 @@ class Trainer:
 
     def fit(self) -> dict:
         """Trains the remaining epochs and evaluates the best checkpoint; returns the content of results.json."""
+        require_room(self.experiment)
         state = self._restored_or_initial()
         self._prepare(state)
         with self._running_hooks(int(state.step)), StopSignal() as self.stop, contextlib.closing(self.checkpoints):
@@ -135,7 +143,7 @@ class Trainer:
             next_step = self._next_stop(step)
             program = self._program(state, order_EB, steps=next_step - step)
             self._call("before_steps", step)
-            with jax.transfer_guard("disallow"):
+            with jax.transfer_guard("disallow"), devices.naming_batch("train.batch_size", self.config.train.batch_size):
                 state, metrics = program(state, self.data, order_EB)
             self._call("after_steps", next_step, metrics)
             self._describe_start()
@@ -191,11 +199,18 @@ class Trainer:
         return step + min(stops)
 
     def _program(self, state: TrainState, order_EB: jax.Array, *, steps: int) -> Callable:
-        """The training step compiled for `steps` batches per call."""
+        """The training step compiled for `steps` batches per call; DataError if it does not fit into memory."""
         if steps not in self._programs:
             self._call("on_compile")
             started = time.perf_counter()
-            self._programs[steps] = self._run_steps.lower(state, self.data, order_EB, steps=steps).compile()
+            lowered = self._run_steps.lower(state, self.data, order_EB, steps=steps)
+            self._programs[steps] = devices.compile_to_fit(
+                lowered,
+                self.experiment.mesh,
+                key="train.batch_size",
+                batch_size=self.config.train.batch_size,
+                fixed_bytes=2 * tree_bytes(state.params),  # gradients and updates
+            )
             self.compile_seconds += time.perf_counter() - started
             memory.tidy()
             self._restart_clock()

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from cifar_jax.devices import quickly_compiled, replicate, replicated_like
+from cifar_jax.devices import quickly_compiled, replicate, replicated_like, require_free
 from cifar_jax.experiment import Experiment
 from cifar_jax.training import optimizer
 
@@ -77,6 +77,17 @@ def abstract_state(experiment: Experiment) -> TrainState:
     """Shapes, dtypes and shardings, as a template to restore a checkpoint into."""
     state = jax.eval_shape(functools.partial(create, experiment), experiment.abstract_variables)
     return replicated_like(state, experiment.mesh)
+
+
+def tree_bytes(tree) -> int:
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
+
+
+def require_room(experiment: Experiment) -> None:
+    """Raises DataError if the state of the experiment does not fit into the memory of the devices."""
+    needed = 2 * tree_bytes(abstract_state(experiment))  # `initial_state` and restoring hold a copy
+    fix = "use a smaller model, such as --config.model.widths or width"
+    require_free(needed, experiment.mesh, what="model and optimizer", fix=fix)
 
 
 def initial_state(experiment: Experiment) -> TrainState:

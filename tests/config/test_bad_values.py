@@ -109,6 +109,11 @@ COMBINATIONS = (
     "train.cached_features=True",
     "optimizer.name=lbfgs",
     "model.pretrained=keras/resnet50 model.stem=small model.name=resnet",
+    # longer than the run
+    "train.epochs=2 schedule.warmup_epochs=3",
+    "train.epochs=2 schedule.head_epochs=2",
+    "train.epochs=2 schedule.name=step schedule.decay_epochs=(1,2)",
+    "schedule.name=step schedule.decay_percent=(50,100)",
     # without effect
     "schedule.name=linear schedule.decay_steps=(5,)",
     "schedule.name=cosine schedule.decay_epochs=(5,)",

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from jax import lax
 
+from cifar_jax.errors import UsageError
 from cifar_jax.models.cnn import CNN, identity_first, whitening_kernel
 
 IMAGES_NHWC = np.random.default_rng(0).normal(size=(4, 8, 8, 3)).astype(np.float32)
@@ -97,3 +98,25 @@ def test_parameters_and_logits_are_float32(dtype, norm):
     convolutions = [line for line in apply.lower(variables).as_text().splitlines() if "convolution(" in line]
     assert convolutions
     assert all(("bf16" in line) == (dtype == "bfloat16") for line in convolutions)
+
+
+@pytest.mark.parametrize(
+    "image_size, blocks, message",
+    [
+        (32, 8, "shrinks to 0 in block 6; use at most 5 blocks, or --config.model.image_size of at least 256"),
+        (31, 5, "shrinks to 0 in block 5; use at most 4 blocks, or --config.model.image_size of at least 32"),
+        (1, 1, "shrinks to 0 in block 1; use --config.model.image_size of at least 2"),
+    ],
+)
+def test_an_image_that_shrinks_to_0_names_the_block_and_what_fits(image_size, blocks, message):
+    with pytest.raises(UsageError, match=message):
+        CNN(num_classes=5, widths=(4,) * blocks).require_size(image_size)
+
+
+@pytest.mark.parametrize("image_size, blocks", [(2, 1), (31, 4), (32, 5), (256, 8)])
+def test_the_smallest_image_that_fits_gives_logits(image_size, blocks):
+    model = CNN(num_classes=5, widths=(4,) * blocks)
+    model.require_size(image_size)
+    images = jax.ShapeDtypeStruct((1, image_size, image_size, 3), jnp.float32)
+    logits, _ = jax.eval_shape(lambda x: model.init_with_output(jax.random.key(0), x, train=False), images)
+    assert logits.shape == (1, 5)
