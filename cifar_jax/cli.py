@@ -36,8 +36,8 @@ MODES = {
 }
 MODES_WITH_CONFIG = ("train", "inspect", "ablation")
 OUT_OF_MEMORY = (
-    "out of memory: lower --config.train.batch_size, --config.evaluation.batch_size or --config.model.image_size, or use "
-    "fewer images, with --config.data.limit=N"
+    "out of memory: lower --config.train.batch_size, --config.evaluation.batch_size or --config.model.image_size, or "
+    "use fewer images, with --config.data.limit=N"
 )
 
 

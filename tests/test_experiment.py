@@ -23,19 +23,19 @@ def test_one_line_of_the_log_describes_the_data(caplog):
     [
         (
             {"optimizer.accumulate_steps": 11},
-            "accumulate_steps=11: the first update is after the end of the run: 10 steps",
+            "the first update is after the end of the run: 9 steps",
         ),
         ({"schedule.warmup_steps": 11}, "warmup_steps=11: the warm-up does not end before the end of the run"),
         (
             {"optimizer.accumulate_steps": 3, "schedule.warmup_steps": 4},
-            "warmup_steps=4: the warm-up does not end before the end of the run: 10 steps, 3 updates",
+            "warmup_steps=4: the warm-up does not end before the end of the run: 9 steps, 3 updates",
         ),
         (
             {"schedule.name": "step", "schedule.decay_steps": (5, 10)},
             r"decay_steps=\(5, 10\): the last is after the end",
         ),
-        ({"train.batch_size": 61}, "batch_size=61 is more than the 60 training images"),
-        ({"train.batch_size": 1, "train.epochs": 100_000_000}, "6,000,000,000 steps, at most"),
+        ({"train.batch_size": 61}, "batch_size=61 is more than the 59 training images"),
+        ({"train.batch_size": 1, "train.epochs": 100_000_000}, "5,900,000,000 steps, at most"),
     ],
 )
 def test_batch_and_schedule_fit_into_the_run(changes, message):
