@@ -102,6 +102,8 @@ def assemble(config: ConfigDict, dataset: Dataset, backbone: Backbone | None = N
         config.train.epochs = min(config.train.epochs, FALLBACK_EPOCHS)
     dataset = _with_validation(dataset, config.data)
     logging.info("data: %s", dataset)
+    for warning in dataset.warnings:
+        logging.warning("warning: %s", warning)
     height, width = dataset.train.images_NHWC.shape[1:3]
     if height != width:
         raise UsageError(f"images of {width}x{height} pixels: set --config.data.image_size=N to make them square")
@@ -157,7 +159,8 @@ def _with_validation(dataset: Dataset, data_config) -> Dataset:
         settings = {"fraction": data_config.validation_fraction, "seed": data_config.split_seed}
         train_rows, validation_rows = split_train_validation(dataset.train.labels_N, **settings)
         train, validation = dataset.train.take(train_rows), dataset.train.take(validation_rows)
-        dataset = dataclasses.replace(dataset, train=train, validation=validation)
+        origin = f"{dataset.origin}, {len(validation_rows):,} of train for validation"
+        dataset = dataclasses.replace(dataset, train=train, validation=validation, origin=origin)
     if not len(dataset.validation):
         raise UsageError("--config.data.validation_fraction leaves no image to choose the best epoch on: raise it")
     return dataset

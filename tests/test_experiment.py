@@ -3,6 +3,7 @@
 import logging
 
 import pytest
+from PIL import Image
 
 from cifar_jax import experiment
 from cifar_jax.config import default_config
@@ -15,7 +16,20 @@ def test_one_line_of_the_log_describes_the_data(caplog):
     config.data.update({"name": "shapes", "limit": 60, "validation_fraction": 0.2})
     experiment.build(config, allow_fallback=False)
     lines = [record.message for record in caplog.records if record.message.startswith("data: ")]
-    assert lines == ["data: shapes: 10 classes, train 48, validation 12, test 60 (source: drawn by the program)"]
+    counts = "10 classes, train 48, validation 12, test 60"
+    origin = "drawn from a seed, 12 of train for validation"
+    assert lines == [f"data: shapes: {counts} ({origin}); source: drawn by the program"]
+
+
+def test_unused_images_are_a_warning(caplog, tmp_path):
+    for name in ("train/cat/1", "train/dog/2", "test/cat/3", "test/dog/4", "train/cat/5", "train/dog/6", "photos/7"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (8, 8)).save(f"{tmp_path / name}.png")
+    config = default_config()
+    config.data.update({"name": "folder", "dir": str(tmp_path), "validation_fraction": 0.5})
+    experiment.build(config, allow_fallback=False)
+    (warning,) = (record.message for record in caplog.records if record.levelno == logging.WARNING)
+    assert warning.startswith(f"warning: {tmp_path}: 1 image of photos/ not used, ")
 
 
 @pytest.mark.parametrize(

@@ -1,23 +1,26 @@
 """Decoded data sets kept on disk, so that the second run starts in a second.
 
 One uncompressed `.npz` for each source and image size. Its name has a hash of the source's path and one of its state
-(sizes and modification times), so a changed source is read again. The checksums of the zip format detect damage.
+(sizes, times and inodes of its files), so a changed source is read again. The checksums of the zip format detect
+damage.
 """
 
 import hashlib
 import json
 import logging
-import os
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
 from cifar_jax.data.dataset import Dataset, ImageSet
+from cifar_jax.data.listing import list_folder, version
 from cifar_jax.files.atomic import atomic_path
 from cifar_jax.files.cache import cache_root
 
-FORMAT = 2  # raise it when decoding or the layout of an entry changes: old entries are then ignored
+FORMAT = 3  # raise it when decoding or the layout of an entry changes: old entries are then ignored
+
+_NOTES = ("origin", "passed_over", "warnings")  # of a data set; they are in the summary of later runs as well
 
 log = logging.getLogger(__name__)
 
@@ -43,19 +46,22 @@ def cached(path: Path, *, read: Callable[..., Dataset], image_size: int) -> Data
 
 
 def _state_hash(path: Path) -> str:
-    """Of the relative path, size and modification time of each file and folder; an empty folder may be a class."""
-    tree = os.walk(path, followlinks=True)
-    below = sorted(Path(folder, name) for folder, folders, files in tree for name in (*folders, *files))
-    stats = [(os.path.relpath(part, path), part.lstat()) for part in (path, *below)]
-    state = [FORMAT, *((name, stat.st_size, stat.st_mtime_ns) for name, stat in stats)]
-    return hashlib.sha256(repr(state).encode()).hexdigest()
+    """Of what is read: each file with its version, links followed; each folder, for an empty one may be a class."""
+    if path.is_dir():
+        listing = list_folder(path)
+        names = (listing.folders, listing.loops, listing.hidden)
+        state = [sorted((name, *node) for name, node in listing.files.items()), *map(sorted, names)]
+    else:
+        state = [version(path.stat())]
+    return hashlib.sha256(repr((FORMAT, state)).encode()).hexdigest()
 
 
 def _load(entry: Path) -> Dataset | None:
     try:
         with open(entry, "rb") as file, np.load(file, allow_pickle=False) as arrays:
             about = json.loads(str(arrays["about"]))
-            class_names = tuple(about.pop("class_names"))
+            about = {key: tuple(value) if isinstance(value, list) else value for key, value in about.items()}
+            class_names = about.pop("class_names")
             splits = {
                 split: ImageSet(arrays[f"{split}_images"], arrays[f"{split}_labels"], class_names)
                 for split in about.pop("splits")
@@ -69,7 +75,7 @@ def _load(entry: Path) -> Dataset | None:
 
 
 def _store(entry: Path, dataset: Dataset) -> None:
-    about = {"name": dataset.name, "source": dataset.source, "class_names": dataset.class_names}
+    about = {key: getattr(dataset, key) for key in ("name", "source", "class_names", *_NOTES)}
     arrays = {"about": np.array(json.dumps(about | {"splits": list(dataset.splits)}))}
     for split, images in dataset.splits.items():
         arrays |= {f"{split}_images": images.images_NHWC, f"{split}_labels": images.labels_N}

@@ -1,6 +1,5 @@
 """CIFAR-10 and CIFAR-100 as published by the University of Toronto (Krizhevsky, 2009), python and binary."""
 
-import contextlib
 import dataclasses
 from pathlib import Path, PurePosixPath
 
@@ -75,8 +74,7 @@ def version_of(path: Path) -> Version | None:
     published = next((version for version in VERSIONS if version.archive == path.name), None)
     if published or not archives.is_archive(path):
         return published
-    with contextlib.closing(archives.members(path, endings=())) as members:  # renamed or packed by the user
-        folder = next((member.split("/")[0] for member, _ in members), "")
+    folder = archives.first_folder(path)  # renamed or packed by the user
     return next((version for version in VERSIONS if version.folder == folder), None)
 
 
@@ -101,8 +99,9 @@ def read_contents(path: Path) -> tuple[Images, Images, tuple[tuple[str, ...], ..
     """Train, test and the class names of each label, without a check of the md5; raises as `read`."""
     version = version_of(path)
     needed = {*version.train, version.test, *([version.meta] if version.meta else version.names)}
-    members = ((PurePosixPath(name).name, data) for name, data in archives.members(path) if data is not None)
-    files = {name: data for name, data in members if name in needed}
+    with archives.opened(path) as listing:
+        names = {PurePosixPath(name).name: name for name in listing.files}
+        files = {name: listing.read(names[name]) for name in needed & names.keys()}
     if missing := sorted(needed - set(files)):
         raise DataError(f"{path}: lacks {', '.join(missing)} of {version.title}; fetch it again")
 

@@ -6,7 +6,9 @@ import hashlib
 
 import numpy as np
 
-from cifar_jax.errors import UsageError
+from cifar_jax.errors import DataError, UsageError, printable
+
+ORIGIN = "from the splits of the source"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,6 +45,9 @@ class Dataset:
     test: ImageSet  # used by neither training nor any choice
     validation: ImageSet | None = None  # the source's own, if it has one besides a test split
     is_fallback: bool = False  # whether these images replace a data set that was not found
+    origin: str = ORIGIN  # how the splits came about
+    passed_over: tuple[str, ...] = ()  # what the source holds besides, in words
+    warnings: tuple[str, ...] = ()  # about images that are not used, one line each
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -56,7 +61,9 @@ class Dataset:
 
     def __str__(self) -> str:
         counts = ", ".join(f"{name} {len(images):,}" for name, images in self.splits.items())
-        return f"{self.name}: {len(self.class_names)} classes, {counts} (source: {self.source})"
+        passed_over = f"; passed over: {', '.join(self.passed_over)}" if self.passed_over else ""
+        classes = f"{len(self.class_names)} classes"
+        return printable(f"{self.name}: {classes}, {counts} ({self.origin}){passed_over}; source: {self.source}")
 
 
 def require_stored_size(dataset: Dataset, image_size: int) -> Dataset:
@@ -67,4 +74,13 @@ def require_stored_size(dataset: Dataset, image_size: int) -> Dataset:
             f"{dataset.source}: arrays of {width}x{height} pixels; --config.data.image_size is for image files, "
             f"use --config.model.image_size={image_size}"
         )
+    return dataset
+
+
+def require_two_classes(dataset: Dataset) -> Dataset:
+    """The same data set; DataError if all its training images have one label: there is nothing to learn."""
+    labels = np.unique(dataset.train.labels_N)
+    if len(labels) < 2:
+        count = f"all {len(dataset.train):,} training images are of one class, {dataset.class_names[labels[0]]}"
+        raise DataError(f"{dataset.source}: {count}; training needs images of two classes or more")
     return dataset

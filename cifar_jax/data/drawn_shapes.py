@@ -21,7 +21,7 @@ def draw_shapes(*, train_size: int = TRAIN_SIZE, test_size: int = TEST_SIZE, see
     images take some seconds on one core.
     """
     train, test = (_draw_split(size, seed=seed, split=split) for split, size in enumerate((train_size, test_size)))
-    return Dataset(name="shapes", source="drawn by the program", train=train, test=test)
+    return Dataset(name="shapes", source="drawn by the program", train=train, test=test, origin="drawn from a seed")
 
 
 def _draw_split(size: int, *, seed: int, split: int) -> ImageSet:

@@ -1,20 +1,22 @@
 """An image folder `split/class/file`, or an archive of one."""
 
 import re
-from pathlib import Path, PurePosixPath
+import unicodedata
+from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 
 from cifar_jax.data import archives, decode
 from cifar_jax.data.dataset import Dataset, ImageSet
+from cifar_jax.data.layout import CLASS_NAMES, EXPECTED, Layout, Parts, arrange
+from cifar_jax.data.leftovers import passed_over
+from cifar_jax.data.listing import Listing
 from cifar_jax.data.splits import assemble
 from cifar_jax.errors import DataError, UsageError
 
-TRAIN, TEST = "train", "test"
-VALIDATION = ("val", "valid", "validation")
-CLASS_NAMES = "class_names.txt"
-
-Parts = tuple[str, ...]  # of a path within the source
+_FREE = 256 << 20  # bytes of decoded images that any source may have
+_LARGEST_RATIO = 200  # of decoded bytes to those of the files beyond that; photographs have 10, drawings 100
 
 
 def find(path: Path, *, name: str) -> Path | None:
@@ -22,107 +24,106 @@ def find(path: Path, *, name: str) -> Path | None:
 
 
 def read(path: Path, *, image_size: int) -> Dataset:
-    """Decodes every image of an image folder or of a .tar, .tar.gz, .tar.xz or .zip of one.
+    """Decodes the images of an image folder or of a .tar, .tar.gz, .tar.xz or .zip of one.
 
-    One outer folder, hidden files and other files than images are ignored. Splits are `train`, `test` and `val` (or
-    `valid`, `validation`), see `splits.assemble`; classes at the top are all `train`, sorted by their folder names.
-    `class_names.txt` beside the splits, with lines 'folder words', gives the names to print if it has every class.
+    `layout` decides which folders are splits and classes; without a test split, see `splits.assemble`. Classes are
+    sorted by their folder names. `class_names.txt` beside the splits, with lines 'folder words', gives the names to
+    print if it has every class. Hidden files are ignored; everything else that is not used is in `passed_over`.
 
     Args:
         image_size: pixels; images become this square, see `decode_image`. 0: all must have one size.
 
     Raises:
-        DataError: a damaged archive, an unreadable image, a class folder without images, no training images, or a
-            class that only the test or validation split has.
+        DataError: a damaged archive, an unreadable image, a class folder without images, folders that may be splits or
+            classes, or a class that only the test or validation split has.
         UsageError: the images differ in size and `image_size` is 0.
     """
-    images, folders, texts = _decode_all(path, image_size=image_size)
-    outer = _outer_folder(images)
-    by_split = _by_split(images, folders, outer, path)
-    class_folders = sorted({folder for folder, _ in by_split[TRAIN]})
-    class_names = _class_names(class_folders, texts.get((*outer, CLASS_NAMES), ""))
+    with archives.opened(path) as listing:
+        files = {tuple(name.split("/")) for name in listing.files}
+        images = sorted(parts for parts in files if parts[-1].lower().endswith(decode.SUFFIXES))
+        if not images:
+            raise DataError(f"{path}: contains no images; {EXPECTED}")
+        texts = sorted(parts for parts in files if parts[-1].lower().endswith(".txt"))
+        read_text = _text_reader(listing, path)
+        layout = arrange(path, images, texts, read_text)
+        notes, warnings = passed_over(listing, layout, path)
+        class_folders = sorted({folder for folder, _ in layout.splits["train"]})
+        _require_printable(class_folders, path)
+        class_names = tuple(class_folders)
+        if (file := (*layout.outer, CLASS_NAMES)) in files:
+            class_names, missing = _class_names(class_folders, read_text(file))
+            notes += [f"{'/'.join(file)} (no line for {missing[0]})"] if missing else []
+        pixels = _decode(listing, layout, path, image_size=image_size)
     sets = {
-        split: _image_set(entries, class_folders, class_names, f"{path}: {split}")
-        for split, entries in by_split.items()
+        split: ImageSet(images_NHWC, _labels(layout, split, class_folders), class_names)
+        for split, images_NHWC in pixels.items()
     }
-    validation = next((sets[name] for name in VALIDATION if name in sets), None)
     name = re.sub(r"\.(zip|tar|tgz|txz|tar\.gz|tar\.xz|tar\.bz2)$", "", path.name)
-    return assemble(name=name, source=str(path), train=sets[TRAIN], validation=validation, test=sets.get(TEST))
+    found = {"origin": layout.origin, "passed_over": tuple(notes), "warnings": tuple(warnings)}
+    return assemble(name=name, source=str(path), **sets, **found)
 
 
-def _decode_all(path: Path, *, image_size: int) -> tuple[dict[Parts, np.ndarray], set[Parts], dict[Parts, str]]:
-    """Images uint8 (H, W, 3), folders, and the text of every class_names.txt."""
-    images, folders, texts, sizes = {}, set(), {}, {}
-    for name, data in archives.members(path, endings=(*decode.SUFFIXES, CLASS_NAMES)):
-        parts = PurePosixPath(name).parts
-        folders.update(parts[:depth] for depth in range(1, len(parts) + (data is None)))
-        if data is None:
-            continue
-        if parts[-1] == CLASS_NAMES:
-            texts[parts] = data.decode("utf-8", "replace")
-        elif name.lower().endswith(decode.SUFFIXES):
-            images[parts] = image = decode.decode_image(data, where=f"{path}/{name}", size=image_size)
-            sizes.setdefault(f"{image.shape[1]}x{image.shape[0]}", name)
-            if len(sizes) > 1:
-                examples = " and ".join(f"{size} ({example})" for size, example in sizes.items())
-                raise UsageError(
-                    f"{path}: images of different sizes, {examples}; set --config.data.image_size=N to resize them all"
-                )
-    if not images:
-        raise DataError(f"{path}: contains no images; expected split/class/file, e.g. train/cat/0001.png")
-    return images, folders, texts
+def _text_reader(listing: Listing, path: Path) -> Callable[[Parts], str]:
+    def read_text(parts: Parts) -> str:
+        try:
+            return listing.read("/".join(parts)).decode("utf-8-sig")
+        except UnicodeDecodeError as error:
+            raise DataError(f"{path}/{'/'.join(parts)}: not UTF-8 text; save it as UTF-8") from error
+
+    return read_text
 
 
-def _outer_folder(images: dict[Parts, np.ndarray]) -> Parts:
-    """The folder that contains all splits or all classes; () if that is the source."""
-    top = {parts[0] for parts in images}
-    return () if len(top) > 1 or TRAIN in top or min(map(len, images)) < 3 else tuple(top)
+def _require_printable(class_folders: list[str], path: Path) -> None:
+    for name in class_folders:
+        if any(unicodedata.category(character) in ("Cc", "Cs") for character in name):
+            raise DataError(f"{path}: the class folder {name!r} has a name that cannot be printed as UTF-8; rename it")
 
 
-def _by_split(
-    images: dict[Parts, np.ndarray], folders: set[Parts], outer: Parts, path: Path
-) -> dict[str, list[tuple[str, np.ndarray]]]:
-    """For each split its (class folder, image), sorted by path, so that the order in an archive does not matter."""
-    top = len(outer)
-    has_splits = any(parts[top] == TRAIN and len(parts) > top + 2 for parts in images)
-
-    def inner(parts: Parts) -> Parts:
-        """Split, class folder and the parts below."""
-        return parts[top:] if has_splits else (TRAIN, *parts[top:])
-
-    by_split: dict[str, list] = {}
-    for parts in sorted(images):
-        split, *below = inner(parts)
-        if split in (TRAIN, TEST, *VALIDATION) and len(below) > 1:
-            by_split.setdefault(split, []).append((below[0], images[parts]))
-    if TRAIN not in by_split:
-        raise DataError(f"{path}: no class folder with images; expected split/class/file or class/file")
-    filled = {inner(parts)[:2] for parts in images}
-    for parts in sorted(folders):
-        class_folder = inner(parts)
-        is_class = parts[:top] == outer and len(class_folder) == 2 and class_folder[0] in by_split
-        if is_class and class_folder not in filled:
-            raise DataError(f"{path}/{'/'.join(parts)}: class folder without images; remove it or fill it")
-    return by_split
-
-
-def _class_names(class_folders: list[str], text: str) -> tuple[str, ...]:
-    """Names to print: those of class_names.txt if it has all classes, else those of the folders."""
+def _class_names(class_folders: list[str], text: str) -> tuple[tuple[str, ...], list[str]]:
+    """Names to print: those of class_names.txt if it has all classes, else those of the folders; and those it lacks."""
     lines = (line.split(maxsplit=1) for line in text.splitlines())
     words = {line[0]: line[1].strip() for line in lines if len(line) == 2}
-    if not words.keys() >= set(class_folders):
-        return tuple(class_folders)
+    if missing := [folder for folder in class_folders if folder not in words]:
+        return tuple(class_folders), missing
     names = [words[folder] for folder in class_folders]
     # two classes may share a name ('crane' is a bird and a machine)
-    return tuple(
-        f"{name} ({folder})" if names.count(name) > 1 else name
-        for name, folder in zip(names, class_folders, strict=True)
-    )
+    unique = (f"{n} ({f})" if names.count(n) > 1 else n for n, f in zip(names, class_folders, strict=True))
+    return tuple(unique), []
 
 
-def _image_set(entries: list, class_folders: list[str], class_names: tuple[str, ...], where: str) -> ImageSet:
-    folders = [folder for folder, _ in entries]
-    if unknown := sorted(set(folders) - set(class_folders)):
-        raise DataError(f"{where}/{unknown[0]}: no such class in train; rename or remove the folder")
-    labels_N = np.searchsorted(class_folders, folders).astype(np.int32)
-    return ImageSet(np.stack([image for _, image in entries]), labels_N, class_names)
+def _decode(listing: Listing, layout: Layout, path: Path, *, image_size: int) -> dict[str, np.ndarray]:
+    """Of each split uint8 (N, H, W, 3)."""
+    pixels: dict[str, np.ndarray] = {}
+    names = [(split, row, name) for split, part in layout.splits.items() for row, name in enumerate(_names(part))]
+    first = ""
+    with archives.progress_bar() as progress:
+        for split, row, name in progress.track(names, description=path.name):
+            image_HWC = decode.decode_image(listing.read(name), where=f"{path}/{name}", size=image_size)
+            if not pixels:
+                first, shape = name, image_HWC.shape
+                if not image_size:
+                    _require_plausible_pixels(listing, names, shape, path)
+                pixels = {split: np.empty((len(part), *shape), np.uint8) for split, part in layout.splits.items()}
+            if image_HWC.shape != shape:
+                sizes = (f"{s[1]}x{s[0]} ({n})" for s, n in ((shape, first), (image_HWC.shape, name)))
+                problem = f"images of different sizes, {' and '.join(sizes)}"
+                raise UsageError(f"{path}: {problem}; set --config.data.image_size=N to resize them all")
+            pixels[split][row] = image_HWC
+    return pixels
+
+
+def _names(labeled: list[tuple[str, Parts]]) -> list[str]:
+    return ["/".join(parts) for _, parts in labeled]
+
+
+def _require_plausible_pixels(listing: Listing, names: list, shape: tuple[int, ...], path: Path) -> None:
+    stored = sum(listing.files[name].size for _, _, name in names)
+    stored = min(stored, path.stat().st_size) if path.is_file() else stored
+    decoded = len(names) * int(np.prod(shape))
+    if decoded > max(_FREE, _LARGEST_RATIO * stored):
+        size = f"{len(names):,} images of {shape[1]}x{shape[0]} pixels take {decoded / 1e9:.1f} GB"
+        raise UsageError(f"{path}: {size}, far more than their files; set --config.data.image_size=N to reduce them")
+
+
+def _labels(layout: Layout, split: str, class_folders: list[str]) -> np.ndarray:
+    return np.searchsorted(class_folders, [folder for folder, _ in layout.splits[split]]).astype(np.int32)

@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 
 from cifar_jax.data import cifar_archive, drawn_shapes, image_folder, npz, tfds
 from cifar_jax.data.cache import cached
-from cifar_jax.data.dataset import Dataset
+from cifar_jax.data.dataset import Dataset, require_two_classes
 from cifar_jax.data.splits import stratified_subset
 from cifar_jax.errors import DataError, UsageError
 from cifar_jax.files.cache import expanded
@@ -52,7 +52,7 @@ def load(data_config: ConfigDict, *, allow_fallback: bool) -> Dataset:
     if name == "shapes":
         if data_config.dir or data_config.image_size:
             raise UsageError("--config.data.name=shapes is drawn at 32x32; leave out data.dir and data.image_size")
-        return _draw(limit)
+        return require_two_classes(_draw(limit))
     path = _configured_path(data_config)
     if path is None:
         try:
@@ -60,17 +60,19 @@ def load(data_config: ConfigDict, *, allow_fallback: bool) -> Dataset:
         except tfds.Unavailable as error:
             if allow_fallback and data_config.fallback == "shapes":
                 _warn_of_fallback(name, cause=str(error))
-                return dataclasses.replace(_draw(limit), name=f"shapes (stand-in for {name})", is_fallback=True)
+                drawn = require_two_classes(_draw(limit))
+                return dataclasses.replace(drawn, name=f"shapes (stand-in for {name})", is_fallback=True)
             options = "; ".join(_ways_to_get(name))
             raise DataError(f"{name} was not found and cannot be downloaded ({error}): {options}") from error
     dataset = _named(_read(path, name=name, image_size=data_config.image_size), name, path)
+    require_two_classes(dataset)
     if not limit:
         return dataset
     subsets = {
         split: images.take(stratified_subset(images.labels_N, count=limit, seed=0))
         for split, images in dataset.splits.items()
     }
-    return dataclasses.replace(dataset, **subsets)
+    return require_two_classes(dataclasses.replace(dataset, **subsets))
 
 
 def _configured_path(data_config: ConfigDict) -> Path | None:
@@ -85,7 +87,9 @@ def _configured_path(data_config: ConfigDict) -> Path | None:
     path = expanded(text)
     if not os.path.exists(path):
         raise UsageError(f"{key}={text}: no such file or directory; correct the path or leave it out")
-    if not os.access(path, os.R_OK):
+    if not (path.is_dir() or path.is_file()):
+        raise UsageError(f"{key}={text}: a device, socket or FIFO; expected a folder or a file")
+    if not os.access(path, os.R_OK | os.X_OK if path.is_dir() else os.R_OK):
         raise UsageError(f"{key}={text}: cannot be read; change its permissions or choose another path")
     return path.resolve()
 

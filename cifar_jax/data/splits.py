@@ -1,12 +1,8 @@
 """Stratified subsets of images: the validation split, a held-out test split, a smaller data set."""
 
-import logging
-
 import numpy as np
 
-from cifar_jax.data.dataset import Dataset, ImageSet
-
-log = logging.getLogger(__name__)
+from cifar_jax.data.dataset import ORIGIN, Dataset, ImageSet
 
 
 def split_train_validation(labels_N: np.ndarray, *, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -51,18 +47,25 @@ def _choose(labels_N: np.ndarray, *, count: int, spare: int, seed: int) -> np.nd
 
 
 def assemble(
-    *, name: str, source: str, train: ImageSet, validation: ImageSet | None = None, test: ImageSet | None = None
+    *,
+    name: str,
+    source: str,
+    train: ImageSet,
+    validation: ImageSet | None = None,
+    test: ImageSet | None = None,
+    origin: str = ORIGIN,
+    **notes: tuple[str, ...],
 ) -> Dataset:
     """A data set with a test split, even if its source has none.
 
     Without `test`, `validation` is the test split; without both, a stratified sixth of `train` (as in CIFAR) is held
-    out for test, the same images at every call. This is logged.
+    out for test, the same images at every call. `origin` says so. `notes` are those of `Dataset`.
     """
     if test is None and validation is not None:
-        log.info("%s: no test split; the validation images are used for test", source)
+        origin += ", the validation images used as test"
         test, validation = validation, None
     elif test is None:
+        origin += ", a sixth of train held out as test"
         kept, held_out = split_train_validation(train.labels_N, fraction=1 / 6, seed=0)
-        log.info("%s: no test split; a stratified sixth, %d images, is held out for test", source, len(held_out))
         train, test = train.take(kept), train.take(held_out)
-    return Dataset(name=name, source=source, train=train, test=test, validation=validation)
+    return Dataset(name, source, train=train, test=test, validation=validation, origin=origin, **notes)

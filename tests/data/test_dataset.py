@@ -1,18 +1,32 @@
+import dataclasses
+
 import numpy as np
 import pytest
 
-from cifar_jax.data.dataset import Dataset, ImageSet, require_stored_size
-from cifar_jax.errors import UsageError
+from cifar_jax.data.dataset import Dataset, ImageSet, require_stored_size, require_two_classes
+from cifar_jax.errors import DataError, UsageError
 
 
 def images(count):
     return ImageSet(np.zeros((count, 2, 3, 3), np.uint8), np.zeros(count, np.int32), ("cat", "dog"))
 
 
-def test_the_summary_has_classes_sizes_and_source():
+def test_the_summary_has_classes_sizes_origin_what_is_passed_over_and_source():
     dataset = Dataset("pets", "/data/pets.zip", images(1500), images(20), validation=images(3))
-    assert str(dataset) == "pets: 2 classes, train 1,500, validation 3, test 20 (source: /data/pets.zip)"
+    counts = "pets: 2 classes, train 1,500, validation 3, test 20"
+    assert str(dataset) == f"{counts} (from the splits of the source); source: /data/pets.zip"
     assert "validation" not in str(Dataset("pets", "/data/pets.zip", images(1500), images(20)))
+    notes = {"origin": "from split folders", "passed_over": ("meta/ (no images)", "1 link")}
+    dataset = dataclasses.replace(dataset, **notes)
+    summary = f"{counts} (from split folders); passed over: meta/ (no images), 1 link; source: /data/pets.zip"
+    assert str(dataset) == summary
+
+
+def test_one_class_is_an_error():
+    two = ImageSet(np.zeros((2, 2, 3, 3), np.uint8), np.array([0, 1], np.int32), ("cat", "dog"))
+    assert require_two_classes(Dataset("pets", "pets.npz", two, two)).train is two
+    with pytest.raises(DataError, match=r"^pets\.npz: all 5 training images are of one class, cat; "):
+        require_two_classes(Dataset("pets", "pets.npz", images(5), two))
 
 
 def test_arrays_are_not_resized():

@@ -1,5 +1,3 @@
-import logging
-
 import numpy as np
 import pytest
 
@@ -58,19 +56,18 @@ def _images(count):
     return ImageSet(np.zeros((count, 2, 2, 3), np.uint8), np.arange(count, dtype=np.int32) % 2, ("a", "b"))
 
 
-def test_test_split_is_the_sources_own_else_validation_else_a_sixth(caplog):
-    caplog.set_level(logging.INFO)
+def test_test_split_is_the_sources_own_else_validation_else_a_sixth():
     place = {"name": "n", "source": "s", "train": _images(60)}
     own = assemble(**place, validation=_images(4), test=_images(6))
     assert (len(own.train), len(own.validation), len(own.test)) == (60, 4, 6)
-    assert not caplog.records
+    assert own.origin == "from the splits of the source"
     from_validation = assemble(**place, validation=_images(4), test=None)
     assert (len(from_validation.train), from_validation.validation, len(from_validation.test)) == (
         60,
         None,
         4,
     )
-    assert "validation images are used for test" in caplog.text
+    assert from_validation.origin == "from the splits of the source, the validation images used as test"
     held_out = assemble(**place, validation=None, test=None)
     assert (len(held_out.train), held_out.validation, len(held_out.test)) == (50, None, 10)
-    assert "stratified sixth, 10 images" in caplog.text
+    assert held_out.origin == "from the splits of the source, a sixth of train held out as test"
