@@ -1,6 +1,11 @@
 """Flags, modes and messages of the command line, in one process; tests/test_main.py starts main.py."""
 
+import errno
+import os
 import shlex
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -10,6 +15,45 @@ from cifar_jax import cli
 from cifar_jax.config import recipes
 from cifar_jax.config.keys import KEYS
 from cifar_jax.errors import UsageError
+
+ROOT = Path(__file__).parents[1]
+
+
+def main(*arguments: str, **options) -> tuple[int, str]:
+    """Exit code and stderr of main.py."""
+    command = [sys.executable, "main.py", *arguments]
+    done = subprocess.run(command, cwd=ROOT, stderr=subprocess.PIPE, encoding="utf-8", errors="replace", **options)
+    return done.returncode, done.stderr
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="only Linux has /dev/full")
+def test_output_on_a_full_disk_is_one_line():
+    with open("/dev/full", "w") as full:
+        code, err = main("--help", stdout=full)
+    assert (code, err.count("\n")) == (1, 1)
+    assert err.startswith(f"error: standard output cannot be written: {os.strerror(errno.ENOSPC)}")
+
+
+def test_output_to_a_program_that_has_ended_is_one_line():
+    reader, writer = os.pipe()
+    os.close(reader)
+    code, err = main("--help", stdout=writer)
+    os.close(writer)
+    assert (code, err.count("\n")) == (1, 1) and "Broken pipe" in err
+
+
+def test_closed_streams_are_no_error():
+    for number in (0, 1, 2):
+        code, err = main("--help", stdout=subprocess.DEVNULL, preexec_fn=lambda number=number: os.close(number))
+        assert (code, err) == (0, "")
+
+
+def test_names_that_the_terminal_cannot_show_are_printed_as_escapes(tmp_path):
+    recipe = tmp_path / "größe.py"
+    recipe.write_text("def get_config(:")
+    ascii_only = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "PYTHONIOENCODING": "ascii"}
+    code, err = main(f"--config={recipe}", env=os.environ | ascii_only)
+    assert (code, err.count("\n")) == (2, 1) and "SyntaxError" in err and err.isascii()
 
 
 @pytest.mark.parametrize(

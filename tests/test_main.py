@@ -148,6 +148,20 @@ def test_a_terminated_and_killed_run_ends_bit_identical_to_an_uninterrupted_run(
         assert np.asarray(x).tobytes() == np.asarray(y).tobytes()
 
 
+def test_a_signal_in_the_final_evaluation_ends_with_one_line_that_says_what_is_saved(copy, start):
+    copy.results_json.unlink()
+    shutil.rmtree(copy.path / "evaluation")
+    with start(*SMALL, "--workdir", copy.path) as process:
+        while not (copy.path / "evaluation").exists():
+            assert process.poll() is None, process.communicate()[1]
+            time.sleep(0.005)
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=TIMEOUT_S)
+    assert process.returncode == 130 and "Traceback" not in err, err
+    saved = f"saved: the state after step {EPOCHS * 9} in {copy.path}; resume with: python main.py"
+    assert err.splitlines()[-1].startswith(f"error: stopped by SIGINT; {saved}") and err.count("error: ") == 1
+
+
 def test_two_processes_share_one_run(start, tmp_path):
     """Each process has one device. Both print the result; the first writes the run folder."""
     with socket.socket() as free:

@@ -60,7 +60,7 @@ def run(name_or_file: str) -> ConfigDict:
             for frame in traceback.extract_tb(error.__traceback__)
             if Path(frame.filename) == path.resolve()
         ]
-        line = lines[-1] if lines else getattr(error, "lineno", 1)  # a SyntaxError is raised before a line runs
+        line = lines[-1] if lines else getattr(error, "lineno", None) or 1  # a SyntaxError is raised before a line runs
         message = f"{type(error).__name__}: {one_line(error)}"
         if "config is locked" in message:
             message = message.partition(" since the config is locked")[0] + ": declare it in cifar_jax/config/keys.py"
