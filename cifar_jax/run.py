@@ -11,13 +11,13 @@ from cifar_jax.config.validate import from_json
 from cifar_jax.errors import UsageError
 from cifar_jax.files.cache import expanded
 from cifar_jax.preprocessing.preprocess import Preprocessing
-from cifar_jax.runs.run_folder import RunFolder, read_json
+from cifar_jax.runs.run_folder import RunFolder
 from cifar_jax.training.restore import restore_network, start_devices
 
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """The files of a run as Python values; each property reads its file on access.
+    """The files of a run as Python values; each property reads its file on access, and raises DataError for damage.
 
     Attributes:
         path: the run folder.
@@ -28,17 +28,17 @@ class Run:
     @property
     def config(self) -> ConfigDict:
         """The resolved configuration; `train` accepts it for another run."""
-        return from_json(read_json(RunFolder(self.path).config_json)["config"])
+        return from_json(RunFolder(self.path).recorded()["config"])
 
     @property
     def history(self) -> dict[str, list]:
         """The content of history.json: one list per column, one element per finished epoch."""
-        return read_json(RunFolder(self.path).history_json)
+        return RunFolder(self.path).history()
 
     @property
     def results(self) -> dict:
         """The content of results.json; only a finished run has it."""
-        return read_json(RunFolder(self.path).results_json)
+        return RunFolder(self.path).results()
 
     @property
     def figures(self) -> dict[str, Path]:
@@ -75,6 +75,6 @@ def load_run(workdir: str | Path) -> Run:
         UsageError: the folder contains no run.
     """
     path = expanded(workdir)
-    if not RunFolder(path).config_json.exists():
+    if not RunFolder(path).is_run:
         raise UsageError(f"{path} has no config.json: name the folder of a run")
     return Run(path)

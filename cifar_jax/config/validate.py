@@ -25,14 +25,17 @@ def validate(config: ConfigDict, *, for_training: bool = False) -> None:
     Raises:
         UsageError: one line with all problems: each key, its value and what it must be.
     """
+    rules = RULES + TRAINING_RULES if for_training else RULES
+    _require_none(key_problems(config) or [message.format(config) for message, holds in rules if not holds(config)])
+    with_fixes(config)
+
+
+def key_problems(config: Mapping) -> list[str]:
+    """One line for each unknown key, missing key and value out of range; rules between keys are not checked."""
     values = flatten(config)
     problems = [_problem(key, value) for key, value in values.items()]
     problems += [f"--config.{key}: this key is missing" for key in KEYS if key not in values]
-    if not any(problems):
-        rules = RULES + TRAINING_RULES if for_training else RULES
-        problems = [message.format(config) for message, holds in rules if not holds(config)]
-    _require_none(list(filter(None, problems)))
-    with_fixes(config)
+    return list(filter(None, problems))
 
 
 def _require_none(problems: list[str]) -> None:

@@ -1,6 +1,8 @@
 """Evaluation of one split: metrics, predictions and figures, written to the run folder."""
 
+import dataclasses
 import functools
+import os
 from pathlib import Path
 
 import numpy as np
@@ -8,13 +10,15 @@ from ml_collections import ConfigDict
 
 from cifar_jax.data import ImageSet, batches
 from cifar_jax.devices import is_first_process
+from cifar_jax.errors import DataError
 from cifar_jax.evaluation.features import classify, place_features
 from cifar_jax.evaluation.logits import compile_predict, predict_split
 from cifar_jax.experiment import Experiment
-from cifar_jax.files.atomic import atomic_path
 from cifar_jax.metrics import calibration, classification
 from cifar_jax.report import figures
-from cifar_jax.runs.run_folder import RunFolder, read_json, write_json
+from cifar_jax.runs.json_files import warn_once, write_json
+from cifar_jax.runs.predictions import write_predictions
+from cifar_jax.runs.run_folder import RunFolder
 
 CALIBRATION = ("loss", "loss_interval", "ece", "ece_interval")  # changed by temperature scaling
 HEADLINE = ("n", "accuracy", "accuracy_interval", *CALIBRATION)
@@ -45,31 +49,50 @@ class SplitEvaluator:
         return {kind: classification.summarize(logits_NK=values_NK, **split) for kind, values_NK in logits.items()}
 
 
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+    """One evaluated split: the content of metrics.json, and what its other files are made of."""
+
+    metrics: dict
+    images: ImageSet
+    logits: dict[str, np.ndarray]  # 'plain' and, with test-time augmentation, 'tta', float32 (N, K)
+
+    def write(self, folder: RunFolder, directory: Path, *, with_figures: bool = True) -> None:
+        """Writes metrics.json, predictions.npz and figures to `directory`, in the first process.
+
+        Args:
+            folder: of the run; the figures of its evaluation/test go to figures/ instead.
+            with_figures: takes 1.2 s per split.
+
+        Raises:
+            DataError, OSError: a file cannot be written.
+        """
+        if not is_first_process():
+            return
+        logits_NK = self.logits["tta" if self.metrics["tta"] else "plain"]
+        write_json(directory / "metrics.json", self.metrics)
+        write_predictions(
+            directory / "predictions.npz",
+            labels_N=self.images.labels_N,
+            predictions_N=logits_NK.argmax(-1).astype(np.int32),
+            **{"logits" if name == "plain" else f"logits_{name}": values for name, values in self.logits.items()},
+        )
+        if with_figures:
+            figures_dir = folder.figures_dir if directory == folder.evaluation_dir("test") else directory
+            _draw(figures_dir, self.metrics, logits_NK, self.images, run=figures.run_name(folder))
+
+
 def evaluate_split(
-    experiment: Experiment,
-    variables: dict,
-    folder: RunFolder,
-    *,
-    split: str,
-    step: int,
-    tta: bool,
-    directory: Path,
-    temperature: float | None = None,
-    with_figures: bool = True,
-) -> dict:
-    """Evaluates every image of a split once and writes metrics.json, predictions.npz and figures.
+    experiment: Experiment, variables: dict, *, split: str, step: int, tta: bool, temperature: float | None = None
+) -> Evaluation:
+    """Evaluates every image of a split once; writes nothing.
 
     Args:
         variables: params and batch_stats, replicated.
         step: of their checkpoint, recorded in metrics.json.
         tta: use test-time augmentation; the headline metrics without it become `without_tta`.
-        directory: for the files; the figures of evaluation/test go to figures/ instead.
         temperature: fitted on the validation split of the same checkpoint with the same `tta`; None = no metrics with
             temperature scaling. For the validation split it is fitted here.
-        with_figures: takes 1.2 s per split.
-
-    Returns:
-        The content of metrics.json.
     """
     evaluator = SplitEvaluator(experiment, split, variables=variables, tta=tta)
     logits = evaluator.logits(variables)
@@ -90,16 +113,7 @@ def evaluate_split(
     if temperature:
         scaled = evaluator.summaries({"scaled": logits[kind] / temperature})["scaled"]
         metrics["temperature_scaled"] = {"temperature": temperature} | {name: scaled[name] for name in CALIBRATION}
-    if is_first_process():
-        write_json(directory / "metrics.json", metrics)
-        arrays = {"logits" if name == "plain" else f"logits_{name}": values for name, values in logits.items()}
-        predictions_N = logits[kind].argmax(-1).astype(np.int32)
-        with atomic_path(directory / "predictions.npz") as temporary:
-            np.savez(temporary, labels=evaluator.images.labels_N, predictions=predictions_N, **arrays)
-        if with_figures:
-            figures_dir = folder.figures_dir if directory == folder.evaluation_dir("test") else directory
-            _draw(figures_dir, metrics, logits[kind], evaluator.images, run=figures.run_name(folder))
-    return metrics
+    return Evaluation(metrics, evaluator.images, logits)
 
 
 def _draw(directory: Path, metrics: dict, logits_NK: np.ndarray, images: ImageSet, *, run: str) -> None:
@@ -140,5 +154,11 @@ def fitted_temperature(folder: RunFolder, *, step: int, tta: bool) -> float | No
 
 def _final_results(folder: RunFolder, split: str, *, step: int, tta: bool) -> dict:
     """The content of results.json if it evaluates `split` with this checkpoint and `tta`; else empty."""
-    results = read_json(folder.results_json) if folder.results_json.exists() else {}
-    return results if results and (results[split]["checkpoint_step"], results[split]["tta"]) == (step, tta) else {}
+    if not os.path.lexists(folder.results_json):
+        return {}
+    try:
+        results = folder.results()
+    except DataError as error:
+        warn_once(f"{error}; until then, its temperature is not used")
+        return {}
+    return results if (results[split]["checkpoint_step"], results[split]["tta"]) == (step, tta) else {}

@@ -1,10 +1,14 @@
 """`--mode evaluate`: evaluates a checkpoint on one split."""
 
+import logging
 from pathlib import Path
 
+from cifar_jax.errors import DataError
 from cifar_jax.evaluation.evaluate import evaluate_split, evaluation_directory, fitted_temperature, with_tta
 from cifar_jax.runs.run_folder import RunFolder
 from cifar_jax.training.restore import restore_run, start_devices
+
+log = logging.getLogger(__name__)
 
 
 def evaluate(
@@ -20,7 +24,8 @@ def evaluate(
         data: the new path of the data set, if it was moved; its fingerprint must match the run's. '' = as recorded.
 
     Returns:
-        The content of metrics.json; see `evaluation_directory` for its location.
+        The content of metrics.json; see `evaluation_directory` for its location. In a run folder that cannot be
+        written, it is only returned, with a warning.
 
     Raises:
         UsageError: no such checkpoint, or not a run folder.
@@ -31,13 +36,12 @@ def evaluate(
     if tta is None:
         tta = with_tta(experiment.config, split)
     folder = RunFolder(Path(workdir))
-    return evaluate_split(
-        experiment,
-        restored.state.variables,
-        folder,
-        split=split,
-        step=restored.step,
-        tta=tta,
-        directory=evaluation_directory(folder, experiment.config, split=split, step=restored.step, tta=tta),
-        temperature=fitted_temperature(folder, step=restored.step, tta=tta) if split == "test" else None,
-    )
+    selection = {"step": restored.step, "tta": tta}
+    temperature = fitted_temperature(folder, **selection) if split == "test" else None
+    evaluation = evaluate_split(experiment, restored.state.variables, split=split, temperature=temperature, **selection)
+    directory = evaluation_directory(folder, experiment.config, split=split, **selection)
+    try:
+        evaluation.write(folder, directory)
+    except (DataError, OSError) as error:  # such as the read-only folder of another user
+        log.warning("%s cannot be written (%s): the figures that follow were not kept", directory, error)
+    return evaluation.metrics

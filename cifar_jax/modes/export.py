@@ -25,6 +25,7 @@ from cifar_jax.files.checksums import checksum
 from cifar_jax.models.xla_cpu import portable_forms
 from cifar_jax.preprocessing.preprocess import Preprocessing
 from cifar_jax.pretrained import Backbone
+from cifar_jax.runs.json_files import load_object, write_json
 from cifar_jax.training.restore import restore_network, start_devices
 
 SUFFIXES = {"safetensors": ".safetensors", "keras": ".h5", "stablehlo": ".stablehlo", "onnx": ".onnx"}
@@ -81,6 +82,7 @@ def export(workdir: str | Path, *, output: str | Path, format: str, checkpoint: 
     with atomic_path(path) as temporary:
         description = _WRITERS[format](network, temporary, path.name)
         sha256 = checksum(temporary)
+        _require_earlier_export(path, sidecar)  # again: another program may have written there meanwhile
     run, classes = Path(workdir).resolve().name, list(experiment.dataset.class_names)
     names = (field.name for field in dataclasses.fields(network.model))
     settings = {name: getattr(network.model, name) for name in names if name not in ("parent", "name")}
@@ -102,8 +104,7 @@ def export(workdir: str | Path, *, output: str | Path, format: str, checkpoint: 
         "model": {"class": type(network.model).__name__, **settings},
         "source": {"run": run, "data": experiment.dataset.name, "checkpoint_step": restored.step},
     }
-    with atomic_path(sidecar) as temporary:
-        temporary.write_text(json.dumps(content, indent=2, default=str) + "\n", encoding="utf-8")
+    write_json(sidecar, json.loads(json.dumps(content, default=str)))
     return [path, sidecar]
 
 
@@ -113,13 +114,22 @@ def _require_writable(path: Path, sidecar: Path, *, suffix: str) -> None:
     folder = next(parent for parent in path.absolute().parents if parent.exists())
     if path.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK):
         raise UsageError(f"--output={path} cannot be written; choose another path")
-    if path.exists() or sidecar.exists():
-        try:
-            is_export = json.loads(sidecar.read_text(encoding="utf-8"))["exported_by"] == _EXPORTER
-        except (OSError, ValueError, TypeError, KeyError):
-            is_export = False
-        if not is_export:
-            raise UsageError(f"--output={path}: the file or its .json exists and is no export; choose another path")
+    _require_earlier_export(path, sidecar)
+
+
+def _require_earlier_export(path: Path, sidecar: Path) -> None:
+    """Raises UsageError if the file or its sidecar exists, unless both are an export that no one has changed."""
+    if not (os.path.lexists(path) or os.path.lexists(sidecar)):
+        return
+    try:
+        content = load_object(sidecar)
+        is_export = content.get("exported_by") == _EXPORTER
+        if path.exists():
+            is_export &= content.get("sha256") == checksum(path)
+    except (OSError, DataError):
+        is_export = False
+    if not is_export:
+        raise UsageError(f"--output={path}: the file or its .json exists and is no export; choose another path")
 
 
 def _write_keras(network: _Network, path: Path, name: str) -> dict:

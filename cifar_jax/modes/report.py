@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from cifar_jax.errors import DataError
 from cifar_jax.report import comparison, figures, page
 from cifar_jax.runs.run_folder import RunFolder
 
@@ -20,7 +21,13 @@ def report(workdir: str | Path) -> list[Path]:
         DataError: a file of the run is missing or damaged.
     """
     folder = RunFolder(Path(workdir))
-    if not folder.config_json.exists():
-        return comparison.write(folder.path)
-    figures.redraw(folder)
-    return [page.write(folder)]
+    try:
+        if not folder.is_run:
+            return comparison.write(folder.path)
+        figures.redraw(folder)
+        return [page.write(folder)]
+    except OSError as error:
+        raise DataError(
+            f"{error.filename2 or error.filename or folder.path} cannot be written: {error.strerror}; copy the folder "
+            "(checkpoints/ is not needed) to where you can write, and name the copy with --workdir"
+        ) from error

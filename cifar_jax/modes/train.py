@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,11 +15,13 @@ from cifar_jax.devices import is_first_process, start
 from cifar_jax.metrics.classification import mean_interval
 from cifar_jax.report import page
 from cifar_jax.report.finished_runs import comparable_accuracy
-from cifar_jax.runs.run_folder import RunFolder, read_json, write_json
+from cifar_jax.runs.json_files import plain, write_json
+from cifar_jax.runs.metadata import steps
+from cifar_jax.runs.run_folder import RunFolder
 from cifar_jax.training import input_check, warm_start
 from cifar_jax.training.hooks import Hook
 from cifar_jax.training.loop import Trainer
-from cifar_jax.training.restore import require_same_backbone, require_same_data
+from cifar_jax.training.restore import require_same_backbone, with_recorded_data
 
 log = logging.getLogger(__name__)
 
@@ -98,43 +101,65 @@ def train_run(
     """
     validate(config, for_training=True)
     folder = RunFolder(Path(workdir))
-    _require_same_configuration(config, folder)
+    folder.require_writable()
+    recorded = folder.recorded() if folder.is_run else None
+    if recorded:
+        _require_same_configuration(config, folder, recorded)
     if config.train.init_from:
         warm_start.require_run(config.train.init_from)
     experiment = experiments.build(config, allow_fallback=allow_fallback and jax.process_count() == 1)
     experiments.require_trainable(experiment)
     if config.train.init_from:
         experiment = warm_start.warm_started(experiment)
-    if experiment.backbone and config.model.check_input and not folder.config_json.exists():
+    if experiment.backbone and config.model.check_input and not recorded:
         input_check.require_right_scale(experiment)
     # Only the first process writes; the others read what it wrote before they started.
     with folder.lock() if is_first_process() else contextlib.nullcontext():
-        if folder.config_json.exists():
-            recorded = read_json(folder.config_json)
-            require_same_data(experiment, recorded["data"])
+        if folder.is_run:
+            recorded = folder.recorded()
+            experiment = with_recorded_data(experiment, recorded["data"], key="--config.data.dir")
             require_same_backbone(experiment, recorded["backbone"])
             warm_start.require_same(experiment, recorded["initial_weights"])
+        record = {
+            "config": _with_place_of_data(to_json(experiment.config), experiment.dataset.source),
+            "command": command,
+            "data": experiment.data_description,
+            "backbone": plain(experiment.backbone and experiment.backbone.description),
+            "initial_weights": warm_start.description(experiment),
+        }
         if is_first_process():
-            folder.claim(
-                to_json(experiment.config),
-                command,
-                data=experiment.data_description,
-                backbone=experiment.backbone and experiment.backbone.description,
-                initial_weights=warm_start.description(experiment),
-            )
-        if folder.results_json.exists():
-            log.info("%s: already finished", folder.path)
-            if not folder.report_html.exists() and is_first_process():  # stopped while it was written
-                page.write(folder)
-            return read_json(folder.results_json)
-        return Trainer(experiment, folder, command=command, hooks=hooks).fit()
+            folder.claim(record)
+        return _finished(folder) or Trainer(experiment, folder, record=record, hooks=hooks).fit()
 
 
-def _require_same_configuration(config: ConfigDict, folder: RunFolder) -> None:
+def _finished(folder: RunFolder) -> dict | None:
+    """The results of a finished run; None where a file is missing or damaged that its checkpoints can replace.
+
+    Raises:
+        DataError: results.json is damaged and there is no checkpoint.
+    """
+    if not os.path.lexists(folder.results_json):
+        return None
+    damages, has_checkpoints = folder.damages(), bool(steps(folder.checkpoints_dir))
+    for damage in damages:
+        log.warning("%s: %s", damage, "written again" if has_checkpoints else "no checkpoint to write it again from")
+    if damages and has_checkpoints:
+        return None
+    results = folder.results()
+    log.info("%s: already finished", folder.path)
+    if not folder.report_html.exists() and is_first_process():  # stopped while it was written
+        page.write(folder)
+    return results
+
+
+def _with_place_of_data(config: dict, source: str) -> dict:
+    """The plain configuration with the absolute path of the data, so that other modes find them from any directory."""
+    return config | {"data": config["data"] | {"dir": source}} if os.path.isabs(source) else config
+
+
+def _require_same_configuration(config: ConfigDict, folder: RunFolder, recorded: dict) -> None:
     """Raises UsageError if the folder belongs to another configuration; called before the data are read."""
-    if not folder.config_json.exists():
-        return
     requested = to_json(config)
-    if read_json(folder.config_json)["data"]["is_fallback"]:  # recorded with fewer epochs than configured
+    if recorded["data"]["is_fallback"]:  # recorded with fewer epochs than configured
         requested["train"]["epochs"] = min(requested["train"]["epochs"], experiments.FALLBACK_EPOCHS)
     folder.require_same(requested)

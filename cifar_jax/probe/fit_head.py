@@ -9,7 +9,8 @@ from cifar_jax.devices import is_first_process, replicate
 from cifar_jax.evaluation.features import place_features
 from cifar_jax.experiment import Experiment
 from cifar_jax.probe.logistic_regression import fit_path
-from cifar_jax.runs.run_folder import RunFolder, write_json
+from cifar_jax.runs.json_files import write_json
+from cifar_jax.runs.run_folder import RunFolder
 
 
 def fit_head(experiment: Experiment, folder: RunFolder, variables: dict) -> tuple[dict, dict]:

@@ -11,7 +11,9 @@ from cifar_jax.metrics.classification import mean_interval
 from cifar_jax.report import style
 from cifar_jax.report.finished_runs import comparable_accuracy
 from cifar_jax.report.html import write_page
-from cifar_jax.runs.run_folder import read_json, write_json
+from cifar_jax.runs import forms
+from cifar_jax.runs.json_files import read_json, write_json
+from cifar_jax.runs.run_folder import RunFolder
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,8 +55,8 @@ def write(directory: Path, steps: Sequence[AblationStep]) -> list[Path]:
 
 def _results_by_seed(directory: Path, step: AblationStep) -> list[dict]:
     """The content of results.json of each seed."""
-    seeds = read_json(directory / step.folder / "results.json")["seeds"]
-    return [read_json(directory / step.folder / f"seed_{seed}" / "results.json") for seed in seeds]
+    seeds = read_json(directory / step.folder / "results.json", forms.SEEDS)["seeds"]
+    return [RunFolder(directory / step.folder / f"seed_{seed}").results() for seed in seeds]
 
 
 def _row(directory: Path, step: AblationStep) -> dict:
@@ -62,7 +64,7 @@ def _row(directory: Path, step: AblationStep) -> dict:
     results = _results_by_seed(directory, step)
     accuracies = [result["test"]["accuracy"] for result in results]
     mean, *interval = mean_interval(accuracies, bounds=(0, 1))
-    history = read_json(directory / step.folder / f"seed_{results[0]['seed']}" / "history.json")
+    history = RunFolder(directory / step.folder / f"seed_{results[0]['seed']}").history()
     return {
         **dataclasses.asdict(step),
         "seeds": [result["seed"] for result in results],

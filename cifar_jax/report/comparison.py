@@ -4,11 +4,12 @@ import itertools
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from cifar_jax.errors import DataError
 from cifar_jax.metrics import paired
 from cifar_jax.report import curves, finished_runs
 from cifar_jax.report.finished_runs import Group
 from cifar_jax.report.html import inlined, write_page
-from cifar_jax.runs.run_folder import write_json
+from cifar_jax.runs.json_files import write_json
 
 SPLITS = ("train", "validation", "test")
 
@@ -23,8 +24,8 @@ def write(directory: Path) -> list[Path]:
     runs, skipped = finished_runs.find(directory)
     groups = finished_runs.group(runs)
     files = {kind: directory / f"report.{kind}" for kind in ("html", "md", "json", "png")}
+    pairs = list(_pairs(groups, skipped))
     rows = [_row(*pair) for pair in zip(groups, finished_runs.config_differences(groups), strict=True)]
-    pairs = list(_pairs(groups))
     write_json(files["json"], {"groups": rows, "pairs": pairs, "skipped": skipped})
     _draw(groups, title=f"{directory.name}: {len(runs)} runs", path=files["png"])
     leaders = set({group.data: group.runs[0].name for group in reversed(groups)}.values())  # best of each data set
@@ -62,10 +63,17 @@ def _row(group: Group, differences: dict[str, object]) -> dict:
     }
 
 
-def _pairs(groups: Sequence[Group]) -> Iterator[dict]:
-    """Paired tests of the first seeds of every two configurations with the same test images."""
-    runs = [group.runs[0] for group in groups]
-    tested = [(run, correct_N) for run in runs if (correct_N := run.correct()) is not None]
+def _pairs(groups: Sequence[Group], skipped: list[str]) -> Iterator[dict]:
+    """Paired tests of the first seeds of every two configurations with the same test images.
+
+    A run whose predictions are missing or damaged is not tested; a line is added to `skipped`.
+    """
+    tested = []
+    for run in (group.runs[0] for group in groups):
+        try:
+            tested.append((run, run.folder.correct("test")))
+        except DataError as error:
+            skipped.append(f"{run.name}: no paired comparison: {error}")
     for (first, first_correct_N), (second, second_correct_N) in itertools.combinations(tested, 2):
         if first.results["data"]["splits"]["test"] == second.results["data"]["splits"]["test"]:
             result = paired.compare(first_correct_N, second_correct_N)

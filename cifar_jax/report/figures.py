@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from cifar_jax.runs.run_folder import RunFolder, read_json
+from cifar_jax.runs.run_folder import RunFolder
 
 
 def run_name(folder: RunFolder) -> str:
@@ -47,5 +47,5 @@ def draw_history(history: Mapping, results: Mapping, *, run: str, directory: Pat
 def redraw(folder: RunFolder) -> None:
     """Redraws the figures of a finished run that need no images, from its JSON files."""
     run, directory = run_name(folder), folder.figures_dir
-    draw_history(read_json(folder.history_json), read_json(folder.results_json), run=run, directory=directory)
-    draw_metrics(read_json(folder.evaluation_dir("test") / "metrics.json"), run=run, directory=directory)
+    draw_history(folder.history(), folder.results(), run=run, directory=directory)
+    draw_metrics(folder.metrics("test"), run=run, directory=directory)

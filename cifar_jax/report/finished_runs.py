@@ -9,13 +9,11 @@ import statistics
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-import numpy as np
-
 from cifar_jax.config.keys import FREE_KEYS
 from cifar_jax.config.validate import flatten
-from cifar_jax.errors import DataError, UsageError
+from cifar_jax.errors import CifarJaxError, DataError, UsageError
 from cifar_jax.metrics.classification import mean_interval, wilson_interval
-from cifar_jax.runs.run_folder import RunFolder, read_json
+from cifar_jax.runs.run_folder import RunFolder
 
 IGNORED_KEYS = {*FREE_KEYS, "train.seed", "train.seeds"}  # runs of one group may differ in these keys
 
@@ -42,7 +40,7 @@ class Run:
     @classmethod
     def read(cls, name: str, folder: RunFolder) -> "Run":
         """Reads a run folder. Raises DataError if the run is not finished or a file is damaged."""
-        recorded = read_json(folder.config_json)
+        recorded = folder.recorded()
         if not folder.results_json.exists():
             raise DataError("not finished; run its command again to resume it")
         recipe = re.search(r"-config[= ](\S+)", recorded["command"])
@@ -51,17 +49,9 @@ class Run:
             folder=folder,
             recipe=Path(recipe[1]).stem if recipe else "",
             config={key: value for key, value in flatten(recorded["config"]).items() if key not in IGNORED_KEYS},
-            results=read_json(folder.results_json),
-            history=read_json(folder.history_json),
+            results=folder.results(),
+            history=folder.history(),
         )
-
-    def correct(self) -> np.ndarray | None:
-        """Whether each test image is classified correctly, bool (N,); None without evaluation/test/predictions.npz."""
-        path = self.folder.evaluation_dir("test") / "predictions.npz"
-        if not path.exists():
-            return None
-        with np.load(path) as saved:
-            return saved["labels"] == saved["predictions"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,14 +93,18 @@ def find(directory: Path) -> tuple[list[Run], list[str]]:
         UsageError: there is no finished run.
     """
     runs, skipped = [], []
-    for path, folders, files in os.walk(directory):
+
+    def unreadable(error: OSError) -> None:
+        skipped.append(f"{_name(error.filename, directory)}: cannot be read: {error.strerror}")
+
+    for path, folders, files in os.walk(directory, onerror=unreadable):
         folders.sort()
-        if "config.json" in files:
+        if {"config.json", "checkpoints"} & {*folders, *files}:
             folders.clear()  # a run contains no other run, but its checkpoints are many files
-            name = str(Path(path).relative_to(directory))
+            name = _name(path, directory)
             try:
                 runs.append(Run.read(name, RunFolder(Path(path))))
-            except DataError as error:
+            except CifarJaxError as error:
                 skipped.append(f"{name}: {error}")
     if not runs:
         hint = f" ({'; '.join(skipped)})" if skipped else ""
@@ -118,6 +112,11 @@ def find(directory: Path) -> tuple[list[Run], list[str]]:
             f"--workdir={directory} contains no finished run{hint}: name the folder that contains the run folders"
         )
     return runs, skipped
+
+
+def _name(path: str, directory: Path) -> str:
+    """The path relative to `directory`; bytes that are not UTF-8 as \\xff, because no page can hold them."""
+    return os.fsencode(Path(path).relative_to(directory)).decode("utf-8", "backslashreplace")
 
 
 def group(runs: Sequence[Run]) -> list[Group]:

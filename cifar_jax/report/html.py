@@ -73,6 +73,7 @@ def inlined(path: Path, *, alt: str) -> Markup:
     """
     content = path.read_bytes()
     with Image.open(io.BytesIO(content)) as image:
+        image.load()  # raises if the file is damaged
         width, height = image.size
         inches = width / image.info.get("dpi", (DPI, DPI))[0]
         if len(content) > LARGE:

@@ -1,11 +1,17 @@
 """report.html of one run: results, figures, architecture and configuration on one page."""
 
+import logging
 from pathlib import Path
 
+from markupsafe import Markup
+
 from cifar_jax.config.validate import flatten
+from cifar_jax.errors import one_line
 from cifar_jax.report.figures import run_name
 from cifar_jax.report.html import inlined, write_page
-from cifar_jax.runs.run_folder import RunFolder, read_json
+from cifar_jax.runs.run_folder import RunFolder
+
+log = logging.getLogger(__name__)
 
 FIGURES = {  # by section, in order, with captions
     "Training": {
@@ -33,22 +39,33 @@ def write(folder: RunFolder) -> Path:
     Raises:
         DataError: results.json or another file of the folder is missing or damaged.
     """
-    recorded = read_json(folder.config_json)
+    recorded = folder.recorded()
     write_page(
         folder.report_html,
         "run.html",
         name=run_name(folder),
         command=recorded["command"],
         config=flatten(recorded["config"]),
-        results=read_json(folder.results_json),
-        architecture=read_json(folder.architecture_json),
+        results=folder.results(),
+        architecture=folder.architecture(),
         sections={
             section: [
-                (inlined(path, alt=caption), caption)
+                (image, caption)
                 for name, caption in captions.items()
-                if (path := folder.figures_dir / f"{name}.png").exists()
+                if (image := _figure(folder.figures_dir / f"{name}.png", alt=caption))
             ]
             for section, captions in FIGURES.items()
         },
     )
     return folder.report_html
+
+
+def _figure(path: Path, *, alt: str) -> Markup | None:
+    """The figure as HTML; None, with a warning, if it is missing or damaged: the page is complete without it."""
+    try:
+        return inlined(path, alt=alt)
+    except FileNotFoundError:
+        log.warning("%s is missing: the page is without it", path)
+    except Exception as error:  # Pillow raises any type for damage
+        log.warning("%s is damaged (%s): the page is without it", path, one_line(error))
+    return None

@@ -8,7 +8,6 @@ metadata; restoring verifies them and falls back to the next intact step.
 import contextlib
 import dataclasses
 import gc
-import json
 import logging
 import math
 import pathlib
@@ -21,10 +20,10 @@ import jax
 import orbax.checkpoint as ocp
 
 from cifar_jax.errors import DataError, UsageError
-from cifar_jax.runs.checksums import json_checksum, leaf_checksums, listed, require_same_leaves
-from cifar_jax.runs.orbax_errors import cause, first_line, unreadable
-
-_JSON = ocp.JsonCheckpointHandler()  # used directly: the barriers of a checkpointer involve every process
+from cifar_jax.runs.checksums import leaf_checksums, listed, require_same_leaves
+from cifar_jax.runs.json_files import json_checksum, plain
+from cifar_jax.runs.metadata import is_empty, read_meta, steps
+from cifar_jax.runs.orbax_errors import cause, unreadable
 
 
 class Restored(NamedTuple):
@@ -56,10 +55,7 @@ class Checkpoints:
 
     def steps(self) -> list[int]:
         """All steps on disk, in ascending order, including damaged ones."""
-        if not self._directory.is_dir():
-            return []
-        numbered = (path for path in self._directory.iterdir() if path.name.isdecimal() and path.is_dir())
-        return sorted(int(path.name) for path in numbered if not _is_empty(path))
+        return steps(self._directory)
 
     def save(self, step: int, state: Any, metadata: Mapping, *, val_accuracy: float | None) -> None:
         """Starts writing a checkpoint; returns as soon as `state` may be overwritten.
@@ -79,7 +75,7 @@ class Checkpoints:
         if val_accuracy is not None and not math.isfinite(val_accuracy):
             val_accuracy = None
         content = {"metadata": metadata, "leaves": leaf_checksums(state), "val_accuracy": val_accuracy}
-        content = json.loads(json.dumps(content, allow_nan=False))  # as read later: keys become strings
+        content = plain(content)
         meta = {**content, "sha256": json_checksum(content)}
         if val_accuracy is not None:
             self._accuracy[step] = val_accuracy
@@ -183,25 +179,23 @@ class Checkpoints:
 
     def _read_meta(self, step: int) -> dict:
         try:
-            meta = _JSON.restore(self._directory / str(step) / "meta")
-            is_intact = isinstance(meta, dict) and meta.pop("sha256", None) == json_checksum(meta)
-        except (OSError, ValueError) as error:
-            raise _DamagedError(f"its metadata cannot be read ({first_line(error)})") from error
-        if not is_intact:
-            raise _DamagedError("wrong checksum of its metadata")
-        return meta
+            return read_meta(self._directory / str(step))
+        except DataError as error:
+            raise _DamagedError(str(error)) from error
 
-    def _accuracies(self) -> dict[int, float]:
-        """The validation accuracy of each step that has one and intact metadata."""
+    def _accuracies(self) -> dict[int, float | None]:
+        """The validation accuracy of each step with intact metadata; None for a step in mid-epoch."""
         accuracies = {}
         for step in self.steps():
             with contextlib.suppress(_DamagedError):
                 accuracies[step] = self._read_meta(step)["val_accuracy"]
-        return {step: accuracy for step, accuracy in accuracies.items() if accuracy is not None}
+        return accuracies
 
     def _best_first(self) -> list[int]:
+        """Steps with damaged metadata come first: any of them may be the best, and trying it reports the damage."""
         accuracy = self._accuracies()
-        return sorted(self.steps(), key=lambda step: (accuracy.get(step, -math.inf), step), reverse=True)
+        known = {step: -math.inf if value is None else value for step, value in accuracy.items()}
+        return sorted(self.steps(), key=lambda step: (known.get(step, math.inf), step), reverse=True)
 
     def _open(self) -> ocp.CheckpointManager:
         """Creates the manager that writes. It is created late, so that reading does not change the directory."""
@@ -217,7 +211,8 @@ class Checkpoints:
             lightweight_initialize=True,  # do not read the metadata of old steps, which may be damaged
         )
         self._manager = ocp.CheckpointManager(self._directory, options=options)
-        self._accuracy.update(self._accuracies())
+        accuracies = self._accuracies()
+        self._accuracy.update({step: value for step, value in accuracies.items() if value is not None})
         return self._manager
 
     def _move_damaged_steps(self) -> None:
@@ -225,7 +220,7 @@ class Checkpoints:
         if not self._directory.is_dir():
             return
         for path in self._directory.iterdir():
-            if path.name.isdecimal() and path.is_dir() and _is_empty(path):
+            if path.name.isdecimal() and path.is_dir() and is_empty(path):
                 path.rmdir()
         for step in self._damaged:
             path = self._directory / str(step)
@@ -239,9 +234,9 @@ class Checkpoints:
         except Exception as error:  # a writing thread of Orbax or TensorStore raises any type
             step, self._saving = self._saving, None
             self._accuracy.pop(step, None)
+            kept = "earlier checkpoints stay usable" if set(self.steps()) - {step} else "there is no earlier checkpoint"
             raise DataError(
-                f"checkpoint of step {step} could not be written to {self._directory}: {cause(error)}; "
-                "earlier checkpoints stay usable"
+                f"checkpoint of step {step} could not be written to {self._directory}: {cause(error)}; {kept}"
             ) from error
 
 
@@ -254,10 +249,3 @@ class _KeepBest(ocp.checkpoint_managers.PreservationPolicy):
     def should_preserve(self, checkpoints, *, context) -> list[bool]:
         known = [(self.accuracy[info.step], info.step) for info in checkpoints if info.step in self.accuracy]
         return [bool(known) and info.step == max(known)[1] for info in checkpoints]
-
-
-def _is_empty(path: pathlib.Path) -> bool:
-    try:
-        return not any(path.iterdir())
-    except FileNotFoundError:  # removed by a run that trains at the same time
-        return True

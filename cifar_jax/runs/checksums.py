@@ -1,7 +1,6 @@
 """Checksums that verify a checkpoint."""
 
 import hashlib
-import json
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -31,11 +30,6 @@ def leaf_checksums(state: Any) -> dict[str, dict]:
 
 def _name(path) -> str:
     return jax.tree_util.keystr(path, simple=True, separator="/")
-
-
-def json_checksum(value: Mapping) -> str:
-    """sha256 of a JSON value; the order of its keys does not matter."""
-    return hashlib.sha256(json.dumps(value, sort_keys=True, allow_nan=False).encode()).hexdigest()
 
 
 def require_same_leaves(saved: Mapping[str, Mapping], abstract_state: Any, where: pathlib.Path) -> None:

@@ -1,6 +1,8 @@
 """The run folder: the files of one run. All modes that use a finished run only need this folder."""
 
 import contextlib
+import errno
+import functools
 import json
 import logging
 import os
@@ -9,22 +11,32 @@ import socket
 from collections.abc import Iterator, Mapping
 from typing import IO
 
+import numpy as np
+
 from cifar_jax.config.keys import FREE_KEYS
-from cifar_jax.config.validate import differences
+from cifar_jax.config.validate import differences, from_json, key_problems
 from cifar_jax.errors import DataError, UsageError
-from cifar_jax.files.atomic import atomic_path
+from cifar_jax.runs import forms
+from cifar_jax.runs.history import read_history, until
+from cifar_jax.runs.json_files import CHECKSUM, json_checksum, load_object, read_json, warn_once, write_json
+from cifar_jax.runs.metadata import newest_metadata, steps
+from cifar_jax.runs.predictions import read_predictions
 
 try:
     import fcntl
 except ImportError:  # Windows has no such locks: a second run in the same folder is not detected
     fcntl = None
 
+REBUILD = "the train command of the run writes it again from the checkpoints"
+
 
 class RunFolder:
     """The paths of one run. Only `claim`, `lock` and `write_json` create anything."""
 
     def __init__(self, path: pathlib.Path):
+        """Raises UsageError if no folder can have this path; nothing is created."""
         self.path = path = pathlib.Path(path).absolute()
+        _require_possible(path)
         self.config_json = path / "config.json"
         self.architecture_json = path / "architecture.json"
         self.history_json = path / "history.json"
@@ -38,11 +50,105 @@ class RunFolder:
     def evaluation_dir(self, split: str) -> pathlib.Path:
         return self.path / "evaluation" / split
 
+    @property
+    def is_run(self) -> bool:
+        """Whether the folder holds a run, even one without its config.json."""
+        return os.path.lexists(self.config_json) or bool(steps(self.checkpoints_dir))
+
+    def recorded(self) -> dict:
+        """The content of config.json, see `claim`; if it is damaged, its copy in the newest checkpoint.
+
+        Raises:
+            UsageError: the folder holds no run.
+            DataError: config.json is damaged and there is no copy.
+        """
+        if not self.is_run:
+            seeds = sorted(path.parent.name for path in self.path.glob("seed_*/config.json"))
+            hint = f"choose one of its runs: {', '.join(seeds)}" if seeds else "is it the folder of a run?"
+            raise UsageError(f"--workdir={self.path} has no config.json: {hint}")
+        content = None
+        try:
+            content = _with_valid_keys(read_json(self.config_json, forms.CONFIG, with_checksum=False))
+            if CHECKSUM in load_object(self.config_json):
+                return content
+            problem = f"{self.config_json} has no checksum (edited, or written by an older version)"
+        except DataError as error:
+            problem = str(error)
+        step, metadata = newest_metadata(self.checkpoints_dir) or (0, {})
+        if "run" in metadata:
+            warn_once(f"{problem}: using its copy in checkpoint {step}; {REBUILD}")
+            return _with_valid_keys(metadata["run"])
+        if content is None:
+            has_steps = "restore it from a backup; the checkpoints have no copy of it"
+            hint = has_steps if steps(self.checkpoints_dir) else "nothing was trained yet: delete it to start again"
+            raise DataError(f"{problem}; {hint}")
+        warn_once(f"{problem}: errors in it cannot be detected")
+        return content | {"data": metadata.get("data", content["data"])}
+
+    def results(self) -> dict:
+        """The content of results.json. Raises DataError if it is missing or damaged."""
+        return self._read(self.results_json, forms.RESULTS)
+
+    def architecture(self) -> dict:
+        """The content of architecture.json. Raises DataError if it is missing or damaged."""
+        return self._read(self.architecture_json, forms.ARCHITECTURE)
+
+    def metrics(self, split: str) -> dict:
+        """The content of evaluation/SPLIT/metrics.json. Raises DataError if it is missing or damaged."""
+        return self._read(self.evaluation_dir(split) / "metrics.json", forms.METRICS)
+
+    def history(self) -> dict[str, list]:
+        """The columns of history.json, compared with results.json or, before the end of the run, with a checkpoint.
+
+        Raises:
+            DataError: the file is missing or damaged.
+        """
+        with _hint():
+            columns = read_history(self.history_json)
+            if self.results_json.exists():
+                intact = self.results().get("history_checksum") in (None, json_checksum(columns))
+            else:
+                _, metadata = newest_metadata(self.checkpoints_dir) or (0, {})
+                rows = metadata.get("history", {"epoch": []})
+                intact = not rows["epoch"] or until(columns, rows["epoch"][-1]) == rows
+            if not intact:
+                raise DataError(f"{self.history_json} is damaged: its rows are not those of the run")
+        return columns
+
+    def correct(self, split: str) -> np.ndarray:
+        """Whether each image is classified correctly, bool (N,), from evaluation/SPLIT/predictions.npz.
+
+        Raises:
+            DataError: the file is missing or damaged, or of another evaluation than results.json.
+        """
+        path, metrics = self.evaluation_dir(split) / "predictions.npz", self.results()[split]
+        with _hint():
+            labels_N, predictions_N = read_predictions(path, n=metrics["n"])
+            correct_N = labels_N == predictions_N
+            if correct_N.sum() != round(metrics["accuracy"] * metrics["n"]):
+                raise DataError(f"{path} is of another evaluation than {self.results_json.name}")
+        return correct_N
+
+    def damages(self) -> list[str]:
+        """One line for each file of a finished run that is missing or damaged."""
+        of_test = functools.partial(self.metrics, "test"), functools.partial(self.correct, "test")
+        found = {}
+        for read in (self.results, self.history, self.architecture, *of_test):
+            try:
+                read()
+            except DataError as error:
+                found[str(error).removesuffix(f"; {REBUILD}")] = None
+        return list(found)
+
+    def _read(self, path: pathlib.Path, form: Mapping) -> dict:
+        with _hint():
+            return read_json(path, form)
+
     def require_same(self, config: Mapping) -> None:
         """Raises UsageError, with the keys that differ, if the folder holds a run of another configuration."""
-        if not self.config_json.exists():
+        if not self.is_run:
             return
-        changed = differences(read_json(self.config_json).get("config", {}), config)
+        changed = differences(self.recorded()["config"], config)
         changed = [line for line in changed if line.split(":")[0] not in FREE_KEYS]
         if changed:
             hint = "choose another --workdir or the same configuration"
@@ -50,32 +156,36 @@ class RunFolder:
                 hint += f"; to train on from its weights: --workdir=NEW --config.train.init_from={self.path}"
             raise UsageError(f"{self.path} holds a run of another configuration ({'; '.join(changed)}): {hint}")
 
-    def claim(
-        self,
-        config: Mapping,
-        command: str,
-        *,
-        data: Mapping,
-        backbone: Mapping | None = None,
-        initial_weights: Mapping | None = None,
-    ) -> None:
+    def require_present(self) -> None:
+        """Raises DataError if the folder of a run that trains was deleted or moved, instead of creating it again."""
+        if not self.config_json.exists():
+            raise DataError(
+                f"{self.path} was deleted or moved during training: nothing more is written; "
+                "if it was moved, resume with --workdir and its new path"
+            )
+
+    def require_writable(self) -> None:
+        """Raises UsageError if the folder cannot be created, or written to."""
+        existing = next(parent for parent in (self.path, *self.path.parents) if os.path.lexists(parent))
+        if not existing.is_dir():
+            raise UsageError(f"--workdir={self.path}: {existing} is not a folder; choose another")
+        if not os.access(existing, os.W_OK | os.X_OK):
+            raise UsageError(f"--workdir={self.path}: {existing} cannot be written to; choose another")
+
+    def claim(self, record: Mapping) -> None:
         """Writes config.json. Call it under `lock`.
 
         Args:
-            config: plain nested dicts, see `config.validate.to_json`.
-            command: as the user typed it.
-            data: name and fingerprints of the data set.
-            backbone: identity and architecture of the pretrained weights.
-            initial_weights: identity of the weights of `train.init_from`.
+            record: 'config', plain nested dicts; 'command', as the user typed it; 'data', what identifies the data set;
+                'backbone' and 'initial_weights', which identify weights of other origin, or None.
 
         Raises:
             UsageError: the folder cannot be created, or holds a run of another configuration, which stays unchanged.
-            DataError: its config.json cannot be read.
+            DataError: its config.json is damaged, and there is no copy.
         """
-        self.require_same(config)
+        self.require_same(record["config"])
         self._create()
-        origins = {"backbone": backbone, "initial_weights": initial_weights}
-        write_json(self.config_json, {"config": config, "command": command, "data": data, **origins})
+        write_json(self.config_json, record)
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
@@ -123,68 +233,32 @@ def _holder(handle: IO[str]) -> str:
         return "another process"
 
 
-def write_json(path: pathlib.Path, value: object) -> None:
-    """Writes `value` atomically and flushes it to disk.
-
-    Raises:
-        ValueError: a number in `value` is not finite.
-        DataError: the file cannot be written, for example on a full disk.
-    """
-    text = json.dumps(value, allow_nan=False, indent=1)
+@contextlib.contextmanager
+def _hint() -> Iterator[None]:
+    """Adds to the message of a DataError what to do."""
     try:
-        with atomic_path(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
-            file.write(text + "\n")
-            file.flush()
-            os.fsync(file.fileno())
-    except OSError as error:
-        raise DataError(
-            f"{path} could not be written: {error.strerror}; earlier checkpoints stay usable, "
-            "the same command continues from the newest"
-        ) from error
+        yield
+    except DataError as error:
+        message = str(error)
+        raise DataError(message if message.endswith(REBUILD) else f"{message}; {REBUILD}") from error
 
 
-def read_json(path: pathlib.Path) -> dict:
-    """Reads a file of the run folder; raises DataError if it is missing or not JSON."""
+def _with_valid_keys(record: dict) -> dict:
+    """The content of config.json, if its configuration has the keys of this version, each with a valid value."""
+    if problems := key_problems(from_json(record["config"])):
+        raise DataError(f"config.json is damaged, or of another version: {'; '.join(problems[:3])}")
+    return record
+
+
+def _require_possible(path: pathlib.Path) -> None:
+    """Raises UsageError for a path that is not UTF-8 (checkpoints cannot be written to it), or too long."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror}; is this the folder of a run?") from error
+        str(path).encode("utf-8")
+        os.lstat(path / ("x" * 255))  # the files of a run have long names
+    except UnicodeEncodeError as error:
+        raise UsageError(f"--workdir={str(path)!a}: not UTF-8; choose another name") from error
     except ValueError as error:
-        raise DataError(f"{path} is damaged: {error}") from error
-
-
-class History:
-    """history.json: one list per column, one element per finished epoch."""
-
-    COLUMNS = ("epoch", "loss", "accuracy", "val_loss", "val_accuracy", "learning_rate", "images_per_second", "seconds")
-
-    def __init__(self, path: pathlib.Path, *, writes: bool = True):
-        """Continues the history at `path`, or starts one. Only one process `writes` the file."""
-        self._path, self._writes = path, writes
-        self.columns: dict[str, list] = {name: [] for name in self.COLUMNS}
-        if path.exists():
-            self.columns.update(read_json(path))
-
-    def __len__(self) -> int:
-        return len(self.columns["epoch"])
-
-    def append(self, row: Mapping[str, float | None]) -> None:
-        """Adds an epoch and writes the file.
-
-        Raises:
-            ValueError: `row` has other columns.
-            DataError: the file cannot be written.
-        """
-        if row.keys() != self.columns.keys():
-            raise ValueError(f"a row of the history has the columns {list(self.columns)}, not {list(row)}")
-        longer = {name: [*values, row[name]] for name, values in self.columns.items()}
-        if self._writes:
-            write_json(self._path, longer)
-        self.columns = longer
-
-    def truncate(self, epoch: int) -> None:
-        """Drops the epochs after `epoch`, from which training resumes."""
-        kept = [i for i, known in enumerate(self.columns["epoch"]) if known <= epoch]
-        self.columns = {name: [values[i] for i in kept] for name, values in self.columns.items()}
-        if self._writes and self._path.exists():
-            write_json(self._path, self.columns)
+        raise UsageError(f"--workdir={str(path)!a}: {error}") from error
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            raise UsageError(f"--workdir={str(path)[:60]}…: {error.strerror}; choose another") from error

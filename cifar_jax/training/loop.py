@@ -19,7 +19,8 @@ from cifar_jax.evaluation.evaluate import SplitEvaluator
 from cifar_jax.experiment import Experiment
 from cifar_jax.probe.fit_head import fit_head
 from cifar_jax.runs.checkpoints import Checkpoints
-from cifar_jax.runs.run_folder import History, RunFolder
+from cifar_jax.runs.history import History
+from cifar_jax.runs.run_folder import RunFolder
 from cifar_jax.signals import Interrupted, StopSignal
 from cifar_jax.training import results
 from cifar_jax.training.hooks import Hook
@@ -45,9 +46,10 @@ class NotFiniteError(CifarJaxError):
 class Trainer:
     """One training run: state on the devices, files in the run folder."""
 
-    def __init__(self, experiment: Experiment, folder: RunFolder, *, command: str, hooks: Sequence[Hook]):
+    def __init__(self, experiment: Experiment, folder: RunFolder, *, record: dict, hooks: Sequence[Hook]):
+        """`record`: the content of config.json, of which every checkpoint keeps a copy."""
         config = experiment.config
-        self.experiment, self.folder, self.command, self.config = experiment, folder, command, config
+        self.experiment, self.folder, self.record, self.config = experiment, folder, record, config
         self.steps_per_epoch = experiment.steps_per_epoch
         self.log_every = config.train.log_every_steps or max(1, self.steps_per_epoch // 10)
         self.on_cpu = experiment.mesh.devices.flat[0].platform == "cpu"
@@ -56,6 +58,7 @@ class Trainer:
         self.hooks = [progress_hook(), TensorBoard(folder.tensorboard_dir), *hooks] if self.writes else []
         self.checkpoints = Checkpoints(folder.checkpoints_dir, keep=config.checkpoint.keep)
         self.schedule = update_schedule(experiment)
+        self.history = History(folder.history_json, writes=self.writes)
         self.compile_seconds = 0.0
 
     def fit(self) -> dict:
@@ -85,13 +88,14 @@ class Trainer:
         restored = self.checkpoints.restore_latest(abstract_state(self.experiment))
         if restored is None:
             return initial_state(self.experiment)
-        log.info("resuming after step %d of %d", restored.step, self.experiment.total_steps)
+        if restored.step < self.experiment.total_steps:
+            log.info("resuming after step %d of %d", restored.step, self.experiment.total_steps)
+        self.history.resume(restored.metadata, epoch=restored.step // self.steps_per_epoch)
+        self.compile_seconds = restored.metadata.get("compile_seconds", 0.0)
         return restored.state
 
     def _prepare(self, state: TrainState) -> None:
-        """Prepares the history, the splits on the devices, and the programs, which compile on first use."""
-        self.history = History(self.folder.history_json, writes=self.writes)
-        self.history.truncate(int(state.step) // self.steps_per_epoch)
+        """Prepares the splits on the devices, and the programs, which compile on first use."""
         self.validation = SplitEvaluator(self.experiment, "validation", variables=state.variables, tta=False)
         if self.config.train.cached_features:
             self.data = features.place_features(self.experiment, "train", state.variables)
@@ -178,6 +182,7 @@ class Trainer:
 
     def _record(self, state: TrainState, row: dict) -> None:
         """Writes an epoch's row of the history and saves the state."""
+        self.folder.require_present()
         self.history.append(row)
         self._save(state, val_accuracy=row["val_accuracy"])
         self._call("on_epoch", int(state.step), row)
@@ -185,6 +190,7 @@ class Trainer:
     def _describe_start(self) -> None:
         """Runs once, after the first dispatch, so that training does not wait for the figures of the data."""
         if not self._is_described:
+            self.folder.require_present()
             results.describe_start(self.experiment, self.folder)
             self._is_described = True
             self._restart_clock()
@@ -257,7 +263,11 @@ class Trainer:
             "preprocessing": dataclasses.asdict(self.experiment.preprocessing),
             "stored_size": self.experiment.splits["train"].images_NHWC.shape[1],
             "data": self.experiment.data_description,
+            "history": self.history.columns,
+            "compile_seconds": self.compile_seconds,
+            "run": self.record,
         }
+        self.folder.require_present()
         self.checkpoints.save(int(state.step), state, metadata, val_accuracy=val_accuracy)
 
     def _stop(self, state: TrainState, number: int) -> None:
@@ -269,7 +279,7 @@ class Trainer:
             self.checkpoints.wait()
         raise Interrupted(
             f"stopped by {signal.Signals(number).name} after step {step} of {self.experiment.total_steps}, "
-            f"state saved; resume with: {self.command or 'the same call'}",
+            f"state saved; resume with: {self.record['command'] or 'the same call'}",
             signal_number=number,
         )
 

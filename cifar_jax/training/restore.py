@@ -1,27 +1,30 @@
 """Restores the experiment of a run folder and the state of a checkpoint."""
 
 import dataclasses
+import os
 from pathlib import Path
 
 import numpy as np
-from ml_collections import ConfigDict
 
 from cifar_jax import devices, models
+from cifar_jax.config.validate import from_json
 from cifar_jax.data import Dataset, ImageSet, load
+from cifar_jax.data.sources import VARIABLE
 from cifar_jax.errors import DataError, UsageError
 from cifar_jax.experiment import Experiment, assemble
+from cifar_jax.files.cache import expanded
 from cifar_jax.preprocessing.preprocess import Preprocessing
 from cifar_jax.pretrained import Backbone
 from cifar_jax.runs.checkpoints import Checkpoints, Restored
-from cifar_jax.runs.run_folder import RunFolder, read_json
+from cifar_jax.runs.run_folder import RunFolder
 from cifar_jax.training.state import abstract_state
 
 
 def start_devices(workdir: str | Path) -> None:
     """Starts the devices with the configuration of a run. If it has none, restoring reports the error."""
     folder = RunFolder(Path(workdir))
-    if folder.config_json.exists():
-        devices.start(ConfigDict(read_json(folder.config_json)["config"]))
+    if folder.is_run:
+        devices.start(from_json(folder.recorded()["config"]))
 
 
 def restore_run(workdir: str | Path, *, checkpoint: str, data: str = "") -> tuple[Experiment, Restored]:
@@ -37,26 +40,24 @@ def restore_run(workdir: str | Path, *, checkpoint: str, data: str = "") -> tupl
         DataError: the data are not those of the run, or no checkpoint is intact.
     """
     folder = RunFolder(Path(workdir))
-    recorded = _recorded(folder)
-    config, backbone = ConfigDict(recorded["config"]), _recorded_backbone(recorded)
-    if data:
-        config.data.dir = str(data)
+    recorded = folder.recorded()
+    config, backbone = from_json(recorded["config"]), _recorded_backbone(recorded)
+    config.data.dir = _place_of_data(config.data.dir, data)
     if not recorded["data"]["is_fallback"]:
         dataset = load(config.data, allow_fallback=False)
     else:  # drawn again without the warning, even if the requested data exist by now
         config.data.update(name="shapes", dir="")
-        dataset = load(config.data, allow_fallback=False)
-        dataset = dataclasses.replace(dataset, name=recorded["data"]["name"], is_fallback=True)
+        dataset = dataclasses.replace(load(config.data, allow_fallback=False), is_fallback=True)
     experiment = assemble(config, dataset, backbone)
-    require_same_data(experiment, recorded["data"])
+    experiment = with_recorded_data(experiment, recorded["data"], key="--data")
     return _restored(experiment, folder, checkpoint)
 
 
 def restore_network(workdir: str | Path, *, checkpoint: str) -> tuple[Experiment, Restored]:
     """Like `restore_run`, but on all devices and without the data: the images of `experiment.splits` are blank."""
     folder = RunFolder(Path(workdir))
-    recorded = _recorded(folder)
-    config, backbone = ConfigDict(recorded["config"]), _recorded_backbone(recorded)
+    recorded = folder.recorded()
+    config, backbone = from_json(recorded["config"]), _recorded_backbone(recorded)
     class_names = tuple(recorded["data"]["classes"])
     size = config.model.image_size or config.data.image_size or 32  # the parameters do not depend on it
 
@@ -84,13 +85,20 @@ def restore_network(workdir: str | Path, *, checkpoint: str) -> tuple[Experiment
     return _restored(experiment, folder, checkpoint)
 
 
-def _recorded(folder: RunFolder) -> dict:
-    """The content of config.json."""
-    if not folder.config_json.exists():
-        seeds = sorted(path.parent.name for path in folder.path.glob("seed_*/config.json"))
-        hint = f"choose one of its runs: {', '.join(seeds)}" if seeds else "is it the folder of a run?"
-        raise UsageError(f"--workdir={folder.path} has no config.json: {hint}")
-    return read_json(folder.config_json)
+def _place_of_data(recorded: str, moved: str) -> str:
+    """The path of the data: `moved` by the user; else as recorded; else '', where CIFAR_JAX_DATA has them.
+
+    Raises:
+        UsageError: there is nothing at that path.
+    """
+    path = moved or recorded
+    if not path or expanded(path).exists():
+        return path
+    if moved:
+        raise UsageError(f"--data={moved}: no such file or directory; correct the path")
+    if os.environ.get(VARIABLE):
+        return ""
+    raise UsageError(f"the data of this run were at {recorded}, where nothing is now: name their new path with --data")
 
 
 def _restored(experiment: Experiment, folder: RunFolder, checkpoint: str) -> tuple[Experiment, Restored]:
@@ -127,18 +135,25 @@ def require_same_backbone(experiment: Experiment, recorded: dict | None) -> None
         )
 
 
-def require_same_data(experiment: Experiment, recorded: dict) -> None:
-    """Raises DataError if the data are not those of the run, by their fingerprints."""
-    current = experiment.data_description
-    if current == recorded:
-        return
-    if current["name"] != recorded["name"]:
-        raise DataError(
-            f"this run was trained on {recorded['name']}, but the data are {current['name']}: "
-            "set --config.data.dir or CIFAR_JAX_DATA to the run's data, or choose another --workdir"
-        )
+def with_recorded_data(experiment: Experiment, recorded: dict, *, key: str) -> Experiment:
+    """The experiment under the recorded name of its data, which may have been renamed: their fingerprints decide.
+
+    Args:
+        recorded: 'data' in config.json.
+        key: with which the user names the path of the data.
+
+    Raises:
+        DataError: the images, labels or classes are not those of the run.
+    """
+    current, source = experiment.data_description, experiment.dataset.source
+    hint = f"name the run's data with {key} or {VARIABLE}, or choose another --workdir"
     changed = [name for name in current["splits"] if current["splits"][name] != recorded["splits"].get(name)]
-    raise DataError(
-        f"{experiment.dataset.source}: not the data of this run, the fingerprint of {' and '.join(changed)} differs: "
-        "set --config.data.dir or CIFAR_JAX_DATA to the run's data, or choose another --workdir"
-    )
+    if changed:
+        raise DataError(
+            f"{source} ({current['name']}): not the data of this run ({recorded['name']}), "
+            f"the fingerprint of {' and '.join(changed)} differs: {hint}"
+        )
+    if current["classes"] != recorded["classes"]:
+        names = [name for name in current["classes"] if name not in recorded["classes"]]
+        raise DataError(f"{source}: this run has no classes {', '.join(names[:8])}; their folders were renamed: {hint}")
+    return dataclasses.replace(experiment, dataset=dataclasses.replace(experiment.dataset, name=recorded["name"]))

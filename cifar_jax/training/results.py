@@ -19,7 +19,9 @@ from cifar_jax.models.freezing import frozen_layers
 from cifar_jax.preprocessing import augment
 from cifar_jax.report import figures, page
 from cifar_jax.runs.checkpoints import Checkpoints
-from cifar_jax.runs.run_folder import History, RunFolder, write_json
+from cifar_jax.runs.history import History
+from cifar_jax.runs.json_files import json_checksum, write_json
+from cifar_jax.runs.run_folder import RunFolder
 from cifar_jax.training.state import abstract_state
 
 LIBRARIES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
@@ -96,17 +98,11 @@ def finish(
     best = checkpoints.restore_best(abstract_state(experiment))
 
     def evaluate(split: str, temperature: float | None = None) -> dict:
-        return evaluate_split(
-            experiment,
-            best.state.variables,
-            folder,
-            split=split,
-            step=best.step,
-            tta=with_tta(experiment.config, split),
-            directory=folder.evaluation_dir(split),
-            temperature=temperature,
-            with_figures=split == "test",
-        )
+        selection = {"split": split, "step": best.step, "tta": with_tta(experiment.config, split)}
+        evaluation = evaluate_split(experiment, best.state.variables, **selection, temperature=temperature)
+        folder.require_present()
+        evaluation.write(folder, folder.evaluation_dir(split), with_figures=split == "test")
+        return evaluation.metrics
 
     train, validation = evaluate("train"), evaluate("validation")
     temperature = validation["temperature_scaled"]["temperature"]
@@ -131,6 +127,7 @@ def finish(
         "data": experiment.data_description,
         "seed": experiment.config.train.seed,
         "environment": environment(experiment),
+        "history_checksum": json_checksum(history.columns),
     }
     if is_first_process():
         run = figures.run_name(folder)

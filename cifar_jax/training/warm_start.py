@@ -2,13 +2,15 @@
 
 import dataclasses
 import logging
+from pathlib import Path
 
 import jax
 import numpy as np
 
 from cifar_jax.errors import DataError, UsageError
 from cifar_jax.experiment import Experiment
-from cifar_jax.runs.checksums import json_checksum, leaf_checksums
+from cifar_jax.runs.checksums import leaf_checksums
+from cifar_jax.runs.json_files import json_checksum
 from cifar_jax.runs.run_folder import RunFolder
 from cifar_jax.training.restore import restore_network
 
@@ -24,7 +26,7 @@ def require_run(workdir: str) -> None:
     Raises:
         UsageError: naming the flag.
     """
-    if not RunFolder(workdir).config_json.exists():
+    if not RunFolder(Path(workdir)).is_run:
         raise UsageError(f"--config.train.init_from={workdir} has no config.json: name the folder of a run")
 
 

@@ -6,14 +6,17 @@ import pytest
 
 from cifar_jax.config import default_config
 from cifar_jax.evaluation.evaluate import evaluation_directory, fitted_temperature
-from cifar_jax.runs.run_folder import RunFolder, write_json
+from cifar_jax.runs import forms
+from cifar_jax.runs.json_files import write_json
+from cifar_jax.runs.run_folder import RunFolder
 
 EVALUATIONS = list(itertools.product((10, 20, 30), (False, True)))  # checkpoint step, test-time augmentation
 
 
 @pytest.fixture(params=[False, True])
-def run(request, tmp_path):
+def run(request, tmp_path, monkeypatch):
     """A run folder without results.json, and its configuration, with and without test-time augmentation."""
+    monkeypatch.setattr(forms, "RESULTS", {})  # only a part of results.json is written here
     config = default_config()
     config.evaluation.tta = request.param
     return RunFolder(tmp_path), config

@@ -7,7 +7,7 @@ from cifar_jax.config.validate import flatten, validate
 from cifar_jax.errors import UsageError
 from cifar_jax.metrics.classification import mean_interval
 from cifar_jax.modes import ablation
-from cifar_jax.runs.run_folder import read_json
+from cifar_jax.runs.json_files import read_json
 
 
 def small(fixes, **values):

@@ -17,7 +17,8 @@ from cifar_jax.errors import DataError, UsageError
 from cifar_jax.modes.evaluate import evaluate
 from cifar_jax.modes.predict import Predictor, as_json, predict, predict_table
 from cifar_jax.modes.train import train_run as train
-from cifar_jax.runs.run_folder import RunFolder, read_json, write_json
+from cifar_jax.runs.json_files import read_json, write_json
+from cifar_jax.runs.run_folder import RunFolder
 from cifar_jax.training.restore import restore_run
 
 pytestmark = pytest.mark.slow

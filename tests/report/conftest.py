@@ -1,14 +1,17 @@
 """Access to the drawn figures, and small finished run folders."""
 
 import html.parser
-import json
 
 import numpy as np
 import pytest
 
+from cifar_jax.config import default_config
+from cifar_jax.config.validate import to_json
 from cifar_jax.metrics import classification
 from cifar_jax.report import style
-from cifar_jax.runs.run_folder import RunFolder, write_json
+from cifar_jax.runs.json_files import json_checksum, read_json, write_json
+from cifar_jax.runs.predictions import write_predictions
+from cifar_jax.runs.run_folder import RunFolder
 
 VOID = {"meta", "img", "br", "link", "hr", "input", "wbr"}
 
@@ -100,21 +103,22 @@ def make_run(history):
         headline = {name: value for name, value in metrics.items() if not isinstance(value, dict)}
         splits = {split: {"n": 300, "fingerprint": f"{data} {split}"} for split in ("train", "validation", "test")}
         description = {"name": data, "is_fallback": False, "classes": list(names), "splits": splits}
-        config = {"optimizer": {"learning_rate": learning_rate}, "train": {"seed": seed}, "mesh": {"devices": 0}}
+        config = default_config()
+        config.optimizer.learning_rate, config.train.seed = learning_rate, seed
         layer = {"name": "head", "output_shape": [3], "parameter_count": 1234, "flops": 99, "trainable": True}
-        write_json(folder.config_json, {"config": config, "command": command, "data": description})
-        write_json(folder.history_json, history(3))
-        write_json(
-            folder.architecture_json,
-            {"model": "cnn", "input": [32, 32, 3], "layers": [layer], "trainable_parameters": 1200, "flops": 99},
-        )
+        write_json(folder.config_json, {"config": to_json(config), "command": command, "data": description})
+        write_json(folder.history_json, history(3), with_checksum=False)
+        counts = {"parameters": 1234, "trainable_parameters": 1200, "flops": 99}
+        write_json(folder.architecture_json, {"model": "cnn", "input": [32, 32, 3], "layers": [layer], **counts})
         results = {split: headline | {"split": split} for split in splits}
         results |= {"best_epoch": 3, "seconds": {"compile": 1.5, "run": 2345.6}, "images_per_second": 1000.0}
-        results |= {"parameters": 1234, "data": description, "seed": seed}
+        results |= {"parameters": 1234, "data": description, "seed": seed, "best_step": 6, "temperature": 1.5}
+        results["history_checksum"] = json_checksum(history(3))
         environment = {"devices": "1 x cpu", "versions": {"jax": "9.8.7"}, "source_revision": "abc123"}
         write_json(folder.results_json, results | {"environment": environment})
         write_json(folder.evaluation_dir("test") / "metrics.json", metrics)
-        np.savez(folder.evaluation_dir("test") / "predictions.npz", labels=labels_N, predictions=logits_NK.argmax(-1))
+        arrays = {"labels_N": labels_N, "predictions_N": logits_NK.argmax(-1)}
+        write_predictions(folder.evaluation_dir("test") / "predictions.npz", **arrays)
         return folder
 
     return make
@@ -125,6 +129,6 @@ def change():
     """`change(path, **values)`: a JSON file with some of its values replaced."""
 
     def apply(path, **values):
-        path.write_text(json.dumps(json.loads(path.read_text()) | values))
+        write_json(path, read_json(path) | values)
 
     return apply

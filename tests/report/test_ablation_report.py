@@ -5,7 +5,7 @@ import pytest
 from scipy import stats
 
 from cifar_jax.report.ablation import AblationStep, write
-from cifar_jax.runs.run_folder import read_json, write_json
+from cifar_jax.runs.json_files import read_json, write_json
 
 
 @pytest.fixture

@@ -7,7 +7,8 @@ from scipy import stats
 from cifar_jax.errors import UsageError
 from cifar_jax.modes import report as report_mode
 from cifar_jax.report import comparison
-from cifar_jax.runs.run_folder import read_json, write_json
+from cifar_jax.runs.json_files import read_json, write_json
+from cifar_jax.runs.predictions import write_predictions
 
 
 @pytest.fixture
@@ -128,12 +129,14 @@ def test_page_and_table_agree_and_the_page_is_self_contained(runs, parse):
     assert {line.count("|") for line in rows[:4]} == {12} and {line.count("|") for line in rows[4:]} == {8}
 
 
-def test_a_p_value_too_small_for_a_float_is_not_shown_as_zero(tmp_path, make_run):
+def test_a_p_value_too_small_for_a_float_is_not_shown_as_zero(tmp_path, make_run, change):
     for name, right in (("all", True), ("none", False)):
-        folder = make_run(tmp_path / name, learning_rate=float(right))
+        folder = make_run(tmp_path / name, learning_rate=1.0 + right)
         labels_N = np.zeros(2000, int)
-        predictions = folder.evaluation_dir("test") / "predictions.npz"
-        np.savez(predictions, labels=labels_N, predictions=labels_N if right else labels_N + 1)
+        path = folder.evaluation_dir("test") / "predictions.npz"
+        write_predictions(path, labels_N=labels_N, predictions_N=labels_N if right else labels_N + 1)
+        test = read_json(folder.results_json)["test"]
+        change(folder.results_json, test=test | {"n": 2000, "accuracy": float(right)})
     comparison.write(tmp_path)
     assert read_json(tmp_path / "report.json")["pairs"][0]["p_value"] == 0
     assert "< 1e-300" in (tmp_path / "report.md").read_text(encoding="utf-8")
@@ -142,7 +145,7 @@ def test_a_p_value_too_small_for_a_float_is_not_shown_as_zero(tmp_path, make_run
 
 def test_many_configurations_are_all_in_the_table_and_twenty_in_the_figure(tmp_path, make_run, drawn):
     for number in range(22):
-        make_run(tmp_path / f"run{number:02}", learning_rate=float(number))
+        make_run(tmp_path / f"run{number:02}", learning_rate=1.0 + number)
     comparison.write(tmp_path)
     report = read_json(tmp_path / "report.json")
     assert len(report["groups"]) == 22 and len(report["pairs"]) == 22 * 21 // 2

@@ -10,7 +10,7 @@ from PIL import Image
 
 from cifar_jax.errors import DataError
 from cifar_jax.report import figures, html, page
-from cifar_jax.runs.run_folder import read_json
+from cifar_jax.runs.json_files import read_json
 
 
 @pytest.fixture

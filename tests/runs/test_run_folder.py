@@ -1,21 +1,31 @@
 import errno
 import json
-import math
 import os
 import pathlib
+import shutil
 import signal
 import subprocess
 import sys
 
 import pytest
 
+from cifar_jax.config import default_config
+from cifar_jax.config.validate import to_json
 from cifar_jax.errors import DataError, UsageError
 from cifar_jax.runs import run_folder
-from cifar_jax.runs.run_folder import History, RunFolder, read_json, write_json
+from cifar_jax.runs.json_files import json_checksum, plain, read_json, write_json
+from cifar_jax.runs.run_folder import RunFolder
 
 ROOT = pathlib.Path(__file__).parents[2]
-CONFIG = {"train": {"epochs": 20, "seed": 0, "log_every_steps": 0}, "data": {"dir": "", "name": "cifar10"}}
-DATA = {"name": "CIFAR-10", "fingerprint": "0a"}
+CONFIG = to_json(default_config())
+SPLIT = {"n": 3, "fingerprint": "0a"}
+DATA = {
+    "name": "CIFAR-10",
+    "is_fallback": False,
+    "classes": ["cat", "dog"],
+    "splits": {"train": SPLIT, "validation": SPLIT, "test": SPLIT},
+}
+RECORD = {"config": CONFIG, "command": "first", "data": DATA, "backbone": None, "initial_weights": None}
 
 HOLD_THE_LOCK = """
 import sys, time
@@ -32,15 +42,22 @@ def run(tmp_path) -> RunFolder:
 
 
 def changed(**values) -> dict:
-    return {group: {key: values.get(key, value) for key, value in keys.items()} for group, keys in CONFIG.items()}
+    """RECORD with other values of configuration keys, written with __ in place of dots."""
+    config = default_config()
+    config.update_from_flattened_dict({key.replace("__", "."): value for key, value in values.items()})
+    return RECORD | {"config": to_json(config)}
 
 
 def snapshot(path) -> dict:
     return {str(file): file.read_bytes() for file in path.rglob("*") if file.is_file()}
 
 
-def row(epoch: int, **values) -> dict:
-    return {**dict.fromkeys(History.COLUMNS, 0.5), "epoch": epoch, **values}
+def metadata(folder: RunFolder, step: int, **content) -> None:
+    """Writes the metadata of a checkpoint as `Checkpoints` does."""
+    path = folder.checkpoints_dir / str(step) / "meta" / "metadata"
+    path.parent.mkdir(parents=True)
+    meta = plain({"metadata": content, "leaves": {}, "val_accuracy": None})
+    path.write_text(json.dumps({**meta, "sha256": json_checksum(meta)}))
 
 
 def test_the_paths_of_a_run_folder(run):
@@ -56,49 +73,145 @@ def test_the_paths_of_a_run_folder(run):
 
 
 def test_claim_writes_configuration_and_command(run):
-    run.claim(CONFIG, "python main.py --config configs/x.py", data=DATA)
-    origins = {"data": DATA, "backbone": None, "initial_weights": None}
-    assert read_json(run.config_json) == {
-        "config": CONFIG,
-        "command": "python main.py --config configs/x.py",
-        **origins,
-    }
-    run.claim(CONFIG, "the same again", data=DATA)
+    run.claim(RECORD)
+    assert run.recorded() == RECORD == read_json(run.config_json)
+    run.claim(RECORD | {"command": "the same again"})
+    assert run.recorded()["command"] == "the same again"
 
 
 def test_claim_rejects_another_configuration_and_changes_nothing(run):
-    run.claim(CONFIG, "first", data=DATA)
+    run.claim(RECORD)
     before = snapshot(run.path)
     with pytest.raises(UsageError) as caught:
-        run.claim(changed(epochs=30, seed=1), "second", data=DATA)
+        run.claim(changed(train__epochs=30, train__seed=1))
     assert "train.epochs: 20 -> 30; train.seed: 0 -> 1" in str(caught.value)
     assert str(run.path) in str(caught.value) and "\n" not in str(caught.value)
     assert snapshot(run.path) == before
 
 
 def test_claim_accepts_changes_of_keys_that_do_not_affect_training(run):
-    run.claim(CONFIG, "first", data=DATA)
-    run.claim(changed(log_every_steps=5, dir="/elsewhere"), "second", data=DATA)
-    assert read_json(run.config_json)["config"]["train"]["log_every_steps"] == 5
+    run.claim(RECORD)
+    run.claim(changed(train__log_every_steps=5, data__dir="/elsewhere"))
+    assert run.recorded()["config"]["train"]["log_every_steps"] == 5
 
 
 def test_a_file_in_place_of_the_folder_is_a_usage_error(tmp_path):
     (tmp_path / "file").write_text("mine")
     for path in (tmp_path / "file", tmp_path / "file" / "below"):
+        with pytest.raises(UsageError, match="file is not a folder"):
+            RunFolder(path).require_writable()
         with pytest.raises(UsageError, match="file"):
-            RunFolder(path).claim(CONFIG, "", data=DATA)
+            RunFolder(path).claim(RECORD)
         with pytest.raises(UsageError, match="file"), RunFolder(path).lock():
             pass
     assert (tmp_path / "file").read_text() == "mine"
 
 
-def test_a_damaged_config_json_is_named(run):
-    run.claim(CONFIG, "", data=DATA)
-    run.config_json.write_text('{"config": {')
-    with pytest.raises(DataError, match=r"config\.json is damaged"):
-        run.claim(CONFIG, "", data=DATA)
-    with pytest.raises(DataError, match=r"results\.json cannot be read"):
-        read_json(run.results_json)
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [("x" * 256, "too long"), ("x/" * 2500, "too long"), ("\udcff", "not UTF-8"), ("a\0b", "null")],
+)
+def test_a_path_that_no_folder_can_have_is_a_usage_error_at_once(tmp_path, name, words):
+    with pytest.raises(UsageError, match=rf"^--workdir=.*{words}") as caught:
+        RunFolder(tmp_path / name)
+    str(caught.value).encode()
+
+
+@pytest.mark.parametrize("name", ["with space", "день-日", "new\nline", "#?%'\"", "x" * 255])
+def test_other_paths_work(tmp_path, name):
+    run = RunFolder(tmp_path / name)
+    run.claim(RECORD)
+    assert run.recorded() == RECORD
+
+
+CONTENTS = (
+    b"",
+    b"{}",
+    b"[]",
+    b"null",
+    b'{"config": {',
+    b"\xff",
+    b"[" * 100_000,
+    b'{"a": NaN}',
+    b'{"a": ' + b"9" * 5000 + b"}",
+)
+
+
+@pytest.mark.parametrize("content", CONTENTS)
+def test_a_damaged_config_json_is_replaced_by_its_copy_in_the_newest_checkpoint(run, content, caplog):
+    run.claim(RECORD)
+    run.config_json.write_bytes(content)
+    with pytest.raises(DataError, match=r"config\.json.* is damaged.*delete it to start again") as caught:
+        run.recorded()
+    assert "\n" not in str(caught.value) and len(str(caught.value)) < 600
+    metadata(run, 5, data=DATA)
+    with pytest.raises(DataError, match="restore it from a backup; the checkpoints have no copy"):
+        run.recorded()
+    metadata(run, 10, data=DATA, run=RECORD)
+    metadata(run, 15, run=changed(train__seed=1))
+    (run.checkpoints_dir / "15" / "meta" / "metadata").write_text("{}")  # damaged itself
+    assert run.recorded() == RECORD
+    assert "using its copy in checkpoint 10" in caplog.text
+    run.claim(RECORD)
+    assert read_json(run.config_json) == RECORD
+
+
+@pytest.mark.parametrize("kind", ["missing", "folder"])
+def test_a_run_whose_config_json_is_gone_is_still_a_run(run, kind):
+    metadata(run, 10, data=DATA, run=RECORD)
+    if kind == "folder":
+        run.config_json.mkdir()
+    assert run.is_run and run.recorded() == RECORD
+
+
+def edited(run: RunFolder, *, keep_checksum: bool) -> None:
+    content = json.loads(run.config_json.read_text())
+    content["data"]["classes"] = ["dog", "cat"]
+    if not keep_checksum:
+        del content["checksum"]
+    run.config_json.write_text(json.dumps(content))
+
+
+@pytest.mark.parametrize("keep_checksum", [True, False])
+def test_edited_class_names_are_not_used(run, keep_checksum, caplog):
+    run.claim(RECORD)
+    metadata(run, 10, data=DATA, run=RECORD)
+    edited(run, keep_checksum=keep_checksum)
+    assert run.recorded()["data"]["classes"] == ["cat", "dog"]
+    assert "using its copy in checkpoint 10" in caplog.text
+
+
+def test_the_config_json_of_an_older_version_is_read_with_a_warning_and_the_classes_of_the_checkpoint(run, caplog):
+    run.claim(RECORD)
+    metadata(run, 10, data=DATA)
+    edited(run, keep_checksum=False)
+    assert run.recorded() == RECORD
+    assert "no checksum" in caplog.text and "cannot be detected" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("group", "key", "value", "words"),
+    [
+        ("train", "batch_size", -5, "train.batch_size=-5: must be"),
+        ("train", "epoch", 3, "no configuration key 'train.epoch'"),
+        ("model", "widths", 8, "model.widths=8: must be"),
+    ],
+)
+def test_a_recorded_configuration_is_validated_as_what_a_user_types(run, group, key, value, words):
+    run.claim(RECORD)
+    config = CONFIG | {group: CONFIG[group] | {key: value}}
+    write_json(run.config_json, RECORD | {"config": config})
+    with pytest.raises(DataError, match=words):
+        run.recorded()
+
+
+def test_a_folder_that_was_deleted_during_training_is_not_created_again(run):
+    run.claim(RECORD)
+    run.require_present()
+    shutil.rmtree(run.path)
+    with pytest.raises(DataError, match="was deleted or moved during training"):
+        run.require_present()
+    assert not run.path.exists()
 
 
 def test_a_second_process_is_rejected_until_the_first_one_is_killed(run):
@@ -129,72 +242,3 @@ def test_on_a_file_system_without_locks_a_run_starts_with_a_warning(run, monkeyp
     monkeypatch.setattr(run_folder, "fcntl", None)
     with run.lock():
         pass
-
-
-@pytest.mark.parametrize("value", [math.nan, math.inf])
-def test_numbers_that_are_not_finite_are_never_written(tmp_path, value):
-    write_json(tmp_path / "a.json", {"x": 1})
-    with pytest.raises(ValueError, match="JSON"):
-        write_json(tmp_path / "a.json", {"x": [value]})
-    assert read_json(tmp_path / "a.json") == {"x": 1}
-
-
-@pytest.mark.parametrize("failing", ["fsync", "replace"])
-def test_a_full_disk_keeps_the_old_file_and_leaves_no_temporary_file(tmp_path, monkeypatch, failing):
-    def full(*arguments):
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-    path = tmp_path / "history.json"
-    write_json(path, {"x": 1})
-    monkeypatch.setattr(os, failing, full)
-    with pytest.raises(DataError, match="No space left on device; earlier checkpoints stay usable") as caught:
-        write_json(path, {"x": 2})
-    assert str(path) in str(caught.value)
-    assert list(tmp_path.iterdir()) == [path] and read_json(path) == {"x": 1}
-
-
-def test_a_reader_never_sees_a_partial_file(tmp_path, monkeypatch):
-    """When the file is renamed, the new text is complete on disk and the old file still exists."""
-    path, seen = tmp_path / "a.json", []
-    write_json(path, {"x": 1})
-    replace = os.replace
-
-    def watch(source, target):
-        seen.append((json.loads(pathlib.Path(source).read_text()), read_json(path)))
-        replace(source, target)
-
-    monkeypatch.setattr(os, "replace", watch)
-    write_json(path, {"x": 2})
-    assert seen == [({"x": 2}, {"x": 1})] and read_json(path) == {"x": 2}
-
-
-def test_history_is_written_after_every_epoch_and_can_be_continued(run):
-    history = History(run.history_json)
-    for epoch in (1, 2, 3):
-        history.append(row(epoch, val_loss=None))
-        assert read_json(run.history_json)["epoch"] == list(range(1, epoch + 1))
-    again = History(run.history_json)
-    assert again.columns == history.columns and len(again) == 3
-    assert list(read_json(run.history_json)) == list(History.COLUMNS)
-
-
-def test_history_is_truncated_to_the_epoch_of_a_checkpoint(run):
-    history = History(run.history_json)
-    history.truncate(0)
-    assert not run.history_json.exists()
-    for epoch in (1, 2, 3):
-        history.append(row(epoch, loss=epoch / 10))
-    history.truncate(2)
-    assert read_json(run.history_json)["loss"] == [0.1, 0.2]
-    history.append(row(3, loss=0.7))
-    assert History(run.history_json).columns["loss"] == [0.1, 0.2, 0.7]
-
-
-def test_history_rejects_other_columns_and_stays_unchanged(run):
-    history = History(run.history_json)
-    history.append(row(1))
-    with pytest.raises(ValueError, match="columns"):
-        history.append({"epoch": 2, "loss": 0.1})
-    with pytest.raises(ValueError, match="JSON"):
-        history.append(row(2, loss=math.nan))
-    assert len(history) == 1 and len(History(run.history_json)) == 1

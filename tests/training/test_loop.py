@@ -14,7 +14,9 @@ from cifar_jax.errors import UsageError
 from cifar_jax.modes.train import train_run as train
 from cifar_jax.modes.train import train_seeds
 from cifar_jax.runs.checkpoints import Checkpoints
-from cifar_jax.runs.run_folder import History, RunFolder, read_json
+from cifar_jax.runs.forms import COLUMNS
+from cifar_jax.runs.json_files import read_json
+from cifar_jax.runs.run_folder import RunFolder
 from cifar_jax.signals import Interrupted, StopSignal
 from cifar_jax.training.hooks import Hook
 from cifar_jax.training.loop import NotFiniteError
@@ -76,7 +78,7 @@ def test_a_run_writes_all_its_files(finished):
     assert read_json(folder.config_json)["command"] == "python main.py"
     assert read_json(folder.architecture_json)["parameters"] == returned["parameters"]
     history = read_json(folder.history_json)
-    assert list(history) == list(History.COLUMNS) and history["epoch"] == [1, 2]
+    assert list(history) == list(COLUMNS) and history["epoch"] == [1, 2]
     assert {len(values) for values in history.values()} == {2}
     assert 2 * STEPS_PER_EPOCH in Checkpoints(folder.checkpoints_dir, keep=2).steps()
     for name in ("samples", "label_distribution", "curves", "confusion_matrix"):

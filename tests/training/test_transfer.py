@@ -13,7 +13,8 @@ from cifar_jax.modes.evaluate import evaluate
 from cifar_jax.modes.export import export
 from cifar_jax.modes.predict import Predictor
 from cifar_jax.modes.train import train_run as train
-from cifar_jax.runs.run_folder import RunFolder, read_json
+from cifar_jax.runs.json_files import read_json
+from cifar_jax.runs.run_folder import RunFolder
 from cifar_jax.training.optimizer import match_rules
 from cifar_jax.training.restore import restore_run
 
