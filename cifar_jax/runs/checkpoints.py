@@ -108,6 +108,17 @@ class Checkpoints:
             manager, self._manager = self._manager, None
             manager.close()
 
+    def __enter__(self) -> "Checkpoints":
+        return self
+
+    def __exit__(self, kind, error, traceback) -> None:
+        """Closes; an error of the block is the one to report."""
+        try:
+            self.close()
+        except DataError:
+            if error is None:
+                raise
+
     def restore_latest(self, abstract_state: Any) -> Restored | None:
         """The newest intact step, or None if nothing has been saved yet.
 

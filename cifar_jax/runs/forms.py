@@ -1,7 +1,8 @@
 """What the JSON files of a run must contain, for `json_files.problems`: only what is read from them."""
 
-from cifar_jax.config.keys import SWITCH, TEXT, Range, integer, number
+from cifar_jax.config.keys import SWITCH, Range, integer, number
 
+TEXT = Range("text", lambda x: isinstance(x, str))
 COUNT = integer(0, 2**63)
 ANY = number(-1e300, 1e300)
 SHARE = number(0, 1)

@@ -66,7 +66,7 @@ class Trainer:
         require_room(self.experiment)
         state = self._restored_or_initial()
         self._prepare(state)
-        with self._running_hooks(int(state.step)), StopSignal() as self.stop, contextlib.closing(self.checkpoints):
+        with self._running_hooks(int(state.step)), StopSignal() as self.stop, self.checkpoints:
             while int(state.step) < self.experiment.total_steps:
                 started = time.perf_counter()
                 if self.config.optimizer.name == "lbfgs":

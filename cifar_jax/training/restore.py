@@ -42,7 +42,7 @@ def restore_run(workdir: str | Path, *, checkpoint: str, data: str = "") -> tupl
     folder = RunFolder(Path(workdir))
     recorded = folder.recorded()
     config, backbone = from_json(recorded["config"]), _recorded_backbone(recorded)
-    config.data.dir = _place_of_data(config.data.dir, data)
+    config.data.dir = _place_of_data(config.data.dir, str(data))
     if not recorded["data"]["is_fallback"]:
         dataset = load(config.data, allow_fallback=False)
     else:  # drawn again without the warning, even if the requested data exist by now

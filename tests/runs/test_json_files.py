@@ -9,8 +9,9 @@ import random
 
 import pytest
 
-from cifar_jax.config.keys import TEXT, integer
+from cifar_jax.config.keys import integer
 from cifar_jax.errors import DataError
+from cifar_jax.runs.forms import TEXT
 from cifar_jax.runs.json_files import problems, read_json, write_json
 
 VALUE = {"name": "cät", "n": 3, "shares": [0.1, 1e-30, -0.0, 1e22], "inner": {"b": None, "a": True}, "10": 1, "9": 2}
@@ -125,7 +126,7 @@ def test_a_reader_never_sees_a_partial_file(path, monkeypatch):
     assert seen == [({"x": 2}, VALUE)] and read_json(path) == {"x": 2}
 
 
-FORM = {"n": integer(0), "names": [TEXT], "maybe": ({"x": integer(1)},), "inner": {"y": TEXT}}
+FORM = {"n": integer(0, 10**9), "names": [TEXT], "maybe": ({"x": integer(1, 10**9)},), "inner": {"y": TEXT}}
 
 
 @pytest.mark.parametrize(
@@ -134,13 +135,13 @@ FORM = {"n": integer(0), "names": [TEXT], "maybe": ({"x": integer(1)},), "inner"
         ({}, []),
         ({"maybe": None}, []),
         ({"further": 1}, []),
-        ({"n": -5}, ["n is -5, must be an integer of at least 0"]),
-        ({"n": True}, ["n is true, must be an integer of at least 0"]),
+        ({"n": -5}, ["n is -5, must be an integer of at least 0, at most 1000000000"]),
+        ({"n": True}, ["n is true, must be an integer of at least 0, at most 1000000000"]),
         ({"names": ["a", 3]}, ["names[1] is 3, must be text"]),
         ({"names": "ab"}, ['names is "ab", must be a list']),
         ({"inner": []}, ["inner is [], must be an object"]),
         ({"inner": {}}, ["inner.y is missing"]),
-        ({"maybe": {"x": 0}}, ["maybe.x is 0, must be an integer of at least 1"]),
+        ({"maybe": {"x": 0}}, ["maybe.x is 0, must be an integer of at least 1, at most 1000000000"]),
     ],
 )
 def test_each_wrong_value_is_named_with_its_place(path, change, expected):

@@ -46,6 +46,14 @@ def data(tmp_path_factory):
     return folder
 
 
+@pytest.fixture(autouse=True, scope="module")
+def fixed_revision():
+    """The revision in results.json stays the same if a file of the checkout changes during the tests."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("cifar_jax.training.results.source_revision", lambda: "abc")
+        yield
+
+
 @pytest.fixture(scope="module")
 def finished(data, tmp_path_factory):
     """A finished run."""
