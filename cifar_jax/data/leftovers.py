@@ -4,9 +4,9 @@ import collections
 from pathlib import Path, PurePosixPath
 
 from cifar_jax.data.decode import SUFFIXES
-from cifar_jax.data.layout import CLASS_NAMES, Labeled, Layout, Parts, listed
+from cifar_jax.data.layout import Labeled, Layout, Parts, listed
 from cifar_jax.data.listing import Listing
-from cifar_jax.data.split_names import TEST, VALIDATION, split_names
+from cifar_jax.data.split_names import TEST, TRAIN, VALIDATION, split_names
 from cifar_jax.errors import DataError
 
 _UNSUPPORTED = (  # images that Pillow alone does not read
@@ -36,7 +36,7 @@ def passed_over(listing: Listing, layout: Layout, path: Path) -> tuple[list[str]
             notes.append(f"{place} ({images} {left_out.why})")
             warnings.append(f"{path}: {images} of {place} not used, {left_out.why}; {left_out.fix}")
     notes += _links(repeated, "files that count under another name")
-    notes += _links(listing.loops, "folders around them")
+    notes += _links(sorted(listing.loops), "folders around them")
     other_notes, other_warnings = _other_files(listing, layout, path)
     if hidden := sum(name.lower().endswith(SUFFIXES) for name in listing.hidden):
         other_notes.append(f"{hidden:,} hidden file{'s' * (hidden > 1)}")
@@ -76,10 +76,11 @@ def _is_class(folder: Parts, listing: Listing, layout: Layout) -> bool:
 
 
 def _remove_repetition(listing: Listing, layout: Layout) -> list[str]:
-    """Keeps one name of each file, preferably the one that is no link; returns the others."""
-    used = ["/".join(parts) for labeled in layout.splits.values() for _, parts in labeled]
+    """Keeps the first name of each file, in the order train, validation, test; returns the others."""
+    order = [layout.splits.get(split, []) for split in (TRAIN, VALIDATION, TEST)]
+    used = ["/".join(parts) for labeled in order for _, parts in labeled]
     first: dict[str, str] = {}
-    for name in sorted(used, key=lambda name: (listing.files[name].is_link, name)):
+    for name in used:
         first.setdefault(listing.files[name].real, name)
     if len(first) == len(used):
         return []
@@ -99,17 +100,18 @@ def _links(names: list[str], target: str) -> list[str]:
 
 def _other_files(listing: Listing, layout: Layout, path: Path) -> tuple[list[str], list[str]]:
     """Files in class folders that are no images, and images of formats that are not read."""
+    used = [parts for labeled in layout.splits.values() for _, parts in labeled]
+    class_folders = {parts[: len(parent) + 1] for parent in layout.class_parents for parts in used}
     counts = collections.Counter()
     for name in listing.files:
-        *folders, base = name.split("/")
-        is_in_class = any(tuple(folders[:depth]) in layout.class_parents for depth in range(len(folders)))
-        suffix = PurePosixPath(base).suffix.lower()
-        is_noted = is_in_class or suffix in _UNSUPPORTED
-        if is_noted and suffix not in SUFFIXES and base.lower() not in (*_BY_SYSTEMS, CLASS_NAMES):
-            counts[suffix] += 1
+        suffix = PurePosixPath(name).suffix.lower()
+        if suffix not in SUFFIXES:
+            *folders, base = name.split("/")
+            is_in_class = any(tuple(folders[:depth]) in class_folders for depth in range(1, len(folders) + 1))
+            counts[suffix] += suffix in _UNSUPPORTED or (is_in_class and base.lower() not in _BY_SYSTEMS)
     notes = [
         f"{count:,} {suffix} file{'s' * (count > 1)}" if suffix else f"{count:,} without suffix"
-        for suffix, count in counts.most_common()
+        for suffix, count in sorted((+counts).items(), key=lambda item: (-item[1], item[0]))
     ]
     unsupported = [note for note in notes if note.split()[1] in _UNSUPPORTED]
     fix = "convert them to JPEG or PNG"

@@ -26,7 +26,6 @@ class Node(NamedTuple):
     size: int = 0  # bytes
     version: tuple = ()  # another one after any change of the content
     problem: str = ""  # why it cannot be read: a link to nothing, a device
-    is_link: bool = False  # whether the file itself has another name
 
 
 class Listing:
@@ -83,7 +82,7 @@ def walk(listing: Listing, top: str, children: Callable[[str], Iterable[tuple[st
             if child.startswith(".") or child == "__MACOSX":
                 listing.hidden.append(name)
             elif not node.is_folder:
-                listing.files[name] = node._replace(is_link=node.real != _join(top, name))
+                listing.files[name] = node
             elif any(_contains(node.real, ancestor) for ancestor in chain):
                 listing.loops.append(name)
             else:
