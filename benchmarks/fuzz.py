@@ -34,7 +34,7 @@ from fuzz_seeds import READERS, Case  # noqa: E402
 
 MEMORY = 1 << 30  # bytes above what the imports take
 SECONDS = 30  # per case
-BATCH_SECONDS = 40.0  # per child process
+BATCH_SECONDS = 120.0  # per child process
 LIBRARIES = ("h5py", "numpy", "pillow", "safetensors", "tensorflow-datasets", "array_record", "torch")
 NUMBERS = (0, 1, -1, 2, 127, 128, 255, 256, 2**15, 2**16 - 1, 2**31 - 1, 2**31, 2**32 - 1, 2**40, 2**60, 2**63 - 1)
 
