@@ -3,10 +3,11 @@
 The most common mistake in transfer learning: Caffe's ResNet-50 expects colors of 0..255 minus their mean and gets 0..1.
 Nothing crashes, but the features are almost constant and the accuracy is a fraction of what it should be. The running
 statistics of the first BatchNorm reveal it: they are those of its input on the images that the weights were trained on.
+`docs/weights.md` has the distances of right and wrong preprocessings, from which the limits here follow.
 """
 
-import dataclasses
-from collections.abc import Iterator
+import logging
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -15,10 +16,28 @@ import numpy as np
 from cifar_jax.devices import quickly_compiled
 from cifar_jax.errors import DataError
 from cifar_jax.experiment import Experiment
+from cifar_jax.preprocessing.resize import resize
+from cifar_jax.pretrained.families import CAFFE, IMAGENET, PLUS_MINUS_ONE
 
 IMAGES = 256
-# Images are refused if another reading of them is closer to the running statistics by this factor.
-MUCH_CLOSER = 0.8
+FITS = 0.3  # nats; at most 0.25 was measured for the right preprocessing on photographs, gray and medical images
+FITS_NOWHERE = 1.0  # at most 0.8 was measured for the right one on any images, at least 1.3 on photographs if none is
+MUCH_CLOSER = 0.25  # of the distance as configured; a reading that is this much closer is the right one
+
+# Of values in 0..1, in RGB.
+COMMON = {
+    "ImageNet's mean and std": (IMAGENET.mean, IMAGENET.std),
+    "values of -1..1": (PLUS_MINUS_ONE.mean, PLUS_MINUS_ONE.std),
+    "values of 0..1": ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0)),
+    "values of 0..255": ((0.0, 0.0, 0.0), CAFFE.std),
+    "values of 0..255 minus Caffe's mean": (CAFFE.mean, CAFFE.std),
+}
+_PHOTOGRAPHS = IMAGENET.mean, IMAGENET.std
+
+log = logging.getLogger(__name__)
+
+# (images, mean, std) -> distance
+Distance = Callable[[np.ndarray, tuple[float, ...], tuple[float, ...]], float]
 
 
 def require_right_scale(experiment: Experiment) -> None:
@@ -28,50 +47,115 @@ def require_right_scale(experiment: Experiment) -> None:
     checked if `model.first_norm` is None.
 
     Raises:
-        DataError: another reading of the images (255 times brighter, blue and red swapped, the weights' own mean and
-            standard deviation) comes much closer.
+        DataError: with another reading of the images (255 times brighter, blue and red swapped) or another common
+            preprocessing the weights fit much better, or they fit none at all.
     """
     images = experiment.splits["train"].images_NHWC
-    chosen = np.linspace(0, len(images) - 1, min(IMAGES, len(images))).astype(int)
+    images_NHWC = images[np.linspace(0, len(images) - 1, min(IMAGES, len(images))).astype(int)].astype(np.float32)
+    distance = _distance_function(experiment)
+    if distance is None:
+        log.info("weights: without running statistics (GroupNorm), so the scale of the images cannot be checked")
+        return
+    _require_right_images(experiment, images_NHWC, distance)
+    _require_right_preprocessing(experiment, images_NHWC, distance)
 
-    def distances_of(variables, images_NHWC):
-        readings = _readings(experiment, images_NHWC)
-        return {name: _distance(experiment.model.first_norm(variables, inputs)) for name, inputs in readings}
+
+def _require_right_images(experiment: Experiment, images_NHWC: np.ndarray, distance: Distance) -> None:
+    scale = experiment.preprocessing.mean, experiment.preprocessing.std
+    given = distance(images_NHWC, *scale)
+    if given <= FITS:
+        return
+    mistakes = {
+        "blue and red are swapped (BGR for RGB); if it is the weights that take BGR, set "
+        "--config.model.input_channels=BGR": images_NHWC[..., ::-1],
+    }
+    if images_NHWC.max() <= 1:
+        mistakes["values of 0..1 where 0..255 are meant, or scaled twice"] = images_NHWC * 255
+    for mistake, corrected_NHWC in mistakes.items():
+        corrected = distance(corrected_NHWC, *scale)
+        if corrected <= FITS and corrected <= MUCH_CLOSER * given:
+            raise DataError(
+                f"{experiment.dataset.source}: on the wrong scale for the weights {experiment.backbone.source}: "
+                f"{mistake} (distance to their running statistics {given:.2f}, corrected {corrected:.2f}); fix the "
+                "images, or set --config.model.check_input=False"
+            )
+
+
+def _require_right_preprocessing(experiment: Experiment, images_NHWC: np.ndarray, distance: Distance) -> None:
+    backbone = experiment.backbone
+    used, own = ((scale.mean, scale.std) for scale in (experiment.preprocessing, backbone.preprocessing))
+    if backbone.states_preprocessing and used == own:
+        return
+    like_photographs_NHWC = _like_photographs(images_NHWC)
+
+    def nearest(scale) -> float:
+        """To either the images or the images as photographs: dark, pale or tinted images are no mistake."""
+        return min(distance(images_NHWC, *scale), distance(like_photographs_NHWC, *scale))
+
+    given = nearest(used)
+    if given <= FITS:
+        return
+    candidates = {"the weights' own mean and std": own, **COMMON}
+    distances = {(name, scale): nearest(scale) for name, scale in candidates.items()}
+    (name, (mean, std)), best = min(distances.items(), key=lambda item: item[1])
+    found = (
+        f"{experiment.dataset.source}: on the wrong scale for the weights {backbone.source}: the distance to their "
+        f"running statistics is {given:.2f} with input_mean {_numbers(used[0])} and input_std {_numbers(used[1])}"
+    )
+    keys = f"'--config.model.input_mean={_numbers(mean)}' '--config.model.input_std={_numbers(std)}'"
+    ignore = "--config.model.check_input=False trains all the same"
+    if best <= MUCH_CLOSER * given:
+        raise DataError(f"{found}, and {best:.2f} with {name}: set {keys}; {ignore}")
+    if given > FITS_NOWHERE:
+        raise DataError(
+            f"{found}; no common preprocessing fits, the nearest is {name} with {best:.2f}: set model.input_mean "
+            f"and input_std to those that the weights were trained with; {ignore}"
+        )
+    log.warning(
+        "weights %s: the distance to their running statistics is %.2f, usual is at most %.1f: check the preprocessing",
+        backbone.source,
+        given,
+        FITS,
+    )
+
+
+def _distance_function(experiment: Experiment) -> Distance | None:
+    """None if the model keeps no running statistics."""
+    variables = {"params": experiment.backbone.params, "batch_stats": experiment.backbone.batch_stats}
+    size, method = experiment.preprocessing.image_size, experiment.preprocessing.resize_method
 
     # One program for all readings: without `jit`, each small operation of a resize would be compiled.
-    variables = {"params": experiment.backbone.params, "batch_stats": experiment.backbone.batch_stats}
-    distances = jax.device_get(quickly_compiled(distances_of)(variables, images[chosen].astype(np.float32)))
-    as_given = distances.pop("")
-    if as_given is None:
-        return
-    nearest = min(distances, key=distances.get)
-    if distances[nearest] < MUCH_CLOSER * as_given:
-        raise DataError(
-            f"{experiment.dataset.source}: on the wrong scale for the weights {experiment.backbone.source}: {nearest} "
-            f"(distance to their running statistics {as_given:.2f}, corrected {distances[nearest]:.2f}); fix the "
-            "images or config.model.input_mean and input_std, or set --config.model.check_input=False"
-        )
+    @quickly_compiled
+    def program(variables, images_NHWC, mean_C, std_C):
+        if images_NHWC.shape[1:3] != (size, size):
+            images_NHWC = resize(images_NHWC, size=size, method=method)
+        first_norm = experiment.model.first_norm(variables, (images_NHWC / 255 - mean_C) / std_C)
+        return None if first_norm is None else _divergence(*first_norm)
+
+    def distance(images_NHWC, mean, std) -> float:
+        return float(program(variables, np.ascontiguousarray(images_NHWC), np.float32(mean), np.float32(std)))
+
+    image_NHWC = jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32)
+    return distance if jax.eval_shape(experiment.model.first_norm, variables, image_NHWC) else None
 
 
-def _readings(experiment: Experiment, images_NHWC: jax.Array) -> Iterator[tuple[str, jax.Array]]:
-    """The model's input as configured (''), and after the correction of each mistake."""
-    configured, published = experiment.preprocessing, experiment.backbone.preprocessing
-    corrected = dataclasses.replace(configured, mean=published.mean, std=published.std)
-    yield "", configured(images_NHWC)
-    if configured != corrected:
-        yield "input_mean and input_std are not those of the weights", corrected(images_NHWC)
-    yield "values of 0..1 where 0..255 are meant, or scaled twice", corrected(images_NHWC * 255)
-    yield "blue and red are swapped (BGR for RGB)", corrected(images_NHWC[..., ::-1])
+def _like_photographs(images_NHWC: np.ndarray) -> np.ndarray:
+    """The images with the mean and contrast of ImageNet's, per channel."""
+    mean_C, std_C = (np.float32(values) * 255 for values in _PHOTOGRAPHS)
+    contrast_C = np.maximum(images_NHWC.std(axis=(0, 1, 2)), 1)  # images of one flat color
+    return (images_NHWC - images_NHWC.mean(axis=(0, 1, 2))) / contrast_C * std_C + mean_C
 
 
-def _distance(first_norm: tuple[jax.Array, dict] | None) -> jax.Array | None:
+def _divergence(x_NHWC: jax.Array, running: dict) -> jax.Array:
     """Nats, of a norm's input from its running statistics."""
-    if first_norm is None:
-        return None
-    x_NHWC, running = first_norm
     mean_C, variance_C = x_NHWC.mean(axis=(0, 1, 2)), x_NHWC.var(axis=(0, 1, 2))
     # The floor keeps dead channels, whose variance is near 0, from deciding.
     floor = 1e-3 * running["var"].mean()
     ratio_C = (variance_C + floor) / (running["var"] + floor)
     moved_C = (mean_C - running["mean"]) ** 2 / (running["var"] + floor)
     return ((ratio_C - 1 - jnp.log(ratio_C) + moved_C) / 2).mean()
+
+
+def _numbers(values: tuple[float, ...]) -> str:
+    """As the command line takes them: (0.485,0.456,0.406)."""
+    return f"({','.join(f'{value:.5g}' for value in values)})"
