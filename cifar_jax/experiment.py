@@ -91,8 +91,12 @@ def build(config: ConfigDict, *, allow_fallback: bool) -> Experiment:
         DataError: data or weights that cannot be found or read.
     """
     models.find(config.model)
-    backbone = pretrained.load(config.model.pretrained) if config.model.pretrained else None
-    return assemble(config, load(config.data, allow_fallback=allow_fallback), backbone)
+    if not config.model.pretrained:
+        return assemble(config, load(config.data, allow_fallback=allow_fallback))
+    backbone = pretrained.load(config.model.pretrained).with_channels(config.model.input_channels)
+    experiment = assemble(config, load(config.data, allow_fallback=allow_fallback), backbone)
+    logging.info("weights: %s", backbone.summary(used=experiment.preprocessing))
+    return experiment
 
 
 def assemble(config: ConfigDict, dataset: Dataset, backbone: Backbone | None = None) -> Experiment:

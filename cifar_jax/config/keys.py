@@ -157,6 +157,7 @@ KEYS = {
     # Input is (x - mean) / std. Set another scale than that of the weights only to measure what the mistake costs.
     "model.input_mean": Key((), MEAN, "of RGB in 0..1; () = that of the pretrained weights"),
     "model.input_std": Key((), STD, "of RGB in 0..1; () = that of the pretrained weights"),
+    "model.input_channels": Key("", one_of("", "RGB", "BGR"), "that pretrained weights take; '' = usual for the file"),
     "model.check_input": Key(True, SWITCH, "refuse images on another scale than the weights were trained on"),
     "model.freeze_statistics": Key(True, SWITCH, "of frozen BatchNorm layers; False: those of each batch"),
     "optimizer.name": Key("sgd", one_of("sgd", "adamw", "muon", "lbfgs"), "lbfgs: linear probe on cached features"),

@@ -92,9 +92,9 @@ TRAINING_RULES = (
         lambda c: not (_is_random(c) and _freezes(c)),
     ),
     (
-        "--config.model.input_mean and input_std are of pretrained weights; without --config.model.pretrained, images "
-        "are normalized by their own mean and standard deviation: remove the two keys",
-        lambda c: c.model.pretrained or not (c.model.input_mean or c.model.input_std),
+        "--config.model.input_mean, input_std and input_channels are of pretrained weights; without "
+        "--config.model.pretrained, images are normalized by their own mean and standard deviation: remove these keys",
+        lambda c: c.model.pretrained or not (c.model.input_mean or c.model.input_std or c.model.input_channels),
     ),
 )
 

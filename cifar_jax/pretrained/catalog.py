@@ -5,8 +5,10 @@ download. `docs/weights.md` lists all entries with their ImageNet accuracy.
 """
 
 import dataclasses
+from pathlib import Path
 from typing import Literal
 
+from cifar_jax.files.checksums import checksum
 from cifar_jax.preprocessing.preprocess import Preprocessing
 from cifar_jax.pretrained.families import CAFFE, IMAGENET, IMAGENET_BICUBIC, PLUS_MINUS_ONE, PLUS_MINUS_ONE_BICUBIC
 
@@ -20,6 +22,7 @@ class Entry:
         variant: key of `models.resnet.VARIANTS`.
         preprocessing: of the images that the weights expect.
         stage_sizes, width, block: see `models.resnet.ResNet`; a file with another architecture is refused.
+        also: first digits of the sha256 of other files with these weights.
     """
 
     url: str
@@ -29,12 +32,21 @@ class Entry:
     stage_sizes: tuple[int, ...] = (3, 4, 6, 3)
     width: int = 64
     block: Literal["bottleneck", "basic"] = "bottleneck"
+    also: tuple[str, ...] = ()
 
 
 _KERAS = "https://storage.googleapis.com/tensorflow/keras-applications/resnet/"
 _TORCH = "https://download.pytorch.org/models/"
 _HUB = "https://huggingface.co/"
-_TIMM_RECIPES = ("a1", "a2", "a3", "b1k", "c1", "d")
+# timm's recipes, with the checksum of the .pth that it published before Hugging Face
+_TIMM_RECIPES = {
+    "a1": "14fe96d1",
+    "a2": "a2746f79",
+    "a3": "59cae1ef",
+    "b1k": "532a802a",
+    "c1": "5ba5e060",
+    "d": "f39db8af",
+}
 _MADRYLAB = f"{_HUB}madrylab/robust-imagenet-models/resolve/main/resnet50_l2_eps"
 _BIT = "https://storage.googleapis.com/bit_models/"
 
@@ -56,11 +68,14 @@ CATALOG: dict[str, Entry] = {
     "torchvision/resnet50_v1": Entry(f"{_TORCH}resnet50-0676ba61.pth", "sha256:0676ba61", "v1.5", IMAGENET),
     "torchvision/resnet50_v2": Entry(f"{_TORCH}resnet50-11ad3fa6.pth", "sha256:11ad3fa6", "v1.5", IMAGENET),
     **{
-        name: Entry(f"{_HUB}{name}/resolve/main/model.safetensors", "", variant, preprocessing)
-        for name, variant, preprocessing in (
-            ("timm/resnet50.tv_in1k", "v1.5", IMAGENET),
-            *((f"timm/resnet50.{recipe}_in1k", "v1.5", IMAGENET_BICUBIC) for recipe in _TIMM_RECIPES),
-            ("timm/resnet50d.a1_in1k", "d", IMAGENET_BICUBIC),
+        name: Entry(f"{_HUB}{name}/resolve/main/model.safetensors", "", variant, preprocessing, also=tuple(also))
+        for name, variant, preprocessing, *also in (
+            ("timm/resnet50.tv_in1k", "v1.5", IMAGENET, "19c8e357"),
+            *(
+                (f"timm/resnet50.{name}_in1k", "v1.5", IMAGENET_BICUBIC, sha256)
+                for name, sha256 in _TIMM_RECIPES.items()
+            ),
+            ("timm/resnet50d.a1_in1k", "d", IMAGENET_BICUBIC, "e20cff14"),
             ("timm/resnet50d.ra4_e3600_r224_in1k", "d", PLUS_MINUS_ONE_BICUBIC),
             ("microsoft/resnet-50", "v1.5", IMAGENET_BICUBIC),
         )
@@ -77,3 +92,16 @@ CATALOG: dict[str, Entry] = {
         for epsilon in ("0", "0.01", "0.03", "0.05", "0.1", "0.25", "0.5", "1", "3", "5")
     },
 }
+
+
+def published_as(path: Path, sha256: str) -> str | None:
+    """The name in `CATALOG` of a file, by its checksum; None if it is none of them."""
+    with open(path, "rb") as file:
+        md5 = checksum(path, "md5") if file.read(4) == b"\x89HDF" else None  # Keras publishes md5, of HDF5 files
+
+    def matches(entry: Entry) -> bool:
+        algorithm, _, digits = entry.hash.partition(":")
+        computed = md5 if algorithm == "md5" else sha256
+        return bool(digits and computed and computed.startswith(digits)) or sha256.startswith(entry.also)
+
+    return next((name for name, entry in CATALOG.items() if matches(entry)), None)

@@ -6,15 +6,22 @@ import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from cifar_jax.errors import DataError
+from cifar_jax.errors import DataError, one_line
 from cifar_jax.models.classifier import abstract_variables
 from cifar_jax.models.resnet import VARIANTS, ResNet
 from cifar_jax.pretrained.families import FAMILIES, Family
 
-# Modules that wrap a network prefix the names of its tensors; TensorFlow numbers a scope that is entered again.
-_WRAPPERS = re.compile(r"^(?:module\.|model\.|resnet[./])+")
+# TensorFlow numbers a scope that is entered again.
 _NUMBERED_SCOPE = re.compile(r"\b(standardized_conv2d|group_norm)_\d+\b")
+# Words in the names of what people put behind or beside a network. Only dense layers: a convolution may be part of it.
+_BEHIND = re.compile(
+    r"(?:^|[_./\d])(?:fc|heads?|class(?:if\w*|es)?|cls|linear|dense|logits?|predict\w*|proj\w*|mlp|out|output|final|"
+    r"criterion|loss|metrics?|acc|accuracy|queue|prototypes?)(?:$|[_./\d])"
+)
 _MAX_LISTED = 8  # names per kind of problem in an error message
+_MAX_SHOWN = 80  # characters of a name in an error message
+_MAX_STAGES, _MAX_BLOCKS, _MAX_WIDTH = 8, 500, 4096  # more than in any published ResNet
+_MAX_PREFIX = 8  # modules that wrap a network
 
 Tensors = dict[str, np.ndarray]
 
@@ -26,8 +33,10 @@ def convert(tensors: Tensors, *, where: str) -> tuple[Family, dict, dict, dict]:
     running means of the norms after them (mean - bias; in training they cancel), and the first kernel is reordered
     from BGR to RGB.
 
+    Modules that wrap the network prefix the names of its tensors; any such prefix is removed.
+
     Args:
-        tensors: by name; emptied.
+        tensors: by name; afterwards, those that are left aside: they are no part of the network.
         where: the file, for messages.
 
     Returns:
@@ -36,14 +45,19 @@ def convert(tensors: Tensors, *, where: str) -> tuple[Family, dict, dict, dict]:
     Raises:
         DataError: the naming is unknown, or tensors do not fit; lists all of them.
     """
-    family, tensors = _recognize(tensors, where)
-    architecture = _architecture(family, tensors)
-    shapes = parameter_shapes(**architecture, num_classes=_num_classes(family, tensors))
+    family, named = _recognize(tensors, where)
+    tensors.clear()
+    architecture = _architecture(family, named, where)
+    try:
+        shapes = parameter_shapes(**architecture, num_classes=_num_classes(family, named))
+    except (ValueError, TypeError, ArithmeticError) as error:  # such as 32 groups of 8 channels
+        raise DataError(f"{where}: no ResNet has these shapes: {architecture} ({one_line(error)})") from error
     if family.caffe:
         shapes |= _biases(shapes)
-    matched = {path: tensors.pop(name) for path in shapes if (name := family.name(path)) in tensors}
+    matched = {path: named.pop(name) for path in shapes if (name := family.name(path)) in named}
+    tensors.update({name: named.pop(name) for name in list(named) if _is_aside(family, name, named[name])})
     ours = {path: _our_layout(array, path, family) for path, array in matched.items()}
-    _require_bijection(family, shapes, ours, unexpected=tensors, where=where)
+    _require_bijection(family, shapes, ours, unexpected=named, where=where)
     if family.caffe:
         for path in _biases(shapes):
             mean = path.replace("conv", "norm").replace("/bias", "/mean")
@@ -75,32 +89,63 @@ def parameter_shapes(*, num_classes: int, variant: str, **architecture) -> dict[
 
 
 def _recognize(tensors: Tensors, where: str) -> tuple[Family, Tensors]:
-    """The family of the names, and the tensors without prefixes of wrappers and without ignored names."""
-    renamed: Tensors = {}
-    for name, array in tensors.items():
-        short = _NUMBERED_SCOPE.sub(r"\1", _WRAPPERS.sub("", name))
-        if short in renamed:
-            raise DataError(f"{where}: {name} and another tensor both map to {short}; keep one of the two networks")
-        renamed[short] = array
+    """The family of the names, and the tensors without the prefix of the modules that wrap the network."""
     for family in FAMILIES:
-        if any(re.search(family.signature, name) for name in renamed):
-            return family, {name: array for name, array in renamed.items() if not re.search(family.ignored, name)}
-    names = ", ".join(list(tensors)[:3]) or "no tensors"
-    raise DataError(
-        f"{where}: no ResNet with tensor names of Keras, torchvision, timm, Hugging Face or BiT ({names}, ...)"
-    )
+        names = (name for name in tensors if not re.search(family.ignored, name))
+        prefixes = sorted({prefix for name in names if (prefix := _prefix(family, name)) is not None})
+        if prefixes:
+            break
+    else:
+        names = ", ".join(_shown(name) for name in list(tensors)[:3]) or "no tensors"
+        raise DataError(
+            f"{where}: no ResNet with tensor names of Keras, torchvision, timm, Hugging Face or BiT ({names}, ...)"
+        )
+    if len(prefixes) > 1:
+        listed = ", ".join(_shown(prefix) or "''" for prefix in prefixes[:_MAX_LISTED])
+        raise DataError(
+            f"{where}: weights of {len(prefixes)} networks, whose names begin with {listed}; keep one of them"
+        )
+    wrappers = re.split(r"(?<=[./])", prefixes[0])[:-1]
+    named: Tensors = {}
+    for name, array in tensors.items():
+        short = name
+        for wrapper in wrappers:  # a head may be outside of some
+            short = short.removeprefix(wrapper)
+        short = _NUMBERED_SCOPE.sub(r"\1", short)
+        if short in named:
+            raise DataError(f"{where}: two tensors are named {_shown(short)}; keep one of them")
+        named[short] = array
+    return family, named
 
 
-def _architecture(family: Family, tensors: Tensors) -> dict:
+def _prefix(family: Family, name: str) -> str | None:
+    """What precedes a name of this family; None if it is not one."""
+    starts = [0, *(match.end() for match in re.finditer(r"[./]", name))][: _MAX_PREFIX + 1]
+    return next((name[:start] for start in starts if re.search(family.signature, name[start:])), None)
+
+
+def _is_aside(family: Family, name: str, array: np.ndarray) -> bool:
+    """Whether a tensor that matches no layer is known to be no part of the network."""
+    if re.search(family.ignored, name):
+        return True
+    return not re.match(family.block, name) and array.ndim <= 2 and bool(_BEHIND.search(name))
+
+
+def _architecture(family: Family, tensors: Tensors, where: str) -> dict:
     blocks = {match.groups() for match in map(re.compile(family.block).match, tensors) if match}
     stages = sorted({stage for stage, _ in blocks}, key=int)
+    if len(stages) > _MAX_STAGES or len(blocks) > _MAX_BLOCKS:
+        raise DataError(
+            f"{where}: {len(stages)} stages of {len(blocks)} blocks; at most {_MAX_STAGES} of {_MAX_BLOCKS}"
+        )
     stem = family.name(f"stem_conv{3 if 'stem_conv3' in family.layers else 1}/kernel")
     kernel = tensors.get(stem, np.empty(0))
+    width = (kernel.shape[0] if family.torch_layout else kernel.shape[-1]) if kernel.ndim == 4 else 64
     third_convs = {family.name(f"stage{s}_block1/conv3/kernel") for s in range(1, len(stages) + 1)}
     return {
         "variant": family.variant,
         "stage_sizes": tuple(sum(stage == other for other, _ in blocks) for stage in stages),
-        "width": (kernel.shape[0] if family.torch_layout else kernel.shape[-1]) if kernel.ndim == 4 else 64,
+        "width": width if 0 < width <= _MAX_WIDTH else 64,
         "block": "bottleneck" if third_convs & tensors.keys() else "basic",
     }
 
@@ -110,7 +155,7 @@ def _num_classes(family: Family, tensors: Tensors) -> int:
     bias, kernel = (tensors.get(family.name(f"head/{leaf}")) for leaf in ("bias", "kernel"))
     if bias is not None:
         return bias.size
-    return 0 if kernel is None else kernel.shape[0 if family.torch_layout else -1]
+    return 0 if kernel is None or not kernel.ndim else kernel.shape[0 if family.torch_layout else -1]
 
 
 def _biases(shapes: dict) -> dict[str, tuple[int, ...]]:
@@ -128,7 +173,8 @@ def _our_layout(array: np.ndarray, path: str, family: Family) -> np.ndarray:
         elif array.ndim == 4:  # BiT: a 1x1 convolution
             array = array.reshape(array.shape[-2:])
     is_float = jnp.issubdtype(array.dtype, jnp.floating)  # bfloat16 too, unlike `np.issubdtype`
-    return np.ascontiguousarray(array, np.float32) if is_float else array
+    with np.errstate(over="ignore"):  # float64 beyond float32 becomes infinite, and is refused as such
+        return np.ascontiguousarray(array, np.float32) if is_float else array
 
 
 def _require_bijection(family: Family, shapes: dict, ours: Tensors, *, unexpected: Tensors, where: str) -> None:
@@ -143,13 +189,25 @@ def _require_bijection(family: Family, shapes: dict, ours: Tensors, *, unexpecte
         ],
         "not floating point": [family.name(path) for path in ours.keys() - floats.keys()],
         "not finite": [family.name(path) for path, array in floats.items() if not np.isfinite(array).all()],
+        "of variances that are negative or all 0": [
+            family.name(path)
+            for path, array in floats.items()
+            if path.endswith("/var") and array.size and (array.min() < 0 or not array.any())
+        ],
     }
     listed = [_list(kind, names) for kind, names in problems.items() if names]
     if listed:
-        raise DataError(f"{where}: not a complete {family.variant} ResNet: {'; '.join(listed)}")
+        hint = "; a ResNeXt, a wide ResNet and others that share its names do not fit"
+        siblings = hint if problems["of a wrong shape"] or problems["unexpected"] else ""
+        raise DataError(f"{where}: not a complete {family.variant} ResNet: {'; '.join(listed)}{siblings}")
 
 
 def _list(kind: str, names: list[str]) -> str:
-    names = sorted(names)
+    names = sorted(map(_shown, names))
     more = f" and {len(names) - _MAX_LISTED} more" if len(names) > _MAX_LISTED else ""
     return f"{len(names)} {kind} ({', '.join(names[:_MAX_LISTED])}{more})"
+
+
+def _shown(name: str) -> str:
+    """A name that a file chose, short and without control characters."""
+    return ascii(name)[1:-1][:_MAX_SHOWN]

@@ -45,6 +45,7 @@ class Family:
             Keras's names, (height, width, in, out) and (features, K).
         caffe: every convolution has a bias before its norm, and the first kernel takes BGR.
         ignored: regular expression of names that are not part of the network.
+        publisher: for messages.
     """
 
     variant: str
@@ -55,6 +56,7 @@ class Family:
     torch_layout: bool = True
     caffe: bool = False
     ignored: str = r"\.num_batches_tracked$"
+    publisher: str = "the family"
 
     def name(self, path: str) -> str:
         """The family's name of one of our parameters or statistics, e.g. 'stage1_block1/norm1/scale'."""
@@ -82,16 +84,18 @@ def _torch_blocks(shortcut_conv: int) -> dict[str, str]:
 # torchvision, timm, and networks derived from them. MadryLab's robust networks also store their normalization and a
 # second copy of the network.
 TORCHVISION = Family(
+    publisher="torchvision",
     variant="v1.5",
     signature=r"^layer\d+\.\d+\.",
     block=r"^layer(\d+)\.(\d+)\.",
     layers={"stem_conv1": "conv1", "stem_norm1": "bn1", **_torch_blocks(shortcut_conv=0)},
-    ignored=r"\.num_batches_tracked$|^(attacker|normalizer|normalize)\.",
+    ignored=r"\.num_batches_tracked$|(?:^|\.)(attacker|normalizer|normalize)\.",
     preprocessing=IMAGENET,
 )
 
 # timm's resnet..d: three convolutions in the stem, and average pooling before the convolution of the shortcut.
 TIMM_D = Family(
+    publisher="timm",
     variant="d",
     signature=r"^conv1\.\d",
     block=r"^layer(\d+)\.(\d+)\.",
@@ -105,6 +109,7 @@ TIMM_D = Family(
 
 _HF_BLOCK = "encoder.stages.{stage0}.layers.{block0}."
 HUGGING_FACE = Family(
+    publisher="Hugging Face",
     variant="v1.5",
     signature=r"^encoder\.stages\.",
     block=r"^encoder\.stages\.(\d+)\.layers\.(\d+)\.",
@@ -125,6 +130,7 @@ _KERAS_LAYERS = {
     **{"stem_conv1": "conv1_conv", "shortcut_conv": f"{_KERAS_BLOCK}0_conv", "head": "predictions"},
 }
 KERAS_V1 = Family(
+    publisher="Keras",
     variant="v1",
     signature=r"^conv\d+_block\d+_\d_conv/",
     block=r"^conv(\d+)_block(\d+)_",
@@ -139,8 +145,9 @@ KERAS_V1 = Family(
 )
 
 KERAS_V2 = Family(
+    publisher="Keras",
     variant="v2",
-    signature=r"_preact_bn/|^post_bn/",
+    signature=r"^conv\d+_block\d+_preact_bn/|^post_bn/",
     block=r"^conv(\d+)_block(\d+)_",
     layers={
         **_KERAS_LAYERS,
@@ -153,6 +160,7 @@ KERAS_V2 = Family(
 
 _BIT_UNIT = "block{stage}/unit{block:02}/"
 BIT = Family(
+    publisher="Big Transfer",
     variant="bit",
     signature=r"^block\d+/unit\d+/",
     block=r"^block(\d+)/unit(\d+)/",

@@ -184,7 +184,7 @@ def layer_order(stage_sizes: tuple[int, ...], *, preactivation: bool) -> list[st
 
 def write_legacy(path: Path, tensors: dict[str, np.ndarray], order: list[str], *, metadata: str) -> None:
     """Writes 'layer/leaf' tensors in the order of the layers, which is how `keras.Model.load_weights` matches them."""
-    with h5py.File(path, "w") as file:
+    with h5py.File(path, "w", locking=False) as file:  # `atomic_path` has locked it
         file.attrs.update({"layer_names": [layer.encode() for layer in order], METADATA_KEY: metadata})
         for layer in order:
             names = [name for leaf in _LEAVES if (name := f"{layer}/{leaf}") in tensors]

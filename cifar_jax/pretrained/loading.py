@@ -1,9 +1,11 @@
 """From a name or a path to a `Backbone`, and from a `Backbone` to a file that other programs read."""
 
+import collections
 import dataclasses
 import difflib
 import json
 import logging
+import re
 from pathlib import Path
 from typing import Literal
 
@@ -16,24 +18,28 @@ from cifar_jax.files.atomic import atomic_path
 from cifar_jax.files.cache import cache_root, expanded
 from cifar_jax.files.checksums import checksum, record, recorded
 from cifar_jax.preprocessing.preprocess import Preprocessing
-from cifar_jax.pretrained import convert, keras_files, weight_files
+from cifar_jax.pretrained import convert, hub_config, keras_files, weight_files
 from cifar_jax.pretrained.backbone import METADATA_KEY, Backbone
-from cifar_jax.pretrained.catalog import CATALOG
+from cifar_jax.pretrained.catalog import CATALOG, published_as
 from cifar_jax.pretrained.families import KERAS_V1, TORCHVISION
 
+_MAX_LISTED = 8
 NAMINGS = {"torchvision": TORCHVISION, "keras": KERAS_V1}  # what `write` can write
-CACHE_FORMAT = 2  # raise it when conversion changes: cached weights are then converted again
+CACHE_FORMAT = 3  # raise it when conversion changes: cached weights are then converted again
 
 
 def load(name_or_path: str | Path) -> Backbone:
     """Published weights by their name in `catalog.CATALOG`, or the weights in a file with the names of any family.
 
-    Downloads and converted weights are kept in `cache_root() / "pretrained"`, by their checksums. A file with
-    torchvision's names is read as v1.5 (stride in the 3x3 convolutions), because nothing in it states the variant.
+    Downloads and converted weights are kept in `cache_root() / "pretrained"`, by their checksums. The preprocessing of
+    a file is the one that it states itself (`write`), that of the catalog if it has the checksum of a published file,
+    or that of the config.json next to it (timm, transformers); otherwise it is assumed from the names of the tensors.
+    A file with torchvision's names is read as v1.5 (stride in the 3x3 convolutions) unless one of these says otherwise.
 
     Raises:
         UsageError: neither a name in the catalog nor a file.
-        DataError: the download failed, or the file is damaged or not a complete ResNet.
+        DataError: the download failed, or the file is damaged, not a complete ResNet, or not the architecture that its
+            name, checksum or config.json states.
     """
     source, cache = str(name_or_path), cache_root() / "pretrained"
     entry = CATALOG.get(source)
@@ -54,27 +60,33 @@ def load(name_or_path: str | Path) -> Backbone:
     if backbone is None:
         backbone = read(path, sha256=sha256)
         _to_cache(converted, backbone)
+    backbone = dataclasses.replace(backbone, source=source)
     if entry is not None:
-        # Not every publisher states a hash, but the architecture can be checked for every file.
-        expected = {name: getattr(entry, name) for name in backbone.architecture}
-        if backbone.architecture != expected:
-            raise DataError(f"{path}: {backbone.architecture}, but {entry.url} should be {expected}; delete the file")
-        backbone = dataclasses.replace(backbone, preprocessing=entry.preprocessing)
-    return dataclasses.replace(backbone, source=source)
+        return _as_published(backbone, source, path)
+    if backbone.states_preprocessing:
+        return backbone
+    if (name := published_as(path, sha256)) is not None:
+        return _as_published(backbone, name, path)
+    return _as_configured(backbone, path)
 
 
 def read(path: Path, *, sha256: str) -> Backbone:
     """The weights in a file, without the cache; raises as `load`."""
     tensors, metadata = weight_files.read(path)
     family, architecture, params, batch_stats = convert.convert(tensors, where=str(path))
-    weights = {"params": params, "batch_stats": batch_stats}
+    weights = {"params": params, "batch_stats": batch_stats, "left_aside": _left_aside(tensors)}
     preprocessing = family.preprocessing
+    keys = "--config.model.input_mean and input_std"
+    origin = f"assumed, as usual for {family.publisher}'s tensor names; for others set {keys}"
     if metadata:
+        origin = "stated in the file"
         try:
             preprocessing = Preprocessing.from_json(json.loads(metadata))
         except (ValueError, TypeError, AttributeError) as error:
             raise DataError(f"{path}: its preprocessing cannot be read ({error!r}); write the file again") from error
-    return Backbone(**architecture, **weights, preprocessing=preprocessing, source=str(path), sha256=sha256)
+    identity = {"source": str(path), "sha256": sha256, "channels": "BGR" if family.caffe else "RGB"}
+    stated = {"preprocessing_from": origin, "states_preprocessing": bool(metadata)}
+    return Backbone(**architecture, **weights, **identity, preprocessing=preprocessing, **stated)
 
 
 def write(backbone: Backbone, path: Path, *, naming: Literal["torchvision", "keras"]) -> None:
@@ -97,6 +109,44 @@ def write(backbone: Backbone, path: Path, *, naming: Literal["torchvision", "ker
             order = keras_files.layer_order(backbone.stage_sizes, preactivation=False)
             order += ["predictions"] if "head" in backbone.params else []
             keras_files.write_legacy(temporary, tensors, order, metadata=metadata)
+
+
+def _left_aside(tensors: convert.Tensors) -> str:
+    """Top-level names with their numbers of tensors; counters of batches are no news."""
+    names = [name for name in tensors if not name.endswith(".num_batches_tracked")]
+    counts = collections.Counter(re.split(r"[./]", name)[0] for name in names)
+    listed = [f"{ascii(name)[1:-1][:40]} ({count})" for name, count in counts.most_common(_MAX_LISTED)]
+    return ", ".join(listed + [f"{len(counts) - _MAX_LISTED} more"] * (len(counts) > _MAX_LISTED))
+
+
+def _as_published(backbone: Backbone, name: str, path: Path) -> Backbone:
+    """With the preprocessing of the catalog. Not every publisher states a hash, but every file has an architecture."""
+    entry = CATALOG[name]
+    expected = {field: getattr(entry, field) for field in backbone.architecture}
+    if backbone.architecture != expected:
+        raise DataError(f"{path}: {backbone.architecture}, but {entry.url} should be {expected}; delete the file")
+    origin = "as published" if name == backbone.source else f"of {name}, which has the same checksum"
+    stated = {"preprocessing_from": origin, "states_preprocessing": True}
+    return dataclasses.replace(backbone, preprocessing=entry.preprocessing, **stated)
+
+
+def _as_configured(backbone: Backbone, path: Path) -> Backbone:
+    """Checked against the config.json next to the file, with the preprocessing that it states."""
+    stated = hub_config.read(path)
+    if stated is None:
+        return backbone
+    differing = [f"{key} {value}" for key, value in stated.architecture.items() if backbone.architecture[key] != value]
+    if differing:
+        raise DataError(
+            f"{path}: {backbone.name}, but {stated.files} next to it states {', '.join(differing)}; if it belongs to "
+            "other weights, move these to a folder of their own"
+        )
+    if stated.preprocessing is None:
+        return backbone
+    backbone = backbone.with_channels(stated.channels)
+    return dataclasses.replace(
+        backbone, preprocessing=stated.preprocessing, preprocessing_from=f"stated by {stated.files} next to it"
+    )
 
 
 def _existing_file(source: str) -> Path:

@@ -133,6 +133,11 @@ def require_same_backbone(experiment: Experiment, recorded: dict | None) -> None
             f"{backbone.source if backbone else 'random weights'}: this run did not start from them "
             f"({recorded['source'] if recorded else 'random weights'}): choose another --workdir"
         )
+    if backbone and backbone.preprocessing != (before := Preprocessing.from_json(recorded["preprocessing"])):
+        raise DataError(
+            f"{backbone.source}: this run started with {before} of these weights, now it is {backbone.preprocessing} "
+            f"({backbone.preprocessing_from}): restore the config.json next to them, or choose another --workdir"
+        )
 
 
 def with_recorded_data(experiment: Experiment, recorded: dict, *, key: str) -> Experiment:

@@ -4,6 +4,8 @@ import jax
 import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from cifar_jax.errors import DataError
 from cifar_jax.pretrained import convert
@@ -94,7 +96,7 @@ def test_prefixes_of_wrappers_and_tensors_of_no_layer_are_ignored(tensors, rando
 
 def test_two_networks_in_one_file(tensors):
     both = tensors | {f"model.{name}": array for name, array in tensors.items()}
-    with pytest.raises(DataError, match="keep one of the two"):
+    with pytest.raises(DataError, match=r"2 networks, whose names begin with '', model\.; keep one"):
         convert.convert(both, where="x")
 
 
@@ -151,3 +153,73 @@ def test_a_huge_block_number_is_an_unexpected_tensor(tensors):
     tensors["layer1.123456789.bn1.weight"] = np.ones(3, np.float32)
     with pytest.raises(DataError, match=r"unexpected \(layer1.123456789"):
         convert.convert(tensors, where="x")
+
+
+@pytest.mark.parametrize(
+    "prefix", ["module.", "model.", "_orig_mod.", "module._orig_mod.", "backbone.net.", "encoder_q."]
+)
+def test_any_prefix_of_modules_that_wrap_the_network_is_removed(prefix, tensors, random_backbone):
+    wrapped = {f"{prefix}{name}": array for name, array in tensors.items()}
+    _, _, params, _ = convert.convert(wrapped, where="x")
+    jax.tree.map(np.testing.assert_array_equal, params, random_backbone("v1.5").params)
+    assert not wrapped
+
+
+def test_heads_and_losses_are_left_aside(tensors):
+    own = ("fc.0.weight", "my_head.weight", "projector.2.bias", "classifier.weight", "criterion.centers", "fc2.bias")
+    del tensors["fc.weight"], tensors["fc.bias"]
+    tensors |= {name: np.ones((2, 2), np.float32) for name in own}
+    _, _, params, _ = convert.convert(tensors, where="x")
+    assert "head" not in params and tensors.keys() == set(own)
+
+
+@pytest.mark.parametrize(
+    ("name", "shape"),
+    [("attention.weight", (2, 2)), ("decode_head.weight", (2, 2, 3, 3)), ("layer1.0.fc.weight", (2, 2))],
+)
+def test_what_may_be_part_of_the_network_is_not_left_aside(name, shape, tensors):
+    tensors[name] = np.ones(shape, np.float32)
+    with pytest.raises(DataError, match=rf"1 unexpected \({name}\); a ResNeXt"):
+        convert.convert(tensors, where="x")
+
+
+def test_variances_that_are_negative_or_all_0_are_named(tensors):
+    tensors["bn1.running_var"][2] = -1
+    tensors["layer1.0.bn1.running_var"] = np.zeros_like(tensors["layer1.0.bn1.running_var"])
+    expected = r"2 of variances that are negative or all 0 \(bn1.running_var, layer1.0.bn1.running_var\)"
+    with pytest.raises(DataError, match=expected):
+        convert.convert(tensors, where="x")
+
+
+def test_float64_beyond_float32_is_not_finite(tensors):
+    tensors["fc.bias"] = np.full(5, 1e300)
+    with pytest.raises(DataError, match=r"1 not finite \(fc.bias\)"):
+        convert.convert(tensors, where="x")
+
+
+@given(st.data())
+@settings(max_examples=150, deadline=None)
+def test_tensors_of_any_names_and_shapes_are_converted_or_one_line(data):
+    names = [KNOWN[known][2] for known in KNOWN]
+    names += [
+        "conv1.weight",
+        "bn1.weight",
+        "layer9999999999.0.bn1.bias",
+        "layer1.0.conv1.weight",
+        "module.",
+        "a\n\x00.b",
+    ]
+    names += [
+        "conv1_conv/kernel",
+        "root_block/standardized_conv2d/kernel",
+        "x." * 500 + "layer1.0.bn1.bias",
+        "fc.weight",
+    ]
+    shapes = st.lists(st.sampled_from([0, 1, 3, 7, 8, 64]), max_size=5).map(tuple)
+    dtypes = st.sampled_from(["f4", "f2", "f8", "i8", "?", "c8", "u1"])
+    chosen = data.draw(st.lists(st.sampled_from(names), max_size=6, unique=True))
+    tensors = {name: np.zeros(data.draw(shapes), data.draw(dtypes)) for name in chosen}
+    try:
+        convert.convert(tensors, where="x")
+    except DataError as error:
+        assert "\n" not in str(error) and len(str(error)) < 6000

@@ -1,6 +1,7 @@
 """Names, paths, the cache, and files written for other programs."""
 
 import dataclasses
+import json
 import logging
 import shutil
 import subprocess
@@ -15,7 +16,8 @@ from cifar_jax.errors import DataError, UsageError
 from cifar_jax.files import checksums, download
 from cifar_jax.files.cache import cache_root
 from cifar_jax.preprocessing.preprocess import Preprocessing
-from cifar_jax.pretrained import CATALOG, convert, load, write
+from cifar_jax.pretrained import CATALOG, convert, load, loading, write
+from cifar_jax.pretrained.catalog import published_as
 from cifar_jax.pretrained.families import TORCHVISION
 
 pytestmark = pytest.mark.slow
@@ -92,8 +94,11 @@ def test_the_cache_is_used_and_a_damaged_one_is_not(random_backbone, tmp_path, m
 def test_a_cache_that_cannot_be_written_is_a_warning(random_backbone, tmp_path, caplog, monkeypatch):
     backbone = random_backbone("v1.5")
     write(backbone, tmp_path / "x.safetensors", naming="torchvision")
-    (tmp_path / "file").touch()
-    monkeypatch.setenv("CIFAR_JAX_CACHE", str(tmp_path / "file"))
+
+    def full_disk(*arguments):
+        raise OSError("no space left")
+
+    monkeypatch.setattr(loading, "record", full_disk)
     with caplog.at_level(logging.WARNING):
         assert_equal(load(tmp_path / "x.safetensors"), backbone)
     assert "could not be cached" in caplog.text
@@ -158,3 +163,89 @@ def test_loading_imports_no_other_framework(random_backbone, tmp_path):
     )
     result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "[]"
+
+
+@pytest.fixture
+def file_of_torch(random_backbone, tmp_path):
+    """A file with torchvision's names that states nothing about itself, of the size of a ResNet-50 but narrower."""
+    backbone = random_backbone("v1.5", stage_sizes=(1, 1, 1, 1), width=64, block="basic", num_classes=3)
+    path = tmp_path / "own.safetensors"
+    save_file(convert.foreign(backbone.params, backbone.batch_stats, TORCHVISION), path)
+    return path
+
+
+def test_the_summary_names_what_was_assumed_and_left_aside(file_of_torch):
+    extended = load_file(file_of_torch) | {"head.0.weight": np.ones((2, 2), np.float32), "loss.scale": np.ones(1)}
+    save_file(extended, file_of_torch)
+    for loaded in (load(file_of_torch), load(file_of_torch)):  # converted, and from the cache
+        line = loaded.summary(used=loaded.preprocessing)
+        assert line.startswith(f"{file_of_torch}: a ResNet of (1, 1, 1, 1) basic blocks, width 64, v1.5, 60 tensors; ")
+        assert "left aside: the classifier of 3 classes, head (1), loss (1); preprocessing: mean (0.485, 0.456" in line
+        assert "bilinear (assumed, as usual for torchvision's tensor names; for others set --config.model.input" in line
+        other = Preprocessing((0.0, 0.0, 0.0), (1.0, 1.0, 1.0), 32, "bilinear")
+        assert "(set by --config.model.input_mean and input_std)" in loaded.summary(used=other)
+
+
+def test_depths_have_their_usual_names(random_backbone):
+    for depth, stage_sizes, block in ((18, (2, 2, 2, 2), "basic"), (50, (3, 4, 6, 3), "bottleneck")):
+        backbone = dataclasses.replace(random_backbone("v1.5"), stage_sizes=stage_sizes, block=block, width=64)
+        assert backbone.name == f"resnet{depth} v1.5"
+
+
+@pytest.mark.parametrize("kind", ["sha256", "also"])
+def test_a_published_file_is_recognized_by_its_checksum(kind, file_of_torch, monkeypatch):
+    digits = checksums.checksum(file_of_torch)[:8]
+    stated = {"hash": f"sha256:{digits}"} if kind == "sha256" else {"also": ("0" * 8, digits)}
+    architecture = {"stage_sizes": (1, 1, 1, 1), "block": "basic"}
+    entry = dataclasses.replace(CATALOG["timm/resnet50.a1_in1k"], **architecture, **stated)
+    monkeypatch.setitem(CATALOG, "published", entry)
+    loaded = load(file_of_torch)
+    assert loaded.preprocessing == entry.preprocessing and loaded.preprocessing.resize_method == "bicubic"
+    assert loaded.preprocessing_from == "of published, which has the same checksum"
+    assert loaded.source == str(file_of_torch)
+    monkeypatch.setitem(CATALOG, "published", dataclasses.replace(entry, stage_sizes=(3, 4, 6, 3)))
+    with pytest.raises(DataError, match=r"should be .*\(3, 4, 6, 3\)"):
+        load(file_of_torch)
+
+
+def test_an_hdf5_file_is_recognized_by_its_md5(random_backbone, tmp_path, monkeypatch):
+    path = tmp_path / "x.h5"
+    write(random_backbone("v1"), path, naming="keras")
+    entry = dataclasses.replace(CATALOG["keras/resnet50"], hash=f"md5:{checksums.checksum(path, 'md5')}")
+    monkeypatch.setitem(CATALOG, "published", entry)
+    assert published_as(path, checksums.checksum(path)) == "published"
+
+
+def test_config_json_next_to_a_file_states_its_preprocessing(file_of_torch):
+    config = {"architecture": "resnet18", "mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5], "interpolation": "bicubic"}
+    assert load(file_of_torch).preprocessing.mean == (0.485, 0.456, 0.406)
+    (file_of_torch.parent / "config.json").write_text(json.dumps(config))
+    with pytest.raises(
+        DataError, match=r"\(1, 1, 1, 1\).* but config\.json next to it states stage_sizes \(2, 2, 2, 2\)"
+    ):
+        load(file_of_torch)
+    stated = {"model_type": "resnet", "depths": [1, 1, 1, 1], "layer_type": "basic"}
+    processor = {"image_mean": [0.5, 0.4, 0.3], "image_std": [0.5, 0.5, 0.5], "do_flip_channel_order": True}
+    (file_of_torch.parent / "config.json").write_text(json.dumps(stated))
+    (file_of_torch.parent / "preprocessor_config.json").write_text(json.dumps(processor))
+    loaded = load(file_of_torch)
+    assert loaded.preprocessing.mean == pytest.approx((0.3, 0.4, 0.5))
+    assert loaded.preprocessing_from == "stated by config.json and preprocessor_config.json next to it"
+    kernel = load_file(file_of_torch)["conv1.weight"].transpose(2, 3, 1, 0)
+    np.testing.assert_array_equal(loaded.params["stem_conv1"]["kernel"], kernel[:, :, ::-1])
+
+
+def test_what_write_stated_wins_over_config_json(random_backbone, tmp_path):
+    write(random_backbone("v1.5"), tmp_path / "x.safetensors", naming="torchvision")
+    (tmp_path / "config.json").write_text('{"architecture": "resnetaa50"}')
+    assert load(tmp_path / "x.safetensors").preprocessing_from == "stated in the file"
+
+
+def test_the_order_of_the_channels_can_be_set_once(file_of_torch):
+    loaded = load(file_of_torch)
+    reversed_ = loaded.with_channels("BGR")
+    kernel = loaded.params["stem_conv1"]["kernel"]
+    np.testing.assert_array_equal(reversed_.params["stem_conv1"]["kernel"], kernel[:, :, ::-1])
+    assert loaded.with_channels("") is loaded and loaded.with_channels("RGB") is loaded
+    assert reversed_.with_channels("BGR") is reversed_
+    assert "for weights that take BGR" in reversed_.summary(used=loaded.preprocessing)
