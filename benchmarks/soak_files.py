@@ -116,7 +116,7 @@ def _soak(
         else:
             shutil.rmtree(place)
             said = "; ".join(lines) or (output if outcome == "refused" else "")
-            print(f"{outcome}: {mode}, {name} {damage.__name__}: {said}".replace(str(place), ""))
+            print(f"{outcome}: {mode}, {name} {damage.__name__}: {said}".replace(str(place), ""), flush=True)
     return outcomes
 
 
@@ -158,6 +158,7 @@ def _printed(*arguments: object) -> str:
 def _train(folder: Path, place: Path) -> str:
     _printed(*RECIPE, f"--workdir={place / 'run'}")
     results = cifar_jax.load_run(place / "run").results
+    del results["environment"]["source_revision"]  # the checkout may change meanwhile
     return json.dumps([results, json.loads((place / "run" / "history.json").read_text())])
 
 
