@@ -15,6 +15,7 @@ from cifar_jax.modes.evaluate import evaluate
 from cifar_jax.modes.predict import predict
 from cifar_jax.modes.train import train_run as train
 from cifar_jax.run import load_run
+from cifar_jax.runs.metadata import steps
 from cifar_jax.runs.run_folder import RunFolder
 from cifar_jax.training.hooks import Hook
 
@@ -177,15 +178,16 @@ def test_a_relative_path_of_the_data_is_recorded_as_absolute(data, tmp_path, mon
     assert load_run("run").config.data.dir == str(data)
 
 
-def test_a_folder_that_is_deleted_during_training_is_not_created_again(data, tmp_path):
-    class Delete(Hook):
+def test_a_folder_that_is_moved_during_training_is_not_created_again_and_resumes_where_it_is(data, finished, tmp_path):
+    class Move(Hook):
         def on_epoch(self, step, row):
-            shutil.rmtree(tmp_path / "run")
+            (tmp_path / "run").rename(tmp_path / "moved")
 
-    with pytest.raises(DataError, match="was deleted or moved during training") as caught:
-        train(small(data), tmp_path / "run", hooks=[Delete()])
+    with pytest.raises(DataError, match=r"was deleted or moved during training.*resume with --workdir") as caught:
+        train(small(data), tmp_path / "run", hooks=[Move()])
     assert "earlier checkpoints" not in str(caught.value)
-    assert not (tmp_path / "run" / "history.json").exists() and not (tmp_path / "run" / "checkpoints").exists()
+    assert not (tmp_path / "run" / "history.json").exists() and not steps(tmp_path / "run" / "checkpoints")
+    assert train(small(data), tmp_path / "moved")["test"] == load_run(finished).results["test"]
 
 
 @pytest.mark.parametrize("content", ["{}", "other numbers", None])
