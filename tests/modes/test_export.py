@@ -184,6 +184,27 @@ def test_only_an_earlier_export_is_overwritten(network, tmp_path):
             assert (tmp_path / name).read_bytes() == content
 
 
+@pytest.mark.parametrize("network", ["cnn"], indirect=True)
+def test_an_export_that_was_changed_or_a_file_that_appears_meanwhile_is_not_overwritten(network, tmp_path, monkeypatch):
+    file, sidecar = export("run", output=tmp_path / "x.safetensors", format="safetensors")
+    file.write_bytes(file.read_bytes() + b"more")
+    with pytest.raises(UsageError, match="choose another path"):
+        export("run", output=file, format="safetensors")
+    assert file.read_bytes().endswith(b"more") and sidecar.exists()
+    late, original = tmp_path / "late.safetensors", exports.checksum
+
+    def appears(path):
+        late.write_bytes(b"mine")
+        return original(path)
+
+    monkeypatch.setattr(exports, "checksum", appears)
+    with pytest.raises(UsageError, match="choose another path"):
+        export("run", output=late, format="safetensors")
+    assert late.read_bytes() == b"mine" and {path.name for path in tmp_path.iterdir()} == {
+        *("x.safetensors", "x.safetensors.json", "late.safetensors"),
+    }
+
+
 @pytest.mark.parametrize("output", ["", "folder.h5", "file/x.h5", "x.safetensors"])
 def test_an_output_that_cannot_be_written(output, tmp_path):
     (tmp_path / "folder.h5").mkdir()
