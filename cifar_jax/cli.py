@@ -10,6 +10,7 @@ import logging
 import os
 import shlex
 import sys
+import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
@@ -47,6 +48,7 @@ def main(hooks: Sequence["Hook"] = ()) -> None:
     _open_standard_streams()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     logging.raiseExceptions = False  # a closed terminal does not end a run
+    warnings.formatwarning = lambda message, *_, **__: f"warning: {one_line(message)}\n"
     logging.getLogger("matplotlib").setLevel(logging.ERROR)  # its first start logs about fonts
     try:
         run(sys.argv, hooks)
