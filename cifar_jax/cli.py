@@ -67,6 +67,7 @@ def main(hooks: Sequence["Hook"] = ()) -> None:
 def _exit(message: str, code: int) -> NoReturn:
     with contextlib.suppress(OSError):  # the terminal is closed
         print(f"error: {message}", file=sys.stderr, flush=True)
+    signals.before_end(str)  # a signal while Python ends has nothing to add
     sys.exit(code)
 
 

@@ -54,7 +54,8 @@ def _unblock(numbers: list[int]) -> None:
 def before_end(last_words: Callable[[], str]) -> None:
     """Sets the function that is called before a signal ends the program at once, in the thread of `watch`.
 
-    It returns what the message says after 'stopped by SIGINT': what is saved, and the command that continues.
+    It returns what the message says after 'stopped by SIGINT': what is saved, and the command that continues. Without
+    a text there is no message.
     """
     global _last_words
     _last_words = last_words
@@ -80,7 +81,8 @@ def _receive(numbers: list[int]) -> None:
 def _end(number: int) -> None:
     show_cursor = "\r\x1b[K\x1b[?25h" if os.isatty(2) else ""  # a progress bar hides it
     try:
-        _print(f"{show_cursor}error: stopped by {_name(number)}{_last_words()}\n")
+        words = _last_words()
+        _print(show_cursor + (f"error: stopped by {_name(number)}{words}\n" if words else ""))
     finally:
         os._exit(128 + number)
 

@@ -57,6 +57,10 @@ def test_the_first_signal_in_the_block_is_recorded():
     assert ended(program) == (signal.SIGINT, "")
 
 
+def test_a_signal_after_the_last_message_adds_none():
+    assert ended("signals.before_end(str); send(); time.sleep(60)") == (130, "")
+
+
 def test_a_recorded_signal_that_is_not_read_ends_the_program_after_the_block():
     program = "with signals.StopSignal() as stop:\n    send(); time.sleep(0.5); print('saved')\ntime.sleep(60)"
     assert ended(program) == (130, "error: stopped by SIGINT; saved: nothing\n")
