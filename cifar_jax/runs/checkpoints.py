@@ -219,6 +219,7 @@ class Checkpoints:
             ),
             save_decision_policy=managers.FixedIntervalPolicy(1),
             cleanup_tmp_directories=True,  # left by a killed run
+            async_options=ocp.AsyncOptions(timeout_secs=10**8),  # of the system's clock, which may jump ahead
             lightweight_initialize=True,  # do not read the metadata of old steps, which may be damaged
         )
         self._manager = ocp.CheckpointManager(self._directory, options=options)
