@@ -201,12 +201,15 @@ MEMBERS = [
     "test/cat/0.png",
     "test/dog/1.png",
     "class_names.txt",
+    "val/2.png",
+    "val/val_annotations.txt",
 ]
 
 
 def member_bytes() -> dict[str, bytes]:
     images = image_seeds()
-    return {name: images[number] if number < 5 else b"cat Cat\ndog Dog\n" for number, name in enumerate(MEMBERS)}
+    texts = {"class_names.txt": b"cat Cat\ndog Dog\n", "val/val_annotations.txt": b"2.png\tcat\t0\t0\t9\t9\n"}
+    return {name: texts.get(name, images[number % 5]) for number, name in enumerate(MEMBERS)}
 
 
 def image_folder(folder: Path) -> Cases:
@@ -232,10 +235,15 @@ def tar_seeds() -> list[bytes]:
         file = io.BytesIO()
         format_name = tarfile.PAX_FORMAT if seeds else tarfile.GNU_FORMAT
         with tarfile.open(fileobj=file, mode=mode, format=format_name) as archive:
+            outer = "" if len(seeds) % 2 else f"{'x' * 120}/"
             for name, content in member_bytes().items():
-                info = tarfile.TarInfo(name if len(seeds) % 2 else f"{'x' * 120}/{name}")
+                info = tarfile.TarInfo(outer + name)
                 info.size = len(content)
                 archive.addfile(info, io.BytesIO(content))
+            for kind, target in ((tarfile.LNKTYPE, f"{outer}train/cat/0.png"), (tarfile.SYMTYPE, "../cat/1.jpg")):
+                link = tarfile.TarInfo(f"{outer}train/dog/link{kind.decode()}.png")
+                link.type, link.linkname = kind, target
+                archive.addfile(link)
         seeds.append(file.getvalue())
     return seeds
 

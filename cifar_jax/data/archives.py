@@ -21,12 +21,12 @@ from rich.progress import Progress
 
 from cifar_jax.data.listing import MAX_DEPTH, Listing, Node, list_folder, walk
 from cifar_jax.errors import DataError, one_line
-from cifar_jax.files.untrusted import open_regular, require_plausible_size
+from cifar_jax.files.untrusted import open_regular, open_zip, require_plausible_size
 
 _ZIP = (b"PK\x03\x04", b"PK\x05\x06")  # the second: a zip without files
 _DECOMPRESS = {b"\x1f\x8b": gzip.open, b"\xfd7": lzma.open, b"BZ": bz2.open}
 _BLOCK = 512  # bytes of a tar header
-_UTF8_NAME, _ENCRYPTED = 0x800, 0x1  # flags of a zip's member
+_UTF8_NAME = 0x800  # flag of a zip's member
 _MAX_LINK_BYTES = 4096
 _MAX_HOPS = 40  # links to links, as in Linux
 
@@ -170,7 +170,10 @@ def _plain(name: str, path: Path) -> str:
 
 
 def _zip_members(path: Path, stack: contextlib.ExitStack) -> tuple[dict[str, _Member], list[str]]:
-    archive = stack.enter_context(zipfile.ZipFile(stack.enter_context(open_regular(path))))
+    try:
+        archive = stack.enter_context(open_zip(stack.enter_context(open_regular(path))))
+    except DataError as error:  # overlapping or encrypted members
+        raise DataError(f"{path}: {error}, or unpack it and use the folder") from error
     # PowerShell 5 writes backslashes; elsewhere they may be part of a name
     only_backslashes = not any("/" in name for name in archive.namelist())
     members, unknown = {}, []
@@ -200,8 +203,6 @@ def _zip_name(info: zipfile.ZipInfo) -> tuple[str, bool]:
 def _zip_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo, *, is_folder: bool) -> _Member:
     if is_folder:
         return _Member(is_folder=True)
-    if info.flag_bits & _ENCRYPTED:
-        return _Member(problem="encrypted; unpack the archive and use the folder")
     if stat.S_ISLNK(info.external_attr >> 16) and info.file_size <= _MAX_LINK_BYTES:
         return _Member(link=archive.read(info).decode("utf-8", "surrogateescape"))
     return _Member(info.file_size, read=lambda: archive.read(info))

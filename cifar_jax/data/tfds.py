@@ -91,7 +91,10 @@ def read(path: Path, *, image_size: int) -> Dataset:
         for split in ("train", "validation", "test")
         if split in splits
     }
-    return assemble(name=builder.name, source=str(path), **image_sets)
+    others = (split for split in splits if split not in image_sets)
+    notes = tuple(f"split {split} ({builder.info.splits[split].num_examples:,} images)" for split in others)
+    warnings = tuple(f"{path}: {note} not used; train, validation and test are read" for note in notes)
+    return assemble(name=builder.name, source=str(path), **image_sets, passed_over=notes, warnings=warnings)
 
 
 def _require_own_classes(features: Path) -> None:

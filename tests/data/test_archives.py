@@ -200,7 +200,7 @@ def test_encrypted_and_unknown_members_of_a_zip_are_named(tmp_path):
         data = bytearray(complete)
         data[central + offset] = data[offset - 2] = value
         path.write_bytes(data)
-        with pytest.raises(DataError, match=rf"{path}/a/1.png: .*{message}.*use the folder"):
+        with pytest.raises(DataError, match=rf"{path}.*a/1.png.*{message}.*use the folder"):
             _contents(path)
 
 

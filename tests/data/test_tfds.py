@@ -117,6 +117,18 @@ def test_validation_is_the_test_split_where_there_is_no_other(prepared):
     assert dataset.validation is None and len(dataset.test) == 10
 
 
+def test_splits_that_are_not_read_are_named(prepared):
+    _, _, directory = prepared
+    info = directory / "dataset_info.json"
+    info.write_text(info.read_text().replace('"name": "test"', '"name": "extra"'))
+    for file in directory.glob("*-test.*"):
+        file.rename(directory / file.name.replace("-test.", "-extra."))
+    dataset = tfds.read(directory, image_size=0)
+    assert dataset.passed_over == ("split extra (10 images)",)
+    assert dataset.warnings == (f"{directory}: split extra (10 images) not used; train, validation and test are read",)
+    assert dataset.origin == "from the splits of the source, a sixth of train held out as test"
+
+
 def test_tfrecord_cannot_be_read_and_the_error_says_how_to_convert(prepared):
     _, _, directory = prepared
     for file in directory.glob("*array_record*"):
