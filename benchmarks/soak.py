@@ -72,7 +72,8 @@ class Soak:
     ) -> subprocess.Popen:
         command = [sys.executable, *program, *RECIPE, f"--workdir={workdir}"]
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-        return subprocess.Popen(command, cwd=HERE.parent, env=os.environ | (environment or {}), **pipes)
+        variables = os.environ | (environment or {})
+        return subprocess.Popen(command, cwd=HERE.parent, env=variables, preexec_fn=_default_signals, **pipes)
 
     def finish(self, process: subprocess.Popen, *, timeout: float = TIMEOUT_S) -> tuple[int, str]:
         """Exit code and stderr; a process that hangs is killed, and has the code -9."""
@@ -100,6 +101,12 @@ class Soak:
         left = [str(path) for path in workdir.rglob(".*.*") if path.is_file()]
         if left:
             self.count("temporary files left", is_right=False, details=" ".join(left))
+
+
+def _default_signals() -> None:
+    """Signals that this process ignores, because it was started with `&` or nohup, would stay ignored."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
 
 
 def bits(workdir: Path) -> str:
