@@ -1,5 +1,7 @@
 """`--mode report`: the report of a run, or a comparison of all runs in a folder."""
 
+import errno
+import os
 from pathlib import Path
 
 from cifar_jax.errors import DataError
@@ -22,12 +24,16 @@ def report(workdir: str | Path) -> list[Path]:
     """
     folder = RunFolder(Path(workdir))
     try:
+        if folder.path.is_dir() and not os.access(folder.path, os.W_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), folder.path)
         if not folder.is_run:
             return comparison.write(folder.path)
         figures.redraw(folder)
         return [page.write(folder)]
     except OSError as error:
+        path = Path(error.filename or folder.path)
+        path = path.parent if path.name.startswith(".") else path  # the temporary name of a figure
         raise DataError(
-            f"{error.filename2 or error.filename or folder.path} cannot be written: {error.strerror}; copy the folder "
-            "(checkpoints/ is not needed) to where you can write, and name the copy with --workdir"
+            f"{path} cannot be written: {error.strerror}; copy the folder (checkpoints/ is not needed) to where you "
+            "can write, and name the copy with --workdir"
         ) from error

@@ -13,12 +13,12 @@ from typing import IO
 
 import numpy as np
 
-from cifar_jax.config.keys import FREE_KEYS
+from cifar_jax.config.keys import FREE_KEYS, KEYS
 from cifar_jax.config.validate import differences, from_json, key_problems
 from cifar_jax.errors import DataError, UsageError
 from cifar_jax.runs import forms
 from cifar_jax.runs.history import read_history, until
-from cifar_jax.runs.json_files import CHECKSUM, json_checksum, load_object, read_json, warn_once, write_json
+from cifar_jax.runs.json_files import CHECKSUM, json_checksum, load_object, plain, read_json, warn_once, write_json
 from cifar_jax.runs.metadata import newest_metadata, steps
 from cifar_jax.runs.predictions import read_predictions
 
@@ -244,7 +244,20 @@ def _hint() -> Iterator[None]:
 
 
 def _with_valid_keys(record: dict) -> dict:
-    """The content of config.json, if its configuration has the keys of this version, each with a valid value."""
+    """The content of config.json with a valid value of every key; keys that are newer than the run get their defaults.
+
+    The default of a new key keeps what the program did before. A group without any key is damage.
+    """
+    config, added = dict(record["config"]), []
+    for key, declared in KEYS.items():
+        group, _, name = key.rpartition(".")
+        values = config.get(group)
+        if isinstance(values, dict) and values and name not in values:
+            config[group] = values | {name: plain(declared.default)}
+            added.append(key)
+    if added:
+        warn_once(f"config.json is of an older version, without {', '.join(added)}: using their defaults")
+    record = record | {"config": config}
     if problems := key_problems(from_json(record["config"])):
         raise DataError(f"config.json is damaged, or of another version: {'; '.join(problems[:3])}")
     return record

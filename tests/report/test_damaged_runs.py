@@ -138,8 +138,12 @@ def test_the_files_of_an_older_version_are_read_with_a_warning(runs, make_run, c
     assert caplog.text.count("no checksum") == 4
 
 
-def test_a_folder_that_cannot_be_written_is_named_with_what_to_do(runs, make_run):
+def test_a_folder_that_cannot_be_written_is_named_with_what_to_do(runs, make_run, monkeypatch):
     folder = make_run(runs / "damaged")
+    monkeypatch.setattr(os, "access", lambda path, mode: path != folder.path)
+    with pytest.raises(DataError, match=rf"^{folder.path} cannot be written: Permission denied; copy the folder"):
+        report_mode.report(folder.path)
+    monkeypatch.undo()
     folder.figures_dir.write_text("a file in place of the folder")
     with pytest.raises(DataError, match=r"figures cannot be written: .*copy the folder .*--workdir"):
         report_mode.report(folder.path)

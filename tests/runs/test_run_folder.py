@@ -205,6 +205,20 @@ def test_a_recorded_configuration_is_validated_as_what_a_user_types(run, group, 
         run.recorded()
 
 
+def test_a_key_that_is_newer_than_the_run_gets_its_default_with_one_line(run, caplog):
+    run.claim(RECORD)
+    older = {key: dict(group) if isinstance(group, dict) else group for key, group in CONFIG.items()}
+    del older["model"]["dropout"], older["augment"]["mixup"]
+    write_json(run.config_json, RECORD | {"config": older})
+    assert run.recorded() == run.recorded() == RECORD
+    assert caplog.text.count("without augment.mixup, model.dropout: using their defaults") == 1
+    run.require_same(CONFIG)
+    for empty in ({}, {"model": {}}):
+        write_json(run.config_json, RECORD | {"config": empty})
+        with pytest.raises(DataError, match="this key is missing"):
+            run.recorded()
+
+
 def test_a_folder_that_was_deleted_during_training_is_not_created_again(run):
     run.claim(RECORD)
     run.require_present()
