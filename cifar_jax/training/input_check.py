@@ -95,12 +95,12 @@ def _require_right_preprocessing(experiment: Experiment, images_NHWC: np.ndarray
     given = nearest(used)
     if given <= FITS:
         return
-    candidates = {"the weights' own mean and std": own, **COMMON}
+    candidates = COMMON | ({"the weights' own mean and std": own} if own != used else {})
     distances = {(name, scale): nearest(scale) for name, scale in candidates.items()}
     (name, (mean, std)), best = min(distances.items(), key=lambda item: item[1])
     found = (
         f"{experiment.dataset.source}: on the wrong scale for the weights {backbone.source}: the distance to their "
-        f"running statistics is {given:.2f} with input_mean {_numbers(used[0])} and input_std {_numbers(used[1])}"
+        f"running statistics is {given:.2f} with input_mean and input_std {_numbers(used[0])}, {_numbers(used[1])}"
     )
     keys = f"'--config.model.input_mean={_numbers(mean)}' '--config.model.input_std={_numbers(std)}'"
     ignore = "--config.model.check_input=False trains all the same"
