@@ -7,6 +7,7 @@ bytes could make endless.
 """
 
 import functools
+import gc
 import io
 import math
 import pickle
@@ -124,6 +125,15 @@ class Unpickler(_Limited):
         self.operations = 0
         self._to_bytes = functools.cache(lambda text: text.encode("latin1"))  # a file may refer to a text many times
         self._allowed = self.allowed()
+
+    def load(self) -> Any:
+        was_enabled = gc.isenabled()
+        gc.disable()  # it would search a million new objects again and again
+        try:
+            return super().load()
+        finally:
+            if was_enabled:
+                gc.enable()
 
     def allowed(self) -> dict[tuple[str, str], Any]:
         """(module, name) of the globals that a pickle may refer to, and what takes their place."""

@@ -27,6 +27,7 @@ _PREFERRED = (
     *("state_dict", "model_state_dict", "model_state", "model", "net", "network", "module", "backbone", "encoder"),
     *("params", "weights", "checkpoint"),
 )
+_CONTAINERS = (dict, list, tuple)
 _MOST_SHOWN = 8
 _DEEPEST = 20  # levels of dictionaries
 _AVERAGED = ("ema", "averaged", "swa", "teacher", "momentum")
@@ -140,14 +141,14 @@ def _dicts_of_tensors(value: Any) -> Iterator[tuple[tuple[str, ...], dict[str, T
     """Each dictionary of tensors in a pickled value, and each whole network, with the keys that lead there."""
     waiting, seen = [((), value)], set()
     for place, part in waiting:  # grows; a pickle may refer to itself
-        if not isinstance(part, (dict, list, tuple)) or id(part) in seen or len(place) > _DEEPEST:
+        if not isinstance(part, _CONTAINERS) or id(part) in seen or len(place) > _DEEPEST:
             continue
         seen.add(id(part))
         if _is_network(part):
             yield place, _of_network(part, seen)
         elif not _is_optimizer(part):
             yield place, _named(part) if isinstance(part, dict) else {}
-            waiting += [((*place, key), item) for key, item in _children(part)]
+            waiting += [((*place, key), item) for key, item in _children(part) if isinstance(item, _CONTAINERS)]
 
 
 def _is_optimizer(part: Any) -> bool:
