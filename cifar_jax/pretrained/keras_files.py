@@ -8,7 +8,6 @@ Models contain models: the ResNet may be any number of levels below the top, nex
 import collections
 import io
 import json
-import logging
 import os
 import re
 import zipfile
@@ -36,15 +35,12 @@ _GENERIC = re.compile(r"(conv2d|batch_normalization|dense)(?:_(\d+))?")
 _OF_RESNET = re.compile(r"conv\d+_.+|post_bn|predictions")  # layers of keras.applications
 _HEADS = ("probs", "fc1000")  # names of the layer `predictions` in published files
 _OPTIMIZER = ("optimizer", "optimizer_weights")
-_MOST_SHOWN = 8
-
-log = logging.getLogger(__name__)
 
 Layers = dict[str, dict[str, np.ndarray]]
 Place = tuple[str, ...]
 
 
-def read_zip(archive: zipfile.ZipFile) -> tuple[dict[str, np.ndarray], str]:
+def read_zip(archive: zipfile.ZipFile) -> tuple[dict[str, np.ndarray], str, list[str]]:
     """The tensors of a .keras file; see `read`."""
     for name in (ZIP_MEMBER, _CONFIG_MEMBER):
         info = archive.getinfo(name)
@@ -52,11 +48,11 @@ def read_zip(archive: zipfile.ZipFile) -> tuple[dict[str, np.ndarray], str]:
     return read(io.BytesIO(archive.read(ZIP_MEMBER)), config=archive.read(_CONFIG_MEMBER))
 
 
-def read(file: BinaryIO, *, config: bytes = b"") -> tuple[dict[str, np.ndarray], str]:
+def read(file: BinaryIO, *, config: bytes = b"") -> tuple[dict[str, np.ndarray], str, list[str]]:
     """Tensors as 'layer/leaf', layers named as in `keras.applications`, and the metadata of `write_legacy` or ''.
 
-    Layers without names (conv2d_7) are identified by their order. What is left aside (the user's own layers, the
-    optimizer) is logged.
+    Layers without names (conv2d_7) are identified by their order. The third value is what is left aside: the user's
+    own layers, the optimizer.
 
     Args:
         config: the config.json of a .keras file.
@@ -74,10 +70,11 @@ def read(file: BinaryIO, *, config: bytes = b"") -> tuple[dict[str, np.ndarray],
             layers = _named_by_order(layers)
         except (IndexError, KeyError, ValueError) as error:
             raise DataError("unnamed layers that are not in the order of a keras.applications ResNet") from error
-    if aside:
-        more = [f"{len(aside) - _MOST_SHOWN} more"] * (len(aside) > _MOST_SHOWN)
-        log.info("weights: left aside: %s", ", ".join(aside[:_MOST_SHOWN] + more))
-    return {f"{layer}/{leaf}": array for layer, leaves in layers.items() for leaf, array in leaves.items()}, metadata
+    return (
+        {f"{layer}/{leaf}": array for layer, leaves in layers.items() for leaf, array in leaves.items()},
+        metadata,
+        aside,
+    )
 
 
 def _models(stored: h5py.File, names: dict[Place, str], file_bytes: int) -> dict[Place, dict[str, dict]]:
@@ -115,7 +112,7 @@ def _names_in_config(config: dict, place: Place = ()) -> Iterator[tuple[Place, s
 
 
 def _network(models: dict[Place, dict[str, dict]]) -> tuple[dict[str, dict], list[str]]:
-    """The layers of the ResNet, and what else the file has: the user's layers, as 'dense (2 tensors)'."""
+    """The layers of the ResNet, and what else the file has: the user's layers, as 'dense (2)'."""
     kernels = {
         place: sum(item.ndim == 4 for leaves in layers.values() for item in leaves.values())
         for place, layers in models.items()
@@ -137,7 +134,7 @@ def _network(models: dict[Place, dict[str, dict]]) -> tuple[dict[str, dict], lis
     head = network.get("predictions", {}).get("kernel")
     if head is not None and head.shape[0] != features:  # the user's, behind other layers
         others["predictions"] = network.pop("predictions")
-    return network, [f"{layer} ({len(leaves)} tensors)" for layer, leaves in others.items()]
+    return network, [f"{layer} ({len(leaves)})" for layer, leaves in others.items()]
 
 
 def _named_by_order(layers: Layers) -> Layers:

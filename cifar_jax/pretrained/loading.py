@@ -72,9 +72,9 @@ def load(name_or_path: str | Path) -> Backbone:
 
 def read(path: Path, *, sha256: str) -> Backbone:
     """The weights in a file, without the cache; raises as `load`."""
-    tensors, metadata = weight_files.read(path)
+    tensors, metadata, aside = weight_files.read(path)
     family, architecture, params, batch_stats = convert.convert(tensors, where=str(path))
-    weights = {"params": params, "batch_stats": batch_stats, "left_aside": _left_aside(tensors)}
+    weights = {"params": params, "batch_stats": batch_stats, "left_aside": _left_aside(tensors, aside)}
     preprocessing = family.preprocessing
     keys = "--config.model.input_mean and input_std"
     origin = f"assumed, as usual for {family.publisher}'s tensor names; for others set {keys}"
@@ -111,12 +111,12 @@ def write(backbone: Backbone, path: Path, *, naming: Literal["torchvision", "ker
             keras_files.write_legacy(temporary, tensors, order, metadata=metadata)
 
 
-def _left_aside(tensors: convert.Tensors) -> str:
-    """Top-level names with their numbers of tensors; counters of batches are no news."""
+def _left_aside(tensors: convert.Tensors, aside: list[str]) -> str:
+    """Top-level names with their numbers of tensors, after what the reader left; counters of batches are no news."""
     names = [name for name in tensors if not name.endswith(".num_batches_tracked")]
     counts = collections.Counter(re.split(r"[./]", name)[0] for name in names)
-    listed = [f"{ascii(name)[1:-1][:40]} ({count})" for name, count in counts.most_common(_MAX_LISTED)]
-    return ", ".join(listed + [f"{len(counts) - _MAX_LISTED} more"] * (len(counts) > _MAX_LISTED))
+    listed = aside + [f"{ascii(name)[1:-1][:40]} ({count})" for name, count in counts.most_common()]
+    return ", ".join(listed[:_MAX_LISTED] + [f"{len(listed) - _MAX_LISTED} more"] * (len(listed) > _MAX_LISTED))
 
 
 def _as_published(backbone: Backbone, name: str, path: Path) -> Backbone:
@@ -175,6 +175,6 @@ def _from_cache(converted: Path) -> Backbone | None:
     """None if the file is missing or damaged."""
     if not converted.exists() or checksum(converted) != recorded(converted):
         return None
-    tensors, description = weight_files.read(converted)
+    tensors, description, _ = weight_files.read(converted)
     backbone = Backbone.from_description(json.loads(description))
     return dataclasses.replace(backbone, **unflatten_dict(tensors, sep="/"))

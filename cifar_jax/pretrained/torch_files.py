@@ -6,7 +6,6 @@ Only the tensors of one state dict are read; the rest of a training checkpoint s
 
 import functools
 import io
-import logging
 import pickle
 import zipfile
 from collections.abc import Callable, Iterator
@@ -28,17 +27,15 @@ _PREFERRED = (
     *("params", "weights", "checkpoint"),
 )
 _CONTAINERS = (dict, list, tuple)
-_MOST_SHOWN = 8
 _DEEPEST = 20  # levels of dictionaries
 _AVERAGED = ("ema", "averaged", "swa", "teacher", "momentum")
 
-log = logging.getLogger(__name__)
-
+Arrays = dict[str, np.ndarray]
 TensorLike = Tensor | Array | UnreadableTensor
 
 
-def read_zip(archive: zipfile.ZipFile) -> dict[str, np.ndarray]:
-    """The state dict of a file of PyTorch 1.6 or newer. The zip's checksums catch damage."""
+def read_zip(archive: zipfile.ZipFile) -> tuple[Arrays, list[str]]:
+    """The state dict of a file of PyTorch 1.6 or newer, and what is left aside. The zip's checksums catch damage."""
     members = {info.filename: info for info in archive.infolist()}
     pickles = [name for name in members if name.endswith("data.pkl")]
     folder = pickles[0].removesuffix("data.pkl")
@@ -59,8 +56,8 @@ def read_zip(archive: zipfile.ZipFile) -> dict[str, np.ndarray]:
     return _state_dict(value, read)
 
 
-def read_legacy(file: BinaryIO) -> dict[str, np.ndarray]:
-    """The state dict of a file of PyTorch before 1.6: five pickles, then each storage with its length before it."""
+def read_legacy(file: BinaryIO) -> tuple[Arrays, list[str]]:
+    """The same of a file of PyTorch before 1.6: five pickles, then each storage with its length before it."""
     pickles = _start(file)
     if TorchUnpickler(pickles).load() != _MAGIC:
         raise DataError("not a file of PyTorch; download it again")
@@ -94,8 +91,8 @@ def _start(file: BinaryIO) -> io.BytesIO:
     return io.BytesIO(file.read(_LARGEST_PICKLE))
 
 
-def _state_dict(value: Any, read: Callable[[Storage], np.ndarray]) -> dict[str, np.ndarray]:
-    """The tensors of the one state dict within the pickled value that `_rank` puts first."""
+def _state_dict(value: Any, read: Callable[[Storage], np.ndarray]) -> tuple[Arrays, list[str]]:
+    """The tensors of the one state dict within the pickled value that `_rank` puts first, and what is left aside."""
     found = {place: tensors for place, tensors in _dicts_of_tensors(value) if tensors}
     if not found:
         raise DataError("no dictionary of tensors in it; save one: torch.save(model.state_dict(), FILE)")
@@ -103,11 +100,6 @@ def _state_dict(value: Any, read: Callable[[Storage], np.ndarray]) -> dict[str, 
     if second is not None and _rank(place, found) == _rank(second, found):
         raise DataError(f"weights of several networks, {_shown(place)} and {_shown(second)}; save one of them alone")
     tensors = found.pop(place)
-    if place or found:
-        others = [f"{_shown(other)} ({len(rest)})" for other, rest in found.items()]
-        more = [f"{len(others) - _MOST_SHOWN} more"] * (len(others) > _MOST_SHOWN)
-        aside = "; left aside: " * bool(others) + ", ".join(others[:_MOST_SHOWN] + more)
-        log.info("weights: the %d tensors of %s%s", len(tensors), _shown(place), aside)
     if unreadable := {name: tensor for name, tensor in tensors.items() if isinstance(tensor, UnreadableTensor)}:
         name, tensor = next(iter(unreadable.items()))
         raise DataError(
@@ -115,10 +107,12 @@ def _state_dict(value: Any, read: Callable[[Storage], np.ndarray]) -> dict[str, 
             "save a dense model with floating-point weights"
         )
     read = functools.cache(read)  # many tensors may share one storage
-    return {
+    arrays = {
         name: tensor.values if isinstance(tensor, Array) else tensor.of(read(tensor.storage))
         for name, tensor in tensors.items()
     }
+    others = [f"{_shown(other)} ({len(rest)})" for other, rest in found.items()]
+    return arrays, [f"all but {_shown(place)}"] * bool(place) + others
 
 
 def _rank(place: tuple[str, ...] | None, found: dict) -> tuple:

@@ -43,9 +43,9 @@ def test_formats_written_by_their_libraries(kind, tensors, tmp_path):
             np.savez(file, **tensors)
     else:
         save_file(tensors, path)
-    read, metadata = weight_files.read(path)
+    read, metadata, aside = weight_files.read(path)
     assert_equal(read, tensors)
-    assert metadata == ""
+    assert (metadata, aside) == ("", [])
 
 
 @pytest.mark.parametrize("legacy", [False, True])
@@ -58,7 +58,7 @@ def test_torch(legacy, nested, tensors, tmp_path, torch_names):
         value = {"model": value, "optimizer": optimizer, "epoch": 3, "accuracy": np.float64(0.5)}
     path = tmp_path / "weights.pth"
     save(path, value, torch_names, legacy=legacy)
-    read, _ = weight_files.read(path)
+    read, *_ = weight_files.read(path)
     assert_equal(read, tensors)
 
 
@@ -66,7 +66,7 @@ def test_torch_views_and_shared_storages(tmp_path, torch_names):
     elements = np.arange(12, dtype=np.float32)
     transposed = Tensor(elements, offset=1, shape=(3, 2), strides=(1, 4))
     save(tmp_path / "weights.pth", {"view": transposed}, torch_names)
-    read, _ = weight_files.read(tmp_path / "weights.pth")
+    read, *_ = weight_files.read(tmp_path / "weights.pth")
     np.testing.assert_array_equal(read["view"], [[1, 5], [2, 6], [3, 7]])
 
 
@@ -183,7 +183,7 @@ def test_keras_layers_without_names_that_are_no_resnet(tmp_path):
 def test_hdf5_without_keras_layers(tmp_path):
     with h5py.File(tmp_path / "x.h5", "w") as file:
         file["measurements"] = np.ones(3)
-    read, _ = weight_files.read(tmp_path / "x.h5")
+    read, *_ = weight_files.read(tmp_path / "x.h5")
     assert list(read) == ["measurements/measurements"]
 
 
