@@ -59,6 +59,8 @@ def read(file: BinaryIO, *, config: bytes = b"") -> tuple[dict[str, np.ndarray],
     """
     file_bytes = file.seek(0, os.SEEK_END)
     file.seek(0)
+    hdf5.rehearse(file.read())
+    file.seek(0)
     with h5py.File(file) as stored:
         metadata = hdf5.text(stored, METADATA_KEY)
         names = dict(_names_in_config(json.loads(config))) if config else {}

@@ -128,3 +128,22 @@ def test_only_short_text_is_read_from_attributes():
         file.attrs.create("long", np.zeros(1 << 18, "S8"))
         assert [hdf5.text(file, name) for name in ("text", "bytes", "number")] == ["cat", "dog", "1.5"]
         assert [hdf5.text(file, name) for name in ("list", "long", "absent")] == ["", "", ""]
+
+
+@pytest.mark.parametrize(
+    ("program", "message"),
+    [
+        ("import time; time.sleep(60)", "damaged: the HDF5 library does not end within 1 s"),
+        ("import os; os.abort()", "damaged: the HDF5 library crashes with signal 6"),
+    ],
+)
+def test_a_library_that_hangs_or_crashes_ends_only_its_own_process(program, message, path, tmp_path, monkeypatch):
+    """Found by fuzzing: a text attribute whose heap has a loop."""
+    with h5py.File(path, "w") as file:
+        file["layer/kernel:0"] = np.arange(3)
+    (tmp_path / "pretrained").mkdir()
+    (tmp_path / "pretrained" / "program.py").write_text(program)
+    monkeypatch.setattr(hdf5, "__file__", str(tmp_path / "pretrained" / "program.py"))
+    monkeypatch.setattr(hdf5, "_LONGEST_READING", 1.0)
+    with pytest.raises(DataError, match=message):
+        read(path)
