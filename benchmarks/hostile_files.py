@@ -139,7 +139,7 @@ FILES: dict[str, Callable[[Path], object]] = {
 
 
 def read(path: Path, kind: str) -> None:
-    """In a process of its own: prints the outcome, seconds and MB above the imports."""
+    """In a separate process: prints the outcome, seconds and MB above the imports."""
     from fuzz_seeds import data
 
     from cifar_jax.errors import CifarJaxError

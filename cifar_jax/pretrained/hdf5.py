@@ -1,6 +1,6 @@
 """HDF5 files from anywhere: the datasets of numbers that the file itself contains.
 
-A damaged file can make the C library hang or crash, so the first reading happens in a process of its own.
+A damaged file can make the C library hang or crash, so the first reading happens in a separate process.
 HDF5 has several ways to make a file larger than it is, or to read other files: external storage, virtual datasets,
 soft and external links, plugins for filters, datasets that are declared but not stored. None of them is followed.
 """
@@ -29,7 +29,7 @@ _LONGEST_READING = 20.0  # seconds of the first reading, and as much again for e
 
 
 def rehearse(content: bytes) -> None:
-    """Reads everything in a process of its own; raises DataError if that hangs or crashes.
+    """Reads everything in a separate process; raises DataError if that hangs or crashes.
 
     0.4 s and the time of reading. Exceptions there are left to the reading that counts.
     """
