@@ -72,8 +72,7 @@ class Soak:
     ) -> subprocess.Popen:
         command = [sys.executable, *program, *RECIPE, f"--workdir={workdir}"]
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-        variables = os.environ | (environment or {})
-        return subprocess.Popen(command, cwd=HERE.parent, env=variables, preexec_fn=_default_signals, **pipes)
+        return subprocess.Popen(command, cwd=HERE.parent, env=os.environ | (environment or {}), **pipes)
 
     def finish(self, process: subprocess.Popen, *, timeout: float = TIMEOUT_S) -> tuple[int, str]:
         """Exit code and stderr; a process that hangs is killed, and has the code -9."""
@@ -101,12 +100,6 @@ class Soak:
         left = [str(path) for path in workdir.rglob(".*.*") if path.is_file()]
         if left:
             self.count("temporary files left", is_right=False, details=" ".join(left))
-
-
-def _default_signals() -> None:
-    """Signals that this process ignores, because it was started with `&` or nohup, would stay ignored."""
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.SIG_DFL)
 
 
 def bits(workdir: Path) -> str:
@@ -311,6 +304,9 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--output", type=Path, default=HERE / "results" / "soak.json")
     options = parser.parse_args()
+    for number in (signal.SIGINT, signal.SIGHUP):  # the runs would ignore them too, after `nohup` or `command &`
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, lambda *_: None)
     report = json.loads(options.output.read_text()) if options.output.exists() else {}
     with tempfile.TemporaryDirectory() as folder:
         os.environ.update(JAX_PLATFORMS="cpu", CIFAR_JAX_CACHE=f"{folder}/cache")
