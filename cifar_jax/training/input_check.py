@@ -47,8 +47,8 @@ def require_right_scale(experiment: Experiment) -> None:
     checked if `model.first_norm` is None.
 
     Raises:
-        DataError: with another reading of the images (255 times brighter, blue and red swapped) or another common
-            preprocessing the weights fit much better, or they fit none at all.
+        DataError: the images are practically black, or the weights fit much better with blue and red swapped or with
+            another common preprocessing, or fit none at all.
     """
     images = experiment.splits["train"].images_NHWC
     images_NHWC = images[np.linspace(0, len(images) - 1, min(IMAGES, len(images))).astype(int)].astype(np.float32)
@@ -65,20 +65,20 @@ def _require_right_images(experiment: Experiment, images_NHWC: np.ndarray, dista
     given = distance(images_NHWC, *scale)
     if given <= FITS:
         return
-    mistakes = {
-        "blue and red are swapped (BGR for RGB); if it is the weights that take BGR, set "
-        "--config.model.input_channels=BGR": images_NHWC[..., ::-1],
-    }
+    corrected = distance(images_NHWC[..., ::-1], *scale)
     if images_NHWC.max() <= 1:
-        mistakes["values of 0..1 where 0..255 are meant, or scaled twice"] = images_NHWC * 255
-    for mistake, corrected_NHWC in mistakes.items():
-        corrected = distance(corrected_NHWC, *scale)
-        if corrected <= FITS and corrected <= MUCH_CLOSER * given:
-            raise DataError(
-                f"{experiment.dataset.source}: on the wrong scale for the weights {experiment.backbone.source}: "
-                f"{mistake} (distance to their running statistics {given:.2f}, corrected {corrected:.2f}); fix the "
-                "images, or set --config.model.check_input=False"
-            )
+        mistake = "values of 0..1 where 0..255 are meant, or scaled twice: no pixel is above 1"
+    elif corrected <= min(FITS, MUCH_CLOSER * given):
+        mistake = (
+            f"blue and red are swapped (BGR for RGB; corrected, the distance is {corrected:.2f}); if it is the weights "
+            "that take BGR, set --config.model.input_channels=BGR"
+        )
+    else:
+        return
+    raise DataError(
+        f"{experiment.dataset.source}: on the wrong scale for the weights {experiment.backbone.source} (distance to "
+        f"their running statistics {given:.2f}): {mistake}; fix the images, or set --config.model.check_input=False"
+    )
 
 
 def _require_right_preprocessing(experiment: Experiment, images_NHWC: np.ndarray, distance: Distance) -> None:

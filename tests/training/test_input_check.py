@@ -161,3 +161,9 @@ def test_weights_without_statistics_are_not_checked_and_it_is_said(caplog):
     with caplog.at_level("INFO"):
         input_check.require_right_scale(experiment)
     assert "cannot be checked" in caplog.text
+
+
+def test_images_rounded_to_0_and_1_are_refused():
+    backbone = weights(SCALES["imagenet"], photographs())
+    with pytest.raises(DataError, match=r"IMAGES: .* values of 0\.\.1 where 0\.\.255 are meant"):
+        check(backbone, (photographs(seed=1) / 255).round().astype(np.uint8))

@@ -1,8 +1,11 @@
 """Transfer learning from files of pretrained weights, with a small backbone that was trained on shapes."""
 
+import json
+
 import jax
 import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from cifar_jax import experiment as experiments
 from cifar_jax import pretrained
@@ -13,6 +16,8 @@ from cifar_jax.modes.evaluate import evaluate
 from cifar_jax.modes.export import export
 from cifar_jax.modes.predict import Predictor
 from cifar_jax.modes.train import train_run as train
+from cifar_jax.pretrained import convert
+from cifar_jax.pretrained.families import TORCHVISION
 from cifar_jax.runs.json_files import read_json
 from cifar_jax.runs.run_folder import RunFolder
 from cifar_jax.training.optimizer import match_rules
@@ -108,9 +113,10 @@ def test_fine_tuning_changes_every_parameter_and_statistic(backbone, tmp_path):
 
 
 def test_only_the_head_trains_during_head_epochs(backbone, tmp_path):
-    config = small("resnet50_finetuned", model__pretrained=str(backbone), schedule__head_epochs=1.0)
-    train(config, tmp_path / "run")
-    changed = differing(pretrained.load(backbone).params, weights_of(tmp_path / "run")["params"])
+    epochs = {"schedule__head_epochs": 1.0, "train__epochs": 2}
+    train(small("resnet50_finetuned", model__pretrained=str(backbone), **epochs), tmp_path / "run")
+    first_epoch = weights_of(tmp_path / "run", checkpoint="9")
+    changed = differing(pretrained.load(backbone).params, first_epoch["params"])
     assert changed == {"head/kernel", "head/bias"}
 
 
@@ -218,6 +224,19 @@ def test_a_run_does_not_resume_with_other_pretrained_weights(backbone, tinted_ba
     other = small("resnet50_frozen", model__pretrained=str(tinted_backbone))
     with pytest.raises(DataError, match="this run did not start from them"):
         train(other, tmp_path / "run")
+
+
+def test_a_run_does_not_resume_with_another_preprocessing_of_its_weights(backbone, tmp_path):
+    loaded, path = pretrained.load(backbone), tmp_path / "own.safetensors"
+    save_file(convert.foreign(loaded.params, loaded.batch_stats, TORCHVISION), path)  # it states nothing about itself
+    config = small("resnet50_resized", model__pretrained=str(path), model__check_input=False)
+    train(config, tmp_path / "run")
+    stated = {"model_type": "resnet", "depths": [1, 1, 1, 1]}
+    (tmp_path / "config.json").write_text(json.dumps(stated))
+    processor = {"image_mean": [0.1, 0.2, 0.3], "image_std": [0.5, 0.5, 0.5]}
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(processor))
+    with pytest.raises(DataError, match=r"this run started with .*0\.485.* now it is .*\(stated by config\.json"):
+        train(config, tmp_path / "run")
 
 
 @pytest.mark.parametrize(
