@@ -1,4 +1,5 @@
 import functools
+import os
 import shutil
 import sys
 
@@ -80,6 +81,28 @@ def test_second_load_comes_from_the_cache(ten_classes, monkeypatch):
     again = _load(name="cifar10", dir=str(ten_classes))
     assert (again.name, again.source) == (first.name, first.source)
     assert again.train.fingerprint == first.train.fingerprint
+
+
+def test_the_summary_from_the_cache_is_the_same(ten_classes):
+    (ten_classes / "meta").mkdir()
+    shutil.copytree(ten_classes / "train" / "cat", ten_classes / "photos")
+    first, again = (_load(name="folder", dir=str(ten_classes)) for _ in range(2))
+    assert "photos/ (5 images" in str(first) and "meta/ (no images)" in str(first) and first.warnings
+    assert str(again) == str(first) and again.warnings == first.warnings
+
+
+@pytest.mark.parametrize("limit", [0, 1])
+def test_one_class_is_an_error_also_after_the_limit(tmp_path, write_images, limit):
+    write_images(tmp_path / "x", {"train/cat": 3, "test/cat": 2} | ({"train/dog": 1} if limit else {}))
+    with pytest.raises(DataError, match=rf"x: all {limit or 3} training images are of one class, cat"):
+        _load(name="folder", dir=str(tmp_path / "x"), limit=limit)
+
+
+def test_devices_and_fifos_are_no_data(tmp_path):
+    os.mkfifo(tmp_path / "fifo")
+    for path in (tmp_path / "fifo", "/dev/zero"):
+        with pytest.raises(UsageError, match=f"data.dir={path}: a device, socket or FIFO; expected a folder or a file"):
+            _load(name="folder", dir=str(path))
 
 
 def test_image_size_resizes_images_and_is_refused_for_arrays(tmp_path, ten_classes, cifar):
