@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
-from cifar_jax import signals
+from cifar_jax import processes, signals
 from cifar_jax.config import load_config, recipes
 from cifar_jax.config.command_line import add_keys, overrides
 from cifar_jax.config.validate import require_known, validate
@@ -57,18 +57,26 @@ def main(hooks: Sequence["Hook"] = ()) -> None:
     except OSError as error:  # such as a full disk: what was finished before stays usable
         _exit(f"{error.filename}: {error.strerror}" if error.filename and error.strerror else str(error), 1)
     except (MemoryError, RuntimeError) as error:  # JAX raises a RuntimeError
-        if not is_out_of_memory(error):
-            raise
-        _exit(f"{one_line(error)}: {OUT_OF_MEMORY}", 1)
+        if is_out_of_memory(error):
+            _exit(f"{one_line(error)}: {OUT_OF_MEMORY}", 1)
+        if lost_contact := processes.explains(error):
+            _exit(lost_contact, 1)
+        raise
     except KeyboardInterrupt:  # where `signals.watch` cannot
         _exit("stopped by SIGINT; repeat the command to continue", 130)
 
 
 def _exit(message: str, code: int) -> NoReturn:
-    with contextlib.suppress(OSError):  # the terminal is closed
-        print(f"error: {message}", file=sys.stderr, flush=True)
+    if code in (1, 2):
+        processes.end_with_error(code, functools.partial(_print_error, message))
+    _print_error(message)
     signals.before_end(str)  # a signal while Python ends has nothing to add
     sys.exit(code)
+
+
+def _print_error(message: str) -> None:
+    with contextlib.suppress(OSError):  # the terminal is closed
+        print(f"error: {message}", file=sys.stderr, flush=True)
 
 
 def _open_standard_streams() -> None:

@@ -15,13 +15,23 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from cifar_jax import memory
+from cifar_jax import memory, processes
 from cifar_jax.errors import DataError, UsageError, is_out_of_memory, one_line
 from cifar_jax.files.cache import cache_root
 
 DATA_AXIS = "data"
 SHARDED = PartitionSpec(DATA_AXIS)
 REPLICATED = PartitionSpec()
+
+# Programs for debugging and other precision change the results, or break the training step.
+SUPPORTED = {
+    "jax_enable_x64": False,
+    "jax_numpy_rank_promotion": "allow",
+    "jax_numpy_dtype_promotion": "standard",
+    "jax_debug_nans": False,
+    "jax_debug_infs": False,
+    "jax_disable_jit": False,
+}
 
 
 def start(config) -> None:
@@ -33,7 +43,8 @@ def start(config) -> None:
     """
     for name in ("jax", "orbax", "absl", "asyncio"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
-    _join_processes()
+    _reset_options()
+    processes.join()
     if config.mesh.compilation_cache:
         _keep_compiled_programs()
     cpu_devices = config.mesh.cpu_devices or _cores_that_divide(config.train.batch_size)
@@ -45,6 +56,31 @@ def start(config) -> None:
         os.environ.setdefault("PJRT_NPROC", str(2 * cpu_devices))
         with contextlib.suppress(RuntimeError):  # the backend has already started; keep its devices
             jax.config.update("jax_num_cpu_devices", cpu_devices)
+    _require_platform()
+
+
+def _reset_options() -> None:
+    """Sets options of JAX that the program does not support, from environment variables, to their defaults."""
+    for name, default in SUPPORTED.items():
+        if (value := getattr(jax.config, name)) != default:
+            logging.warning("%s=%s is not supported: %s is used", name.upper(), value, default)
+            jax.config.update(name, default)
+
+
+def _require_platform() -> None:
+    """Raises DataError if JAX has no devices of the platform in JAX_PLATFORMS."""
+    try:
+        jax.devices()
+    except (RuntimeError, AssertionError) as error:  # AssertionError: cuda, where JAX is installed without it
+        chosen = jax.config.jax_platforms
+        jax.config.update("jax_platforms", None)
+        try:
+            there = ", ".join(sorted({device.platform for device in jax.devices()}))
+        except RuntimeError:
+            there = "cpu"
+        reason = f" ({one_line(error)[:120]})" if str(error) else ""
+        fix = "choose one of these, or install JAX for your devices (docs/accelerators.md)"
+        raise DataError(f"JAX_PLATFORMS={chosen}: no such device{reason}; available: {there}; {fix}") from error
 
 
 def _cores_that_divide(batch_size: int) -> int:
@@ -68,25 +104,6 @@ def quickly_compiled(function, **arguments):
     """
     options = {"xla_backend_optimization_level": 1} if jax.default_backend() == "cpu" else {}
     return jax.jit(function, compiler_options=options, **arguments)
-
-
-def _join_processes() -> None:
-    """Calls `jax.distributed.initialize` if this process is one of several."""
-    if "JAX_COORDINATOR_ADDRESS" in os.environ:  # started by hand, with all three variables
-        missing = [name for name in ("JAX_NUM_PROCESSES", "JAX_PROCESS_ID") if name not in os.environ]
-        if missing:
-            raise UsageError(f"JAX_COORDINATOR_ADDRESS is set but {' and '.join(missing)} is not: set all three")
-        jax.distributed.initialize(
-            coordinator_address=os.environ["JAX_COORDINATOR_ADDRESS"],
-            num_processes=int(os.environ["JAX_NUM_PROCESSES"]),
-            process_id=int(os.environ["JAX_PROCESS_ID"]),
-        )
-    elif (
-        int(os.environ.get("SLURM_NTASKS", "1")) > 1
-        or int(os.environ.get("OMPI_COMM_WORLD_SIZE", "1")) > 1
-        or "," in os.environ.get("TPU_WORKER_HOSTNAMES", "")
-    ):
-        jax.distributed.initialize()  # detects these clusters automatically
 
 
 def make_mesh(number: int = 0) -> Mesh:

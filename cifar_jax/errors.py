@@ -34,6 +34,6 @@ def printable(text: str) -> str:
     return text if text.isprintable() else "".join(escaped)
 
 
-def one_line(error: Exception) -> str:
+def one_line(error: Exception | str) -> str:
     """The message of another library's error, short enough to be part of that line."""
     return " ".join(str(error).split())[:200] or type(error).__name__

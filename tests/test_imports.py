@@ -16,7 +16,7 @@ PACKAGE = ROOT / "cifar_jax"
 
 LAYERS = (  # a part imports only from parts that are listed above it
     ("errors", "memory"),
-    ("files",),
+    ("files", "processes"),
     ("signals",),
     ("config", "devices", "metrics"),
     ("data",),

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 import jax
 
-from cifar_jax import devices, memory
+from cifar_jax import devices, memory, processes
 from cifar_jax.data import batches
 from cifar_jax.devices import is_first_process
 from cifar_jax.errors import CifarJaxError
@@ -63,6 +63,7 @@ class Trainer:
 
     def fit(self) -> dict:
         """Trains the remaining epochs and evaluates the best checkpoint; returns the content of results.json."""
+        processes.resume = self._how_to_resume
         require_room(self.experiment)
         state = self._restored_or_initial()
         self._prepare(state)
@@ -83,6 +84,10 @@ class Trainer:
         return results.finish(
             self.experiment, self.folder, self.checkpoints, self.history, compile_seconds=self.compile_seconds
         )
+
+    def _how_to_resume(self) -> str:
+        steps = self.checkpoints.steps()
+        return f"start all again, {f'they resume from step {steps[-1]}' if steps else 'nothing is saved yet'}"
 
     def _restored_or_initial(self) -> TrainState:
         restored = self.checkpoints.restore_latest(abstract_state(self.experiment))
@@ -219,6 +224,7 @@ class Trainer:
             )
             self.compile_seconds += time.perf_counter() - started
             memory.tidy()
+            processes.wait_for_all(f"program of {steps} steps")  # a collective waits only 30 s for a slow compilation
             self._restart_clock()
         return self._programs[steps]
 
