@@ -106,7 +106,7 @@ def _soak(
                 output = run(folder, place)
                 same = output == expected[mode] or damage is _sealed_wrong_value  # a valid checksum: nothing to detect
                 outcome = "same" if same else "warned" if lines else "silent"
-            except CifarJaxError as error:
+            except (CifarJaxError, OSError) as error:  # the command line prints both as one line
                 outcome, output = ("refused" if "\n" not in str(error) else "traceback"), str(error)
             except Exception:
                 outcome, output = "traceback", traceback.format_exc()

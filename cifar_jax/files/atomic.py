@@ -38,8 +38,8 @@ def atomic_path(path: Path) -> Iterator[Path]:
             temporary.chmod(mode)  # some writers create the file for its owner only (safetensors)
             os.replace(temporary, path)
     except OSError as error:
-        if error.filename is None:  # of a write; a full disk
-            error.filename = str(path)
+        if error.errno and error.filename in (None, str(temporary)):  # the user knows the file by its own name
+            raise OSError(error.errno, error.strerror, str(path)) from error
         raise
     finally:
         with contextlib.suppress(OSError):  # the first error is the one to report

@@ -8,6 +8,7 @@ import functools
 import hashlib
 import json
 import logging
+import math
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -91,7 +92,7 @@ def load_object(path: Path) -> dict:
             text = file.read(_LARGEST + 1)
         if len(text) > _LARGEST:
             raise DataError(f"{path} is damaged: more than {_LARGEST >> 20} MB")
-        content = json.loads(text.decode("utf-8"), parse_constant=_refuse)
+        content = json.loads(text.decode("utf-8"), parse_constant=_refuse, parse_float=_finite)
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror}") from error
     except RecursionError:
@@ -137,8 +138,12 @@ def _shown(value: object) -> str:
     return text if len(text) <= 40 else f"{text[:39]}…"
 
 
+def _finite(digits: str) -> float:
+    return value if math.isfinite(value := float(digits)) else _refuse(digits)
+
+
 def _refuse(constant: str) -> NoReturn:
-    raise ValueError(f"{constant} is no number")
+    raise ValueError(f"{constant} is no finite number")
 
 
 @functools.cache

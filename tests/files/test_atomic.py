@@ -88,3 +88,11 @@ def test_a_failed_write_names_the_file(tmp_path):
     with pytest.raises(OSError) as caught, atomic_path(tmp_path / "file.txt"):
         raise OSError(errno.ENOSPC, "No space left on device")
     assert caught.value.filename == str(tmp_path / "file.txt")
+
+
+def test_a_folder_in_place_of_the_file_is_named(tmp_path):
+    (tmp_path / "file.txt").mkdir()
+    with pytest.raises(OSError) as caught, atomic_path(tmp_path / "file.txt") as temporary:
+        temporary.write_text("content")
+    assert str(caught.value) == f"[Errno {errno.EISDIR}] Is a directory: '{tmp_path / 'file.txt'}'"
+    assert [path.name for path in tmp_path.iterdir()] == ["file.txt"]
