@@ -90,7 +90,7 @@ def build(config: ConfigDict, *, allow_fallback: bool) -> Experiment:
         UsageError: an unknown model, a path or key that does not fit the data, or images that are not square.
         DataError: data or weights that cannot be found or read.
     """
-    models.find(config.model)
+    models.report_unused_keys(config.model)
     if not config.model.pretrained:
         return assemble(config, load(config.data, allow_fallback=allow_fallback))
     backbone = pretrained.load(config.model.pretrained).with_channels(config.model.input_channels)

@@ -111,7 +111,6 @@ EFFECTS = (
         (
             *("optimizer.learning_rate", "optimizer.momentum", "optimizer.weight_decay", "optimizer.layer_decay"),
             *("optimizer.clip_norm", "optimizer.accumulate_steps", "schedule.", "train.ema_decay"),
-            *("train.log_every_steps", "train.steps_per_dispatch", "checkpoint.every_steps"),
         ),
         lambda c: c.optimizer.name != "lbfgs",
         "optimizer.name=lbfgs fits the head in one optimization without it",
@@ -120,15 +119,5 @@ EFFECTS = (
         ("schedule.head_epochs", "optimizer.layer_decay", "model.remat", "model.freeze_statistics", "evaluation.tta"),
         lambda c: not c.train.cached_features,
         "train.cached_features trains only the head, on features of unchanged images",
-    ),
-    (
-        ("model.widths", "model.convs_per_block", "model.norm", "model.whitening"),
-        lambda c: c.model.name != "resnet",
-        "model.name=resnet does not use it",
-    ),
-    (
-        ("model.variant", "model.stage_sizes", "model.width", "model.block", "model.stem", "model.remat"),
-        lambda c: c.model.name != "cnn",
-        "model.name=cnn does not use it",
     ),
 )

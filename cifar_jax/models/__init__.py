@@ -11,14 +11,17 @@ The contract of a model, on which training, freezing, evaluation and export rely
 - Dropout is an `nn.Dropout`, called with `deterministic=not train`; the training step gives it its generator.
 - A model that takes pretrained weights sets `takes_pretrained_weights` and overrides `architecture`. It overrides
   `first_norm` too, so that the scale of its input can be checked; the base class returns None: cannot be checked.
+- It may declare in `config_keys` which keys of `config.model` it uses: a value of another model's key is then reported.
 """
 
 import difflib
+import logging
 from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
 
+from cifar_jax.config import default_config
 from cifar_jax.errors import UsageError
 from cifar_jax.models.classifier import Classifier
 from cifar_jax.models.cnn import CNN
@@ -46,6 +49,15 @@ def find(model_config) -> type[Classifier]:
         key = f"--config.model.pretrained={model_config.pretrained}"
         raise UsageError(f"{key}: there are no weights for a {name}; set --config.model.name={names}")
     return MODELS[name]
+
+
+def report_unused_keys(model_config) -> None:
+    """Warns of keys that only other models use, unless they have their defaults."""
+    used, defaults = find(model_config).config_keys, default_config().model
+    others = {key for model in MODELS.values() for key in model.config_keys or ()} - set(used or ())
+    for key in sorted(others if used else ()):
+        if (value := model_config[key]) != defaults[key]:
+            logging.warning("--config.model.%s=%s has no effect: a %s does not use it", key, value, model_config.name)
 
 
 def build(model_config, *, num_classes: int, steps_per_epoch: int, architecture: Mapping | None = None) -> Classifier:

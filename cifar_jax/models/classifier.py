@@ -20,6 +20,7 @@ class Classifier(nn.Module):
         dropout: probability that training sets a feature to zero.
         dtype: of the computation; parameters, statistics, features and logits are float32.
         takes_pretrained_weights: whether `cifar_jax.pretrained` reads and writes weights of this class.
+        config_keys: the keys of `config.model` that only some models use, and this one does; None: not declared.
         head_settings: of the Dense layer `head`.
     """
 
@@ -27,6 +28,7 @@ class Classifier(nn.Module):
     dropout: float = 0.0
     dtype: jnp.dtype = jnp.float32
     takes_pretrained_weights: ClassVar[bool] = False
+    config_keys: ClassVar[tuple[str, ...] | None] = None
     head_settings: ClassVar[dict] = {"kernel_init": nn.initializers.zeros}
 
     @classmethod

@@ -41,6 +41,7 @@ class CNN(Classifier):
     convs_per_block: int = 2
     norm: str = "batch"
     whitening: bool = True
+    config_keys: ClassVar[tuple[str, ...]] = ("widths", "convs_per_block", "norm", "whitening")
     head_settings: ClassVar[dict] = {"use_bias": False}
 
     @classmethod

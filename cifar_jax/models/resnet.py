@@ -81,6 +81,7 @@ class ResNet(Classifier):
     pool_pads_zero: bool = False
     remat: bool = False
     takes_pretrained_weights: ClassVar[bool] = True
+    config_keys: ClassVar[tuple[str, ...]] = ("variant", "stage_sizes", "width", "block", "stem", "remat")
 
     @classmethod
     def from_config(cls, config, *, num_classes: int, dtype: jnp.dtype, steps_per_epoch: int) -> "ResNet":

@@ -122,22 +122,12 @@ COMBINATIONS = (
     "schedule.decay_factor=0.5",
     "optimizer.name=sgd optimizer.adam_learning_rate=0.1",
     "optimizer.name=adamw optimizer.adam_learning_rate=0.1",
-    "model.name=resnet model.widths=(8,8)",
-    "model.name=resnet model.norm=none",
-    "model.name=resnet model.whitening=False",
-    "model.name=resnet model.convs_per_block=3",
-    "model.width=16",
-    "model.stage_sizes=(1,1)",
-    "model.variant=v2",
-    "model.block=basic",
-    "model.remat=True",
-    "model.stem=small",
 )
 OF_PROBE = (
     *("optimizer.learning_rate=0.3", "optimizer.momentum=0.5", "optimizer.weight_decay=0.1", "optimizer.clip_norm=1"),
     *("optimizer.layer_decay=0.5", "optimizer.accumulate_steps=2", "schedule.name=linear", "schedule.head_epochs=1"),
     *("schedule.warmup_percent=5", "train.ema_decay=0.9", "train.label_smoothing=0.1", "train.epochs=2"),
-    *("train.log_every_steps=3", "checkpoint.every_steps=3", "augment.flip=random", "augment.mixup=0.1"),
+    *("augment.flip=random", "augment.mixup=0.1"),
     *("model.dropout=0.1", "model.remat=True", "model.freeze_statistics=False", "evaluation.tta=True"),
 )
 RECIPES = {

@@ -105,6 +105,14 @@ def test_statistics_of_frozen_layers_change_without_freeze_statistics(name):
     assert all((old != new).any() for old, new in pairs)
 
 
+def test_a_key_of_another_model_is_reported(caplog):
+    config = default_config()
+    config.model.update(name="resnet", widths=(8,), width=8)
+    models.report_unused_keys(config.model)
+    assert caplog.messages == ["--config.model.widths=(8,) has no effect: a resnet does not use it"]
+    assert all(key in config.model for model in MODELS.values() for key in model.config_keys or ())
+
+
 @pytest.mark.parametrize("name", MODELS)
 def test_layer_decay_reduces_learning_rates_towards_the_input(name):
     experiment = experiment_of(name, **{"optimizer.layer_decay": 0.5})
