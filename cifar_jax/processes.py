@@ -234,7 +234,7 @@ class _Watch:
                 connection.sendall(message + b"\n")
 
     def _wait(self) -> None:
-        while self._ids:
+        while self._selector.get_map():
             for key, _ in self._selector.select():
                 self._receive(key.fileobj)
 
@@ -244,9 +244,8 @@ class _Watch:
         except OSError:  # reset, or no answer to keepalive
             lines = [b""]
         process_id = self._ids[connection]
-        if lines[0] == _DONE:
+        if lines[0] == _DONE:  # the connection remains: without it, the other process would take this one for lost
             self._selector.unregister(connection)
-            del self._ids[connection]
         elif lines[0].startswith(b"lost "):  # from process 0
             self._end(int(lines[0].split()[1]), "is gone")
         elif lines[0] == _FAILED:

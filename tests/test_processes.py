@@ -1,5 +1,7 @@
 """Processes find each other, or say in one line why not; a process that is gone is named by the others."""
 
+import atexit
+import contextlib
 import os
 import signal
 import socket
@@ -164,21 +166,38 @@ def test_a_killed_process_is_named_by_the_other_with_the_step_to_resume_from(vic
     kept = {name: value for name, value in os.environ.items() if name not in ("XLA_FLAGS", "PJRT_NPROC")}
     kept |= variables | {"no_proxy": "127.0.0.1", "CIFAR_JAX_CACHE": str(tmp_path / "cache")}
     pipes = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}
-    both = [
-        subprocess.Popen(command, cwd=ROOT, env=kept | {"JAX_PROCESS_ID": str(number)}, **pipes) for number in range(2)
-    ]
-    try:
+    with contextlib.ExitStack() as opened:
+        both = [
+            opened.enter_context(
+                subprocess.Popen(command, cwd=ROOT, env=kept | {"JAX_PROCESS_ID": str(number)}, **pipes)
+            )
+            for number in range(2)
+        ]
+        for process in both:
+            opened.callback(process.kill)
         end = time.monotonic() + 500
-        while not (run / "history.json").exists():
+        while not any(path.name.isdecimal() for path in (run / "checkpoints").glob("*")):
             assert time.monotonic() < end and both[0].poll() is None and both[1].poll() is None, both[0].communicate()
             time.sleep(0.05)
         both[victim].send_signal(signal.SIGKILL)
         _, err = both[1 - victim].communicate(timeout=30)
-    finally:
-        for process in both:
-            process.kill()
-            process.wait()
     assert both[1 - victim].returncode == 1, err
     last = err.splitlines()[-1]
     assert last.startswith(f"error: process {victim} is gone; start all again, they resume from step "), err
     assert "Traceback" not in err and "checkpoint" not in last
+
+
+def test_a_process_that_is_done_does_not_look_lost():
+    """The connection stays open until process 0 is done as well."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        there = socket.create_connection(server.getsockname())
+        here, _ = server.accept()
+    with here, there:
+        watch = processes._Watch({here: 1}, is_first=True)
+        atexit.unregister(watch.send)
+        there.sendall(b"done\n")
+        there.settimeout(0.5)
+        with pytest.raises(TimeoutError):
+            there.recv(1)
+        watch.send(b"done")
+        assert there.recv(100) == b"done\n"
