@@ -5,10 +5,12 @@ differently, the first epoch's loss and the accuracies are compared with a toler
 purpose, record again and say so in the commit:  python tests/test_golden.py
 """
 
+import hashlib
 import importlib.metadata
 import json
 import os
 import platform
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -38,11 +40,20 @@ RUNS = {
 
 
 def machine() -> dict:
-    """What decides how XLA:CPU rounds."""
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
-    model = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
+    """What decides how XLA:CPU rounds: the generation of the processor, its instructions, the threads, the versions.
+
+    The name alone does not: virtual machines call all generations of a processor the same.
+    """
+    text = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
+    first = dict(re.findall(r"^(.*?)\s*: (.*)$", text.partition("\n\n")[0], re.MULTILINE))
+    processor = [first[key] for key in ("vendor_id", "cpu family", "model", "model name") if key in first]
     versions = {name: importlib.metadata.version(name) for name in ("jax", "jaxlib", "flax", "optax", "numpy")}
-    return {"processor": model or platform.processor(), "versions": versions}
+    return {
+        "processor": " ".join(processor) or platform.processor(),
+        "instructions": hashlib.sha256(first.get("flags", "").encode()).hexdigest()[:16],
+        "processors": os.cpu_count(),
+        "versions": versions,
+    }
 
 
 def main(*arguments: str, cwd: Path, root: Path) -> None:
