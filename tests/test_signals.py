@@ -22,10 +22,10 @@ def send(number=signal.SIGINT):
 """
 
 
-def ended(program: str, **options) -> tuple[int, str]:
-    """Exit code and stderr of a program that calls `watch` and then runs `program`."""
-    command = [sys.executable, "-c", WATCHED + program]
-    done = subprocess.run(command, cwd=ROOT, stderr=subprocess.PIPE, text=True, timeout=TIMEOUT_S, **options)
+def ended(program: str, *prefix: str) -> tuple[int, str]:
+    """Exit code and stderr of a program that calls `watch` and then runs `program`; `prefix` starts it."""
+    command = [*prefix, sys.executable, "-c", WATCHED + program]
+    done = subprocess.run(command, cwd=ROOT, stderr=subprocess.PIPE, text=True, timeout=TIMEOUT_S)
     return done.returncode, done.stderr
 
 
@@ -87,12 +87,9 @@ os.execv(sys.executable, [*sys.orig_argv, "again"])
 
 
 def test_signals_that_the_parent_ignores_stay_ignored():
-    def ignore():  # as `nohup` and `command &` do
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-        signal.signal(signal.SIGHUP, signal.SIG_IGN)
-
+    ignoring = ("sh", "-c", "trap '' INT HUP; exec \"$@\"", "sh")  # as `nohup` and `command &` do
     program = "send(signal.SIGINT); send(signal.SIGHUP); time.sleep(0.5); send(signal.SIGTERM); time.sleep(60)"
-    assert ended(program, preexec_fn=ignore) == (143, "error: stopped by SIGTERM; saved: nothing\n")
+    assert ended(program, *ignoring) == (143, "error: stopped by SIGTERM; saved: nothing\n")
 
 
 def test_a_closed_terminal_does_not_delay_the_end():

@@ -109,8 +109,8 @@ def test_no_single_flipped_bit_gives_other_pixels_or_labels(source, tmp_path):
 
 
 def test_cache_that_cannot_be_written_is_a_warning(source, tmp_path, monkeypatch, caplog):
-    (tmp_path / "file").write_text("")
-    monkeypatch.setenv("CIFAR_JAX_CACHE", str(tmp_path / "file" / "below"))
+    (tmp_path / "cache").mkdir(exist_ok=True)
+    (tmp_path / "cache" / "data").write_text("")  # where a folder should be
     caplog.set_level(logging.WARNING)
     assert cached(source, image_size=0, read=Reader(_dataset(5))).train.images_NHWC[0, 0, 0, 0] == 5
     assert "could not be cached" in caplog.text
