@@ -145,11 +145,12 @@ KEYS = {
     "model.convs_per_block": Key(2, integer(1, 32), "convolutions in each block"),
     "model.norm": Key("batch", one_of("batch", "none"), "batch: BatchNorm"),
     "model.whitening": Key(True, SWITCH, "first layer: frozen filters that whiten 2x2 patches of the images"),
-    # resnet; pretrained weights determine the first four. Variants: v1 is that of Keras, v1.5 of torchvision, timm and
-    # Hugging Face, v2 of Keras' ResNet50V2, d of timm, bit of Big Transfer.
-    "model.variant": Key("v1.5", one_of("v1", "v1.5", "v2", "d", "bit"), "v1: Keras; v1.5: torchvision; d: timm"),
+    # resnet; pretrained weights determine the first five. Variants: caffe is that of the authors' release, v1 of Keras,
+    # v1.5 of torchvision, timm and Hugging Face, v2 of Keras' ResNet50V2, d of timm, bit of Big Transfer.
+    "model.variant": Key("v1.5", one_of("caffe", "v1", "v1.5", "v2", "d", "bit"), "v1: Keras; v1.5: torchvision"),
     "model.stage_sizes": Key((3, 4, 6, 3), STAGES, "of each stage; the default with bottlenecks: ResNet-50", "blocks"),
-    "model.width": Key(64, CHANNELS, "of the stem", "channels"),
+    "model.width": Key(64, CHANNELS, "inside the blocks of the first stage", "channels"),
+    "model.stem_width": Key(0, integer(0, 16384), "of the stem; 0 = model.width", "channels"),
     "model.block": Key("bottleneck", one_of("bottleneck", "basic"), "type of the residual blocks"),
     "model.stem": Key("", one_of("", "imagenet", "deep", "small"), "small: 3x3, stride 1; '' = that of the variant"),
     "model.remat": Key(False, SWITCH, "recompute activations for the gradient: less memory, a third more time"),

@@ -83,9 +83,12 @@ def max_pool(images_NHWC: jax.Array, size: int = 2) -> jax.Array:
     return xla_cpu.max_of_blocks(images_NHWC[:, : height // size * size, : width // size * size], size)
 
 
-def overlapping_max_pool(images_NHWC: jax.Array, *, pad_with: float) -> jax.Array:
-    """Maximum over windows of 3x3, stride 2, after one pixel of padding of the given value on each side."""
-    padded_NHWC = jnp.pad(images_NHWC, ((0, 0), (1, 1), (1, 1), (0, 0)), constant_values=pad_with)
+def overlapping_max_pool(images_NHWC: jax.Array, *, padding: tuple[int, int] = (1, 1), pad_with: float) -> jax.Array:
+    """Maximum over windows of 3x3, stride 2; `padding` in pixels before and after, of the value `pad_with`.
+
+    With (0, 1) it is Caffe's pooling without padding: it rounds the output's size up, and cuts the last window off.
+    """
+    padded_NHWC = jnp.pad(images_NHWC, ((0, 0), padding, padding, (0, 0)), constant_values=pad_with)
     if xla_cpu.on_cpu():
         return xla_cpu.max_of_slices(padded_NHWC, size=3, stride=2)
     return nn.max_pool(padded_NHWC, window_shape=(3, 3), strides=(2, 2))

@@ -20,6 +20,8 @@ from cifar_jax.models.layers import Conv, average_pool, overlapping_max_pool
 from cifar_jax.models.resnet_init import fill
 
 VARIANTS: dict[str, dict] = {
+    # The authors' release for Caffe (He et al. 2015), whose max-pool has no padding before the image
+    "caffe": {"stride_in": "conv1", "pool_padding": (0, 1)},
     # Keras ResNet50, from the authors' Caffe weights
     "v1": {"stride_in": "conv1", "epsilon": 1.001e-5},
     # torchvision, timm, Hugging Face
@@ -48,7 +50,8 @@ class ResNet(Classifier):
     Attributes:
         variant: the key of `VARIANTS` whose settings these are; '' if they are none of them.
         stage_sizes: blocks in each stage.
-        width: channels of the stem; a bottleneck of stage i is width * 2**(i - 1) inside and four times that outside.
+        width: a bottleneck of stage i has width * 2**(i - 1) channels inside and four times that outside.
+        stem_width: channels of the stem; 0 = width.
         block: 'bottleneck' (1x1, 3x3, 1x1) or 'basic' (3x3, 3x3; ResNet-18 and 34).
         preactivation: norm and ReLU before each convolution instead of after it.
         stride_in: 'conv2' or 'conv1': the convolution of a bottleneck that has the stride.
@@ -61,6 +64,7 @@ class ResNet(Classifier):
         epsilon: of the norms.
         norm_momentum: share of the old running statistics that a training step keeps.
         conv_bias: names of the convolutions that have a bias.
+        pool_padding: pixels before and after each side of the image, for the stem's max-pool.
         pool_pads_zero: the stem's max-pool pads with 0 instead of -inf; the same result after a ReLU.
         remat: recompute the inside of each block for its gradient instead of keeping it in memory.
     """
@@ -68,6 +72,7 @@ class ResNet(Classifier):
     variant: str = ""
     stage_sizes: tuple[int, ...] = (3, 4, 6, 3)
     width: int = 64
+    stem_width: int = 0
     block: str = "bottleneck"
     preactivation: bool = False
     stride_in: str = "conv2"
@@ -78,10 +83,11 @@ class ResNet(Classifier):
     epsilon: float = 1e-5
     norm_momentum: float = 0.9
     conv_bias: tuple[str, ...] = ()
+    pool_padding: tuple[int, int] = (1, 1)
     pool_pads_zero: bool = False
     remat: bool = False
     takes_pretrained_weights: ClassVar[bool] = True
-    config_keys: ClassVar[tuple[str, ...]] = ("variant", "stage_sizes", "width", "block", "stem", "remat")
+    config_keys: ClassVar[tuple[str, ...]] = ("variant", "stage_sizes", "width", "stem_width", "block", "stem", "remat")
 
     @classmethod
     def from_config(cls, config, *, num_classes: int, dtype: jnp.dtype, steps_per_epoch: int) -> "ResNet":
@@ -91,6 +97,7 @@ class ResNet(Classifier):
             variant="" if config.stem else config.variant,
             stage_sizes=tuple(config.stage_sizes),
             width=config.width,
+            stem_width=config.stem_width,
             block=config.block,
             norm_momentum=max(1 - 10 / steps_per_epoch, 0.9),  # Grill et al., Bootstrap Your Own Latent, 2020, D.3
             remat=config.remat,
@@ -100,7 +107,7 @@ class ResNet(Classifier):
 
     @property
     def architecture(self) -> dict | None:
-        names = ("variant", "stage_sizes", "width", "block")
+        names = ("variant", "stage_sizes", "width", "stem_width", "block")
         return {name: getattr(self, name) for name in names} if self.variant else None
 
     @nn.nowrap
@@ -142,7 +149,7 @@ class ResNet(Classifier):
         return captured["intermediates"]["stem_conv1"]["__call__"][0], variables["batch_stats"]["stem_norm1"]
 
     def _stem(self, x_NHWC, conv, norm):
-        width = self.width
+        width = self.stem_width or self.width
         layers = {  # (channels, size, stride)
             "imagenet": ((width, 7, 2),),
             "deep": ((width // 2, 3, 2), (width // 2, 3, 1), (width, 3, 1)),
@@ -154,7 +161,8 @@ class ResNet(Classifier):
                 x_NHWC = nn.relu(norm(name=f"stem_norm{number}")(x_NHWC))
         if self.stem == "small":
             return x_NHWC
-        return overlapping_max_pool(x_NHWC, pad_with=0.0 if self.pool_pads_zero else -math.inf)
+        pad_with = 0.0 if self.pool_pads_zero else -math.inf
+        return overlapping_max_pool(x_NHWC, padding=self.pool_padding, pad_with=pad_with)
 
     def _convolutions(self, stage: int, block: int) -> tuple[tuple[int, int, int], ...]:
         """(channels, size, stride) of each convolution of a block."""

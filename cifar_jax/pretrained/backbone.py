@@ -23,7 +23,7 @@ class Backbone:
     Attributes:
         variant: key of `models.resnet.VARIANTS`.
         stage_sizes: blocks in each stage.
-        width: channels of the stem.
+        width: channels inside the blocks of the first stage.
         block: 'bottleneck' or 'basic'.
         params: with 'head' if the source has a classifier.
         batch_stats: running mean and variance of every BatchNorm; empty for GroupNorm.
@@ -34,6 +34,7 @@ class Backbone:
         states_preprocessing: whether the file itself, or its publisher, states the preprocessing.
         channels: the order that the first convolution of the file takes; `params` take RGB.
         left_aside: what the file also holds.
+        stem_width: channels of the stem; 0 = width.
     """
 
     variant: str
@@ -49,6 +50,7 @@ class Backbone:
     states_preprocessing: bool = False
     channels: Literal["RGB", "BGR"] = "RGB"
     left_aside: str = ""
+    stem_width: int = 0
 
     @property
     def num_classes(self) -> int | None:
@@ -57,13 +59,14 @@ class Backbone:
 
     @property
     def architecture(self) -> dict:
-        return {name: getattr(self, name) for name in ("variant", "stage_sizes", "width", "block")}
+        return {name: getattr(self, name) for name in ("variant", "stage_sizes", "width", "stem_width", "block")}
 
     @property
     def name(self) -> str:
         """Of the architecture, such as 'resnet50 v1.5'."""
-        depth = DEPTHS.get((self.stage_sizes, self.block)) if self.width == 64 else None
-        other = f"a ResNet of {self.stage_sizes} {self.block} blocks, width {self.width},"
+        depth = DEPTHS.get((self.stage_sizes, self.block)) if (self.width, self.stem_width) == (64, 0) else None
+        stem = f" after a stem of {self.stem_width}" if self.stem_width else ""
+        other = f"a ResNet of {self.stage_sizes} {self.block} blocks, width {self.width}{stem},"
         return f"{f'resnet{depth}' if depth else other} {self.variant}"
 
     @property

@@ -21,7 +21,7 @@ class Entry:
         hash: 'md5:' or 'sha256:' and some or all of the digits; '' if none is published.
         variant: key of `models.resnet.VARIANTS`.
         preprocessing: of the images that the weights expect.
-        stage_sizes, width, block: see `models.resnet.ResNet`; a file with another architecture is refused.
+        stage_sizes, width, stem_width, block: see `models.resnet.ResNet`; a file with another architecture is refused.
         also: first digits of the sha256 of other files with these weights.
     """
 
@@ -31,6 +31,7 @@ class Entry:
     preprocessing: Preprocessing
     stage_sizes: tuple[int, ...] = (3, 4, 6, 3)
     width: int = 64
+    stem_width: int = 0
     block: Literal["bottleneck", "basic"] = "bottleneck"
     also: tuple[str, ...] = ()
 

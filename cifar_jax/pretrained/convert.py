@@ -9,7 +9,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from cifar_jax.errors import DataError, one_line
 from cifar_jax.models.classifier import abstract_variables
 from cifar_jax.models.resnet import VARIANTS, ResNet
-from cifar_jax.pretrained.families import FAMILIES, Family
+from cifar_jax.pretrained.families import CAFFE_RELEASE, FAMILIES, TORCHVISION, Family
 
 # TensorFlow numbers a scope that is entered again.
 _NUMBERED_SCOPE = re.compile(r"\b(standardized_conv2d|group_norm)_\d+\b")
@@ -26,7 +26,7 @@ _MAX_PREFIX = 8  # modules that wrap a network
 Tensors = dict[str, np.ndarray]
 
 
-def convert(tensors: Tensors, *, where: str) -> tuple[Family, dict, dict, dict]:
+def convert(tensors: Tensors, *, where: str, variant: str = "") -> tuple[Family, dict, dict, dict]:
     """Converts the tensors of a file to Flax trees; the architecture and number of classes follow from the tensors.
 
     Kernels become (height, width, in, out), float32. For Keras v1, the biases of the convolutions are folded into the
@@ -38,14 +38,17 @@ def convert(tensors: Tensors, *, where: str) -> tuple[Family, dict, dict, dict]:
     Args:
         tensors: by name; afterwards, those that are left aside: they are no part of the network.
         where: the file, for messages.
+        variant: 'caffe' if the file states this layout; its tensors have torchvision's names.
 
     Returns:
-        The family, the architecture (`variant`, `stage_sizes`, `width` and `block`), `params` and `batch_stats`.
+        The family, the architecture as of `Backbone.architecture`, `params` and `batch_stats`.
 
     Raises:
         DataError: the naming is unknown, or tensors do not fit; lists all of them.
     """
     family, named = _recognize(tensors, where)
+    if family is TORCHVISION and (variant == CAFFE_RELEASE.variant or _has_stem_of_its_own(named)):
+        family = CAFFE_RELEASE
     tensors.clear()
     architecture = _architecture(family, named, where)
     try:
@@ -131,6 +134,19 @@ def _is_aside(family: Family, name: str, array: np.ndarray) -> bool:
     return not re.match(family.block, name) and array.ndim <= 2 and bool(_BEHIND.search(name))
 
 
+def _has_stem_of_its_own(tensors: Tensors) -> bool:
+    """Whether the stem has another width than the plain bottlenecks after it, as in no network of torchvision."""
+    paths = ("stem_conv1/kernel", "stage1_block1/conv1/kernel", "stage1_block1/conv3/kernel")
+    stem, inside, outside = (_outputs(TORCHVISION, tensors, path) for path in paths)
+    return 0 < inside != stem and outside == 4 * inside
+
+
+def _outputs(family: Family, tensors: Tensors, path: str) -> int:
+    """Output channels of a convolution; 0 without it."""
+    kernel = tensors.get(family.name(path), np.empty(0))
+    return kernel.shape[0 if family.torch_layout else -1] if kernel.ndim == 4 else 0
+
+
 def _architecture(family: Family, tensors: Tensors, where: str) -> dict:
     blocks = {match.groups() for match in map(re.compile(family.block).match, tensors) if match}
     stages = sorted({stage for stage, _ in blocks}, key=int)
@@ -138,14 +154,14 @@ def _architecture(family: Family, tensors: Tensors, where: str) -> dict:
         raise DataError(
             f"{where}: {len(stages)} stages of {len(blocks)} blocks; at most {_MAX_STAGES} of {_MAX_BLOCKS}"
         )
-    stem = family.name(f"stem_conv{3 if 'stem_conv3' in family.layers else 1}/kernel")
-    kernel = tensors.get(stem, np.empty(0))
-    width = (kernel.shape[0] if family.torch_layout else kernel.shape[-1]) if kernel.ndim == 4 else 64
+    stem = _outputs(family, tensors, f"stem_conv{3 if 'stem_conv3' in family.layers else 1}/kernel")
+    width = _outputs(family, tensors, "stage1_block1/conv1/kernel") if family is CAFFE_RELEASE else stem
     third_convs = {family.name(f"stage{s}_block1/conv3/kernel") for s in range(1, len(stages) + 1)}
     return {
         "variant": family.variant,
         "stage_sizes": tuple(sum(stage == other for other, _ in blocks) for stage in stages),
         "width": width if 0 < width <= _MAX_WIDTH else 64,
+        "stem_width": stem if width != stem <= _MAX_WIDTH else 0,
         "block": "bottleneck" if third_convs & tensors.keys() else "basic",
     }
 

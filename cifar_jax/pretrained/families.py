@@ -15,7 +15,7 @@ IMAGENET = Preprocessing((0.485, 0.456, 0.406), (0.229, 0.224, 0.225), 224, "bil
 IMAGENET_BICUBIC = dataclasses.replace(IMAGENET, resize_method="bicubic")
 PLUS_MINUS_ONE = Preprocessing((0.5, 0.5, 0.5), (0.5, 0.5, 0.5), 224, "bilinear")
 PLUS_MINUS_ONE_BICUBIC = dataclasses.replace(PLUS_MINUS_ONE, resize_method="bicubic")
-# The weights expect values of 0..255 minus the mean, in BGR order; `convert` reorders the first kernel to RGB.
+# Values of 0..255 minus the mean. Keras's weights expect them in BGR order; `convert` reorders the first kernel to RGB.
 CAFFE = Preprocessing((123.68 / 255, 116.779 / 255, 103.939 / 255), (1 / 255, 1 / 255, 1 / 255), 224, "bilinear")
 
 # The separator before the name of a parameter; our parameter of a convolution or the head, or of a norm -> its name.
@@ -92,6 +92,10 @@ TORCHVISION = Family(
     ignored=r"\.num_batches_tracked$|(?:^|\.)(attacker|normalizer|normalize)\.",
     preprocessing=IMAGENET,
 )
+
+# The authors' release for Caffe, as converters to PyTorch name it. These names are torchvision's: `convert`
+# recognizes the layout by what the file states, or by a stem that is wider or narrower than the first stage.
+CAFFE_RELEASE = dataclasses.replace(TORCHVISION, publisher="Caffe", variant="caffe", preprocessing=CAFFE)
 
 # timm's resnet..d: three convolutions in the stem, and average pooling before the convolution of the shortcut.
 TIMM_D = Family(
@@ -177,4 +181,4 @@ BIT = Family(
 )
 
 # The order matters: the signature of a later family may match names of an earlier one.
-FAMILIES = (TIMM_D, TORCHVISION, HUGGING_FACE, KERAS_V2, KERAS_V1, BIT)
+FAMILIES = (TIMM_D, TORCHVISION, CAFFE_RELEASE, HUGGING_FACE, KERAS_V2, KERAS_V1, BIT)

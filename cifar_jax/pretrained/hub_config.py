@@ -24,23 +24,23 @@ _METHODS = {"bilinear": "bilinear", "bicubic": "bicubic", 2: "bilinear", 3: "bic
 
 
 @dataclasses.dataclass(frozen=True)
-class HubConfig:
-    """What config.json and preprocessor_config.json state.
+class Stated:
+    """What config.json and preprocessor_config.json, or the header of a weight file, state.
 
     Attributes:
         architecture: the stated part of `Backbone.architecture`.
         preprocessing: None if they state none.
         channels: 'BGR' if the images' channels are reversed, else 'RGB'.
-        files: their names.
+        place: where it is stated, for messages.
     """
 
     architecture: dict
     preprocessing: Preprocessing | None
     channels: str
-    files: str
+    place: str
 
 
-def read(weights: Path) -> HubConfig | None:
+def read(weights: Path) -> Stated | None:
     """The configuration of timm or transformers next to a weight file; None if there is none.
 
     Raises:
@@ -54,13 +54,13 @@ def read(weights: Path) -> HubConfig | None:
         if "architecture" in config:
             stated = config.get("pretrained_cfg", config)
             size = stated.get("input_size", (3, 224, 224))[-1]
-            preprocessing = _preprocessing(stated, method=stated.get("interpolation", "bilinear"), size=size)
-            return HubConfig(_of_timm(config), preprocessing, "RGB", path.name)
+            preprocessing = stated_preprocessing(stated, method=stated.get("interpolation", "bilinear"), size=size)
+            return Stated(_of_timm(config), preprocessing, "RGB", f"{path.name} next to it")
         if "model_type" in config:
             beside = path.with_name("preprocessor_config.json")
             preprocessing, channels = _of_processor(_read_json(beside))
             files = f"{path.name} and {beside.name}" if preprocessing else path.name
-            return HubConfig(_of_transformers(config), preprocessing, channels, files)
+            return Stated(_of_transformers(config), preprocessing, channels, f"{files} next to it")
     except DataError as error:
         raise DataError(f"{path}: {error}") from error
     except (KeyError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
@@ -135,10 +135,10 @@ def _of_processor(config: object) -> tuple[Preprocessing | None, str]:
     channels = "BGR" if config.get("do_flip_channel_order", False) else "RGB"
     if channels == "BGR":
         stated = {kind: values[::-1] for kind, values in stated.items()}
-    return _preprocessing(stated, method=config.get("resample", 2), size=size), channels
+    return stated_preprocessing(stated, method=config.get("resample", 2), size=size), channels
 
 
-def _preprocessing(stated: dict, *, method: object, size: int) -> Preprocessing | None:
+def stated_preprocessing(stated: dict, *, method: object, size: int) -> Preprocessing | None:
     """From 'mean' and 'std' of values in 0..1; None if they are not stated."""
     if "mean" not in stated:
         return None

@@ -40,7 +40,7 @@ Layers = dict[str, dict[str, np.ndarray]]
 Place = tuple[str, ...]
 
 
-def read_zip(archive: zipfile.ZipFile) -> tuple[dict[str, np.ndarray], str, list[str]]:
+def read_zip(archive: zipfile.ZipFile) -> tuple[dict[str, np.ndarray], dict[str, str], list[str]]:
     """The tensors of a .keras file; see `read`."""
     for name in (ZIP_MEMBER, _CONFIG_MEMBER):
         info = archive.getinfo(name)
@@ -48,8 +48,8 @@ def read_zip(archive: zipfile.ZipFile) -> tuple[dict[str, np.ndarray], str, list
     return read(io.BytesIO(archive.read(ZIP_MEMBER)), config=archive.read(_CONFIG_MEMBER))
 
 
-def read(file: BinaryIO, *, config: bytes = b"") -> tuple[dict[str, np.ndarray], str, list[str]]:
-    """Tensors as 'layer/leaf', layers named as in `keras.applications`, and the metadata of `write_legacy` or ''.
+def read(file: BinaryIO, *, config: bytes = b"") -> tuple[dict[str, np.ndarray], dict[str, str], list[str]]:
+    """Tensors as 'layer/leaf', layers named as in `keras.applications`, and the metadata of `write_legacy`.
 
     Layers without names (conv2d_7) are identified by their order. The third value is what is left aside: the user's
     own layers, the optimizer.
@@ -74,7 +74,7 @@ def read(file: BinaryIO, *, config: bytes = b"") -> tuple[dict[str, np.ndarray],
             raise DataError("unnamed layers that are not in the order of a keras.applications ResNet") from error
     return (
         {f"{layer}/{leaf}": array for layer, leaves in layers.items() for leaf, array in leaves.items()},
-        metadata,
+        {METADATA_KEY: metadata} if metadata else {},
         aside,
     )
 

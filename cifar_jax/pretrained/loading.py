@@ -18,14 +18,14 @@ from cifar_jax.files.atomic import atomic_path
 from cifar_jax.files.cache import cache_root, expanded
 from cifar_jax.files.checksums import checksum, record, recorded
 from cifar_jax.preprocessing.preprocess import Preprocessing
-from cifar_jax.pretrained import convert, hub_config, keras_files, weight_files
+from cifar_jax.pretrained import convert, header, hub_config, keras_files, weight_files
 from cifar_jax.pretrained.backbone import METADATA_KEY, Backbone
 from cifar_jax.pretrained.catalog import CATALOG, published_as
 from cifar_jax.pretrained.families import KERAS_V1, TORCHVISION
 
 _MAX_LISTED = 8
 NAMINGS = {"torchvision": TORCHVISION, "keras": KERAS_V1}  # what `write` can write
-CACHE_FORMAT = 3  # raise it when conversion changes: cached weights are then converted again
+CACHE_FORMAT = 4  # raise it when conversion changes: cached weights are then converted again
 
 
 def load(name_or_path: str | Path) -> Backbone:
@@ -34,7 +34,8 @@ def load(name_or_path: str | Path) -> Backbone:
     Downloads and converted weights are kept in `cache_root() / "pretrained"`, by their checksums. The preprocessing of
     a file is the one that it states itself (`write`), that of the catalog if it has the checksum of a published file,
     or that of the config.json next to it (timm, transformers); otherwise it is assumed from the names of the tensors.
-    A file with torchvision's names is read as v1.5 (stride in the 3x3 convolutions) unless one of these says otherwise.
+    A file with torchvision's names is read as v1.5 (stride in the 3x3 convolutions) unless one of these says otherwise
+    or its stem is wider than its first stage, as in the Caffe release.
 
     Raises:
         UsageError: neither a name in the catalog nor a file.
@@ -73,20 +74,26 @@ def load(name_or_path: str | Path) -> Backbone:
 def read(path: Path, *, sha256: str) -> Backbone:
     """The weights in a file, without the cache; raises as `load`."""
     tensors, metadata, aside = weight_files.read(path)
-    family, architecture, params, batch_stats = convert.convert(tensors, where=str(path))
+    try:
+        stated = None if METADATA_KEY in metadata else header.read(metadata)
+    except DataError as error:
+        raise DataError(f"{path}: {error}") from error
+    variant = stated.architecture["variant"] if stated else ""
+    family, architecture, params, batch_stats = convert.convert(tensors, where=str(path), variant=variant)
     weights = {"params": params, "batch_stats": batch_stats, "left_aside": _left_aside(tensors, aside)}
     preprocessing = family.preprocessing
     keys = "--config.model.input_mean and input_std"
     origin = f"assumed, as usual for {family.publisher}'s tensor names; for others set {keys}"
-    if metadata:
+    if METADATA_KEY in metadata:
         origin = "stated in the file"
         try:
-            preprocessing = Preprocessing.from_json(json.loads(metadata))
+            preprocessing = Preprocessing.from_json(json.loads(metadata[METADATA_KEY]))
         except (ValueError, TypeError, AttributeError) as error:
             raise DataError(f"{path}: its preprocessing cannot be read ({error!r}); write the file again") from error
     identity = {"source": str(path), "sha256": sha256, "channels": "BGR" if family.caffe else "RGB"}
-    stated = {"preprocessing_from": origin, "states_preprocessing": bool(metadata)}
-    return Backbone(**architecture, **weights, **identity, preprocessing=preprocessing, **stated)
+    by_itself = {"preprocessing_from": origin, "states_preprocessing": METADATA_KEY in metadata}
+    backbone = Backbone(**architecture, **weights, **identity, preprocessing=preprocessing, **by_itself)
+    return _as_stated(backbone, stated, path, "stated in the file", states_preprocessing=True) if stated else backbone
 
 
 def write(backbone: Backbone, path: Path, *, naming: Literal["torchvision", "keras"]) -> None:
@@ -133,20 +140,20 @@ def _as_published(backbone: Backbone, name: str, path: Path) -> Backbone:
 def _as_configured(backbone: Backbone, path: Path) -> Backbone:
     """Checked against the config.json next to the file, with the preprocessing that it states."""
     stated = hub_config.read(path)
-    if stated is None:
-        return backbone
+    return _as_stated(backbone, stated, path, f"stated by {stated.place}") if stated else backbone
+
+
+def _as_stated(backbone: Backbone, stated: hub_config.Stated, path: Path, origin: str, **fields) -> Backbone:
     differing = [f"{key} {value}" for key, value in stated.architecture.items() if backbone.architecture[key] != value]
     if differing:
         raise DataError(
-            f"{path}: {backbone.name}, but {stated.files} next to it states {', '.join(differing)}; if it belongs to "
-            "other weights, move these to a folder of their own"
+            f"{path}: {backbone.name}, but {stated.place} states {', '.join(differing)}; if it belongs to other "
+            "weights, move these to a folder of their own"
         )
     if stated.preprocessing is None:
         return backbone
     backbone = backbone.with_channels(stated.channels)
-    return dataclasses.replace(
-        backbone, preprocessing=stated.preprocessing, preprocessing_from=f"stated by {stated.files} next to it"
-    )
+    return dataclasses.replace(backbone, preprocessing=stated.preprocessing, preprocessing_from=origin, **fields)
 
 
 def _existing_file(source: str) -> Path:
@@ -175,6 +182,6 @@ def _from_cache(converted: Path) -> Backbone | None:
     """None if the file is missing or damaged."""
     if not converted.exists() or checksum(converted) != recorded(converted):
         return None
-    tensors, description, _ = weight_files.read(converted)
-    backbone = Backbone.from_description(json.loads(description))
+    tensors, metadata, _ = weight_files.read(converted)
+    backbone = Backbone.from_description(json.loads(metadata[METADATA_KEY]))
     return dataclasses.replace(backbone, **unflatten_dict(tensors, sep="/"))

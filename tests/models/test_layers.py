@@ -130,6 +130,15 @@ def test_overlapping_max_pool_and_its_gradient_equal_those_of_flax(height, width
     np.testing.assert_array_equal(*gradients)
 
 
+@pytest.mark.parametrize("side", [3, 4, 5, 16, 17, 49])
+def test_pooling_that_rounds_up_as_caffe_does(side):
+    images_NHWC = np.random.default_rng(0).normal(size=(2, side, side, 3)).astype(np.float32)
+    starts = range(0, 2 * -(-(side - 3) // 2) + 1, 2)  # Caffe: ceil((side - 3) / 2) + 1 windows
+    expected_NHWC = [[images_NHWC[:, r : r + 3, c : c + 3].max(axis=(1, 2)) for c in starts] for r in starts]
+    pooled_NHWC = overlapping_max_pool(images_NHWC, padding=(0, 1), pad_with=-np.inf)
+    np.testing.assert_array_equal(pooled_NHWC, np.transpose(expected_NHWC, (2, 0, 1, 3)))
+
+
 @pytest.mark.parametrize("height, width", [(4, 6), (5, 4), (7, 7), (1, 1)])
 def test_average_pool_ignores_the_padding(height, width):
     images_NHWC = np.random.default_rng(0).normal(size=(2, height, width, 3)).astype(np.float32)

@@ -79,12 +79,13 @@ def training_step(model, variables, images_NHWC, *, devices=1, frozen_norms=()):
         # Counts as published: torchvision, Keras (25,613,800 with the statistics), timm, and torchvision's ResNet-18.
         (VARIANTS["v1.5"], 25_557_032, 53_120),
         (VARIANTS["v1"], 25_557_032, 53_120),
+        (VARIANTS["caffe"], 25_557_032, 53_120),
         (VARIANTS["v2"], 25_613_800 - 45_440, 45_440),
         (VARIANTS["d"], 25_576_264, 53_248),
         (VARIANTS["bit"], 25_549_352, 0),
         ({"block": "basic", "stage_sizes": (2, 2, 2, 2)}, 11_689_512, 9_600),
     ],
-    ids=[*("v1.5", "v1", "v2", "d", "bit", "18")],
+    ids=[*("v1.5", "v1", "caffe", "v2", "d", "bit", "18")],
 )
 def test_the_number_of_parameters_is_as_published(settings, parameters, statistics):
     variables = abstract_variables(ResNet(num_classes=1000, **settings))
@@ -139,11 +140,12 @@ def test_the_output_of_each_stage_has_the_expected_size(stem, side, sides):
     "settings, strided",
     [
         (VARIANTS["v1"], {f"stage{i}_block1/conv1" for i in (2, 3, 4)}),
+        (VARIANTS["caffe"], {f"stage{i}_block1/conv1" for i in (2, 3, 4)}),
         (VARIANTS["v1.5"], {f"stage{i}_block1/conv2" for i in (2, 3, 4)}),
         (VARIANTS["v2"], {f"stage{i}_block2/conv2" for i in (1, 2, 3)}),
         ({"block": "basic"}, {f"stage{i}_block1/conv1" for i in (2, 3, 4)}),
     ],
-    ids=["v1", "v1.5", "v2", "basic"],
+    ids=["v1", "caffe", "v1.5", "v2", "basic"],
 )
 def test_each_variant_has_its_strides_in_the_right_convolutions(settings, strided):
     model = ResNet(**{**SMALL, "stage_sizes": (2, 2, 2, 2)}, **settings)

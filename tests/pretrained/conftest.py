@@ -39,19 +39,16 @@ def random_array():
 def random_backbone(random_array):
     """random_backbone(variant): a small network, every parameter and statistic random."""
 
-    def make(variant, *, stage_sizes=(2, 1, 1, 1), width=8, block="bottleneck", num_classes=5):
-        shapes = convert.parameter_shapes(
-            variant=variant, stage_sizes=stage_sizes, width=width, block=block, num_classes=num_classes
-        )
+    def make(variant, *, stage_sizes=(2, 1, 1, 1), width=8, stem_width=0, block="bottleneck", num_classes=5):
+        settings = {"stage_sizes": stage_sizes, "width": width, "stem_width": stem_width, "block": block}
+        shapes = convert.parameter_shapes(variant=variant, **settings, num_classes=num_classes)
         arrays = {path: random_array(path, shape) for path, shape in shapes.items()}
         statistics = {path: array for path, array in arrays.items() if path.endswith(("/mean", "/var"))}
         params = {path: array for path, array in arrays.items() if path not in statistics}
         family = next(family for family in FAMILIES if family.variant == variant)
         return Backbone(
             variant=variant,
-            stage_sizes=stage_sizes,
-            width=width,
-            block=block,
+            **settings,
             params=unflatten_dict(params, sep="/"),
             batch_stats=unflatten_dict(statistics, sep="/"),
             preprocessing=family.preprocessing,
@@ -78,8 +75,8 @@ def stages_of():
 
 
 def network(backbone, **settings):
-    fields = {"stage_sizes": backbone.stage_sizes, "width": backbone.width, "block": backbone.block, **settings}
-    return ResNet(num_classes=backbone.num_classes, **{**VARIANTS[backbone.variant], **fields})
+    fields = VARIANTS[backbone.variant] | backbone.architecture | settings
+    return ResNet(num_classes=backbone.num_classes, **fields)
 
 
 @pytest.fixture

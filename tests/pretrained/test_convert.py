@@ -9,7 +9,16 @@ from hypothesis import strategies as st
 
 from cifar_jax.errors import DataError
 from cifar_jax.pretrained import convert
-from cifar_jax.pretrained.families import BIT, FAMILIES, HUGGING_FACE, KERAS_V1, KERAS_V2, TIMM_D, TORCHVISION
+from cifar_jax.pretrained.families import (
+    BIT,
+    CAFFE_RELEASE,
+    FAMILIES,
+    HUGGING_FACE,
+    KERAS_V1,
+    KERAS_V2,
+    TIMM_D,
+    TORCHVISION,
+)
 
 # A tensor name of each family, copied from a published file.
 KNOWN = {
@@ -40,15 +49,16 @@ def test_names(known):
     assert family.name(ours) == theirs
 
 
-@pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.layers["stem_conv1"])
+@pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.publisher)
 @pytest.mark.parametrize("num_classes", [0, 5])
 def test_converting_back_and_forth_changes_nothing(family, num_classes, random_backbone):
     width = 32 if family is BIT else 8  # its norms have 32 groups
-    backbone = random_backbone(family.variant, width=width, num_classes=num_classes)
+    stem_width = 12 if family is CAFFE_RELEASE else 0
+    backbone = random_backbone(family.variant, width=width, stem_width=stem_width, num_classes=num_classes)
     tensors = convert.foreign(backbone.params, backbone.batch_stats, family)
     recognized, architecture, params, batch_stats = convert.convert(tensors, where="x")
     assert recognized is family
-    assert architecture["stage_sizes"] == (2, 1, 1, 1) and architecture["width"] == width
+    assert architecture == backbone.architecture
     jax.tree.map(np.testing.assert_array_equal, params, backbone.params)
     jax.tree.map(np.testing.assert_array_equal, batch_stats, backbone.batch_stats)
     assert ("head" in params) == (num_classes > 0)
@@ -59,8 +69,18 @@ def test_basic_blocks(random_backbone):
     backbone = random_backbone("v1.5", block="basic", stage_sizes=(1, 2, 1, 1))
     tensors = convert.foreign(backbone.params, backbone.batch_stats, TORCHVISION)
     _, architecture, params, _ = convert.convert(tensors, where="x")
-    assert architecture == {"variant": "v1.5", "stage_sizes": (1, 2, 1, 1), "width": 8, "block": "basic"}
+    assert architecture == backbone.architecture
     jax.tree.map(np.testing.assert_array_equal, params, backbone.params)
+
+
+def test_the_caffe_layout_is_read_where_it_is_stated_or_where_the_stem_has_another_width(random_backbone):
+    cases = ((0, "", "v1.5"), (0, "caffe", "caffe"), (4, "", "caffe"), (4, "caffe", "caffe"))
+    for stem_width, stated, expected in cases:
+        backbone = random_backbone("caffe", stem_width=stem_width)
+        tensors = convert.foreign(backbone.params, backbone.batch_stats, CAFFE_RELEASE)
+        family, architecture, *_ = convert.convert(tensors, where="x", variant=stated)
+        assert family.variant == expected
+        assert architecture == backbone.architecture | {"variant": expected}
 
 
 def test_layouts(tensors):

@@ -91,7 +91,7 @@ def test_transformers(read):
     assert stated.architecture["stage_sizes"] == (3, 4, 6, 3)
     assert stated.preprocessing.mean == pytest.approx((0.485, 0.456, 0.406))
     assert stated.preprocessing.resize_method == "bicubic" and stated.channels == "RGB"
-    assert "preprocessor_config.json" in stated.files
+    assert "preprocessor_config.json" in stated.place
 
 
 def test_transformers_without_a_processor_states_no_preprocessing(read):

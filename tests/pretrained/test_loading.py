@@ -78,7 +78,7 @@ def test_the_cache_is_used_and_a_damaged_one_is_not(random_backbone, tmp_path, m
     conversions = []
     original = convert.convert
     monkeypatch.setattr(
-        convert, "convert", lambda tensors, *, where: conversions.append(where) or original(tensors, where=where)
+        convert, "convert", lambda tensors, **about: conversions.append(about) or original(tensors, **about)
     )
     assert_equal(load(tmp_path / "x.safetensors"), backbone)
     assert not conversions

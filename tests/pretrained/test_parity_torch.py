@@ -49,6 +49,15 @@ def test_torchvision_and_timm(name, variant, settings, tmp_path, stages_of, rela
     assert_parity(name, backbone, model.stages, stages_of, relative_error)
 
 
+def test_caffe(tmp_path, stages_of, relative_error):
+    settings = {"width": 16, "caffe_stem": 24}
+    model = torch_oracle.randomize(torch_oracle.ResNet((2, 2, 2, 2), **settings))
+    torch.save(model.state_dict(), tmp_path / "weights.pth")
+    backbone = load(tmp_path / "weights.pth")
+    assert (backbone.variant, backbone.width, backbone.stem_width) == ("caffe", 16, 24)
+    assert_parity("caffe", backbone, model.stages, stages_of, relative_error)
+
+
 @pytest.mark.parametrize("legacy", [False, True])
 def test_robust_checkpoint(legacy, tmp_path, stages_of, relative_error):
     """A training checkpoint: nested, prefixed, with normalization, attacker and optimizer."""

@@ -45,7 +45,7 @@ def test_formats_written_by_their_libraries(kind, tensors, tmp_path):
         save_file(tensors, path)
     read, metadata, aside = weight_files.read(path)
     assert_equal(read, tensors)
-    assert (metadata, aside) == ("", [])
+    assert (metadata, aside) == ({}, [])
 
 
 @pytest.mark.parametrize("legacy", [False, True])

@@ -1,15 +1,15 @@
-"""ResNets in plain PyTorch with torchvision's names, and timm's variant d."""
+"""ResNets in plain PyTorch with torchvision's names, timm's variant d, and the layout of the Caffe release."""
 
 import torch
 from torch import nn
 
 
 class Block(nn.Module):
-    def __init__(self, inputs, inner, stride, *, bottleneck, pooled_shortcut):
+    def __init__(self, inputs, inner, stride, *, bottleneck, pooled_shortcut, stride_in_first=False):
         super().__init__()
         outputs = inner * (4 if bottleneck else 1)
         sides = (1, 3, 1) if bottleneck else (3, 3)
-        strides = (1, stride, 1) if bottleneck else (stride, 1)
+        strides = (1, stride, 1) if bottleneck and not stride_in_first else (stride, 1, 1)[: len(sides)]
         widths = (inputs, *(inner,) * (len(sides) - 1), outputs)
         for number, (side, step) in enumerate(zip(sides, strides, strict=True), start=1):
             conv = nn.Conv2d(widths[number - 1], widths[number], side, step, side // 2, bias=False)
@@ -34,8 +34,9 @@ class Block(nn.Module):
 
 
 class ResNet(nn.Module):
-    def __init__(self, stage_sizes=(3, 4, 6, 3), *, width=64, classes=1000, bottleneck=True, deep=False):
+    def __init__(self, stage_sizes=(3, 4, 6, 3), *, width=64, classes=1000, bottleneck=True, deep=False, caffe_stem=0):
         super().__init__()
+        self.caffe, stem = bool(caffe_stem), caffe_stem or width
         if deep:
             half = width // 2
             self.conv1 = nn.Sequential(
@@ -44,21 +45,23 @@ class ResNet(nn.Module):
                 nn.Conv2d(half, width, 3, 1, 1, bias=False),
             )
         else:
-            self.conv1 = nn.Conv2d(3, width, 7, 2, 3, bias=False)
-        self.bn1 = nn.BatchNorm2d(width)
-        inputs = width
+            self.conv1 = nn.Conv2d(3, stem, 7, 2, 3, bias=False)
+        self.bn1 = nn.BatchNorm2d(stem)
+        inputs = stem
         for stage, blocks in enumerate(stage_sizes, start=1):
             inner = width * 2 ** (stage - 1)
             layer = nn.Sequential()
             for number in range(blocks):
                 stride = 2 if stage > 1 and number == 0 else 1
-                layer.append(Block(inputs, inner, stride, bottleneck=bottleneck, pooled_shortcut=deep))
+                settings = {"bottleneck": bottleneck, "pooled_shortcut": deep, "stride_in_first": self.caffe}
+                layer.append(Block(inputs, inner, stride, **settings))
                 inputs = inner * (4 if bottleneck else 1)
             self.add_module(f"layer{stage}", layer)
         self.fc = nn.Linear(inputs, classes)
 
     def stages(self, x):
-        x = nn.functional.max_pool2d(torch.relu(self.bn1(self.conv1(x))), 3, 2, 1)
+        pool = {"padding": 0, "ceil_mode": True} if self.caffe else {"padding": 1}
+        x = nn.functional.max_pool2d(torch.relu(self.bn1(self.conv1(x))), 3, 2, **pool)
         outputs = {"stem": x}
         for stage in range(1, 5):
             x = outputs[f"stage{stage}"] = getattr(self, f"layer{stage}")(x)
