@@ -14,7 +14,7 @@ from cifar_jax.data import Dataset, ImageSet
 from cifar_jax.errors import DataError
 from cifar_jax.models.resnet import ResNet
 from cifar_jax.pretrained import Backbone
-from cifar_jax.pretrained.families import IMAGENET
+from cifar_jax.pretrained.families import CAFFE, IMAGENET
 from cifar_jax.training import input_check
 
 SIZE, WIDTH = 32, 16
@@ -95,6 +95,16 @@ def test_weights_on_another_scale_are_refused_and_the_advice_works(scale):
 def test_the_right_scale_is_accepted_without_a_word(caplog):
     check(weights(SCALES["imagenet"], photographs()), photographs(seed=1))
     assert not caplog.text
+
+
+def test_small_images_fit_weights_for_large_ones(caplog):
+    enlarged_NHWC = np.asarray(jax.image.resize(photographs().astype(np.float32), (128, 128, 128, 3), "bilinear"))
+    published = dataclasses.replace(CAFFE, image_size=128)
+    backbone = weights(SCALES["caffe"], enlarged_NHWC, preprocessing=published)
+    check(backbone, photographs(seed=1))
+    assert not caplog.text
+    with pytest.raises(DataError, match=r"distance .* with values of 0\.\.255 minus Caffe's mean"):
+        check(backbone, photographs(seed=1), input_mean=IMAGENET.mean, input_std=IMAGENET.std)
 
 
 def test_weights_that_no_common_preprocessing_fits_are_refused_with_the_distance():
