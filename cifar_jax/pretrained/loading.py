@@ -147,8 +147,8 @@ def _as_stated(backbone: Backbone, stated: hub_config.Stated, path: Path, origin
     differing = [f"{key} {value}" for key, value in stated.architecture.items() if backbone.architecture[key] != value]
     if differing:
         raise DataError(
-            f"{path}: {backbone.name}, but {stated.place} states {', '.join(differing)}; if it belongs to other "
-            "weights, move these to a folder of their own"
+            f"{path}: {backbone.name}, but {stated.place} states {', '.join(differing)}; use the weights that this "
+            "describes, or remove it"
         )
     if stated.preprocessing is None:
         return backbone
