@@ -32,6 +32,7 @@ def read_predictions(path: Path, *, n: int) -> tuple[np.ndarray, np.ndarray]:
             return _read(archive, "labels", n), _read(archive, "predictions", n)
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror or one_line(error)}") from error
+    # NotImplementedError: zipfile's, for an unknown compression; RuntimeError: for an encrypted member
     except (zipfile.BadZipFile, zlib.error, ValueError, KeyError, EOFError, NotImplementedError, RuntimeError) as error:
         raise DataError(f"{path} is damaged: {one_line(error)}") from error
 
