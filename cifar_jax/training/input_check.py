@@ -20,7 +20,7 @@ from cifar_jax.preprocessing.resize import resize
 from cifar_jax.pretrained.families import CAFFE, IMAGENET, PLUS_MINUS_ONE
 
 IMAGES = 64  # at 224 pixels, the output of a stem of 64 channels has 200 MB
-LARGEST = 224
+LARGEST = 224  # pixels; larger images would only take more memory
 FITS = 0.3  # nats; at most 0.25 was measured for the right preprocessing on photographs, gray and medical images
 FITS_NOWHERE = 1.0  # at most 0.8 was measured for the right one on any images, at least 1.3 on photographs if none is
 MUCH_CLOSER = 0.25  # of the distance as configured; a reading that is this much closer is the right one
