@@ -4,6 +4,7 @@ import json
 import logging
 import re
 import shutil
+import time
 
 import numpy as np
 import pytest
@@ -181,6 +182,10 @@ def test_a_relative_path_of_the_data_is_recorded_as_absolute(data, tmp_path, mon
 def test_a_folder_that_is_moved_during_training_is_not_created_again_and_resumes_where_it_is(data, finished, tmp_path):
     class Move(Hook):
         def on_epoch(self, step, row):
+            deadline = time.monotonic() + 60
+            while not steps(tmp_path / "run" / "checkpoints"):  # a checkpoint in writing belongs to the old path
+                assert time.monotonic() < deadline
+                time.sleep(0.01)
             (tmp_path / "run").rename(tmp_path / "moved")
 
     with pytest.raises(DataError, match=r"was deleted or moved during training.*resume with --workdir") as caught:
