@@ -55,6 +55,11 @@ class Experiment:
     def total_steps(self) -> int:
         return self.steps_per_epoch * self.config.train.epochs
 
+    def training_size(self, epoch: int) -> int:
+        """Side of the model's input in pixels while it trains in `epoch` (from 0): see `train.image_sizes`."""
+        sizes = self.config.train.image_sizes or (self.preprocessing.image_size,)
+        return sizes[epoch * len(sizes) // self.config.train.epochs]
+
     @property
     def data_description(self) -> dict:
         """What identifies the data in config.json, checkpoints and results; equal for the same data."""
@@ -125,14 +130,16 @@ def assemble(config: ConfigDict, dataset: Dataset, backbone: Backbone | None = N
         ),
         backbone=backbone,
     )
-    experiment.model.require_size(experiment.preprocessing.image_size)
+    for size in {experiment.preprocessing.image_size, *config.train.image_sizes}:
+        experiment.model.require_size(size)
     if config.train.cached_features:
         _require_frozen_backbone(experiment)
     return experiment
 
 
 def _require_fitting_sizes(config: ConfigDict, *, stored_size: int) -> None:
-    for key, size in (("crop_padding", stored_size), ("cutout", config.model.image_size or stored_size)):
+    input_size = min(config.train.image_sizes or (config.model.image_size or stored_size,))
+    for key, size in (("crop_padding", stored_size), ("cutout", input_size)):
         value = config.augment[key]
         if value >= size:
             raise UsageError(f"--config.augment.{key}={value}: must be below {size}, the image size in pixels")

@@ -102,6 +102,7 @@ CHANNELS = integer(1, 16384)  # a kernel of 3x3 between 16384 channels takes 10 
 LARGE = 1e6  # float32 has 7 digits
 SCALE = Range(f"a finite number of at most {LARGE} and at least {-LARGE}", lambda x: _is_number(x) and abs(x) <= LARGE)
 WIDTHS = tuple_of(CHANNELS, "1 to 16 elements", range(1, 17))
+SIZES = tuple_of(integer(1, 4096), "at most 100 elements", range(101))
 STAGES = tuple_of(integer(1, 500), "1 to 8 elements", range(1, 9))  # a stage of ResNet-1001 has 111 blocks
 MEAN = tuple_of(SCALE, "0 or 3 elements", (0, 3))
 STD = tuple_of(above_0(LARGE), "0 or 3 elements", (0, 3))
@@ -182,6 +183,7 @@ KEYS = {
     "schedule.decay_percent": Key((), increasing(number(0, 100)), "see decay_steps", "% of all steps"),
     "schedule.decay_factor": Key(0.1, number(0, 1), "schedule step: multiplies the rate at each of these"),
     "train.epochs": Key(20, integer(1, EPOCHS), "passes over the training images"),
+    "train.image_sizes": Key((), SIZES, "of the model input in training, an equal share of the epochs each", "pixels"),
     "train.batch_size": Key(512, IMAGES, "over all devices, whose number must divide it", "images"),
     "train.seed": Key(0, SEED, "of initial weights, order and augmentation"),
     "train.seeds": Key(1, integer(1, 1000), "with train.seed, train.seed + 1, ...; reports their mean", "runs"),

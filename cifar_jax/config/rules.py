@@ -68,6 +68,10 @@ RULES = (
 # Only training must fulfill these: a recipe may leave the weights to the user, and needs none to be inspected.
 TRAINING_RULES = (
     (
+        "--config.train.image_sizes={0.train.image_sizes}: more sizes than train.epochs={0.train.epochs}",
+        lambda c: len(c.train.image_sizes) <= c.train.epochs,
+    ),
+    (
         "--config.schedule.warmup_epochs={0.schedule.warmup_epochs}: longer than train.epochs={0.train.epochs}",
         lambda c: c.schedule.warmup_epochs <= c.train.epochs,
     ),
@@ -116,7 +120,10 @@ EFFECTS = (
         "optimizer.name=lbfgs fits the head in one optimization without it",
     ),
     (
-        ("schedule.head_epochs", "optimizer.layer_decay", "model.remat", "model.freeze_statistics", "evaluation.tta"),
+        (
+            *("schedule.head_epochs", "optimizer.layer_decay", "model.remat", "model.freeze_statistics"),
+            *("evaluation.tta", "train.image_sizes"),
+        ),
         lambda c: not c.train.cached_features,
         "train.cached_features trains only the head, on features of unchanged images",
     ),

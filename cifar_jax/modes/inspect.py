@@ -65,7 +65,8 @@ def _memory(experiment: Experiment) -> Table:
         inputs_N = np.broadcast_to(np.float32(0), (len(train), features))
     split = sharded_like(DeviceSplit(inputs_N, train.labels_N), mesh)
     order_EB = replicated_like(jax.eval_shape(compile_epoch_order(experiment), state.step), mesh)
-    compiled = compile_steps(experiment).lower(state, split, order_EB, steps=1).compile()
+    largest = max(experiment.config.train.image_sizes or (experiment.preprocessing.image_size,))
+    compiled = compile_steps(experiment).lower(state, split, order_EB, steps=1, image_size=largest).compile()
     sizes = {
         "parameters": tree_bytes(state.params),
         "optimizer state": tree_bytes(state.opt_state),

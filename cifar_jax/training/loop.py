@@ -211,11 +211,12 @@ class Trainer:
 
     def _program(self, state: TrainState, order_EB: jax.Array, *, steps: int) -> Callable:
         """The training step compiled for `steps` batches per call; DataError if it does not fit into memory."""
-        if steps not in self._programs:
+        image_size = self.experiment.training_size(int(state.step) // self.steps_per_epoch)
+        if (steps, image_size) not in self._programs:
             self._call("on_compile")
             started = time.perf_counter()
-            lowered = self._run_steps.lower(state, self.data, order_EB, steps=steps)
-            self._programs[steps] = devices.compile_to_fit(
+            lowered = self._run_steps.lower(state, self.data, order_EB, steps=steps, image_size=image_size)
+            self._programs[steps, image_size] = devices.compile_to_fit(
                 lowered,
                 self.experiment.mesh,
                 key="train.batch_size",
@@ -224,9 +225,11 @@ class Trainer:
             )
             self.compile_seconds += time.perf_counter() - started
             memory.tidy()
-            processes.wait_for_all(f"program of {steps} steps")  # a collective waits only 30 s for a slow compilation
+            processes.wait_for_all(
+                f"program of {steps} steps at {image_size} pixels"
+            )  # a collective waits only 30 s for a slow compilation
             self._restart_clock()
-        return self._programs[steps]
+        return self._programs[steps, image_size]
 
     def _restart_clock(self, step: int | None = None) -> None:
         """Excludes the time since the last `_log` from the speed."""

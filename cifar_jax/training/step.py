@@ -1,5 +1,6 @@
 """The compiled training step: batch, augmentation, forward, loss, gradient and update in one call."""
 
+import dataclasses
 import functools
 
 import jax
@@ -18,7 +19,7 @@ from cifar_jax.training.state import Metrics, TrainState, make_optimizer
 
 
 def train_on_batch(
-    state: TrainState, images_BHWC, labels_B, indices_B, *, experiment: Experiment, optimizer
+    state: TrainState, images_BHWC, labels_B, indices_B, *, experiment: Experiment, optimizer, image_size: int
 ) -> TrainState:
     """One update, as one device sees it (inside `split_over_devices`).
 
@@ -27,6 +28,7 @@ def train_on_batch(
         images_BHWC: this device's part of the batch, uint8; with `train.cached_features` float32 features (B, C).
         labels_B: likewise, int32.
         indices_B: row numbers of the whole batch, int32.
+        image_size: of the model's input, in pixels.
     """
     config, model, steps_per_epoch = experiment.config, experiment.model, experiment.steps_per_epoch
     targets_BK = losses.smoothed_targets(labels_B, model.num_classes, config.train.label_smoothing)
@@ -35,8 +37,9 @@ def train_on_batch(
         forward = functools.partial(forward, method="classify")
     else:
         epoch = state.step // steps_per_epoch
+        prepare = dataclasses.replace(experiment.preprocessing, image_size=image_size)
         images_BHWC, targets_BK = augment.augment_batch(
-            images_BHWC, targets_BK, indices_B, config, experiment.preprocessing, step=state.step, epoch=epoch
+            images_BHWC, targets_BK, indices_B, config, prepare, step=state.step, epoch=epoch
         )
     rngs = {"dropout": _dropout_key(config.train.seed, state.step)}
 
@@ -84,30 +87,37 @@ def _add(state: TrainState, *, loss, correct, count: int, first) -> Metrics:
 
 
 def compile_steps(experiment: Experiment):
-    """`run(state, split, order_EB, steps=n) -> (state, metrics)`: the next n batches of the epoch in one dispatch.
+    """`run(state, split, order_EB, steps=n, image_size=s) -> (state, metrics)`: the next n batches in one dispatch.
+
+    All of them are of one epoch, and `image_size` is the `training_size` of that epoch.
 
     The state is donated: its buffers are reused and the argument becomes invalid; `metrics` is a copy.
     """
     optimizer = make_optimizer(experiment)
 
-    def body(state, split, order_EB):
+    def body(state, split, order_EB, image_size):
         indices_B = order_EB[state.step % len(order_EB)]
         images_BHWC, labels_B = gather(split, indices_B)
-        return train_on_batch(state, images_BHWC, labels_B, indices_B, experiment=experiment, optimizer=optimizer)
+        settings = {"experiment": experiment, "optimizer": optimizer, "image_size": image_size}
+        return train_on_batch(state, images_BHWC, labels_B, indices_B, **settings)
 
-    def on_device(state, split, order_EB, *, steps):
+    def on_device(state, split, order_EB, *, steps, image_size):
+        def step(state, _):
+            return body(state, split, order_EB, image_size), None
+
         if steps == 1:
-            state = body(state, split, order_EB)
+            state, _ = step(state, None)
         else:
-            state, _ = lax.scan(lambda state, _: (body(state, split, order_EB), None), state, length=steps)
+            state, _ = lax.scan(step, state, length=steps)
         return state, state.metrics
 
-    def run(state, split, order_EB, *, steps):
-        function, specs = functools.partial(on_device, steps=steps), (REPLICATED, SHARDED, REPLICATED)
+    def run(state, split, order_EB, *, steps, image_size=experiment.preprocessing.image_size):
+        function = functools.partial(on_device, steps=steps, image_size=image_size)
+        specs = (REPLICATED, SHARDED, REPLICATED)
         on_mesh = split_over_devices(function, experiment.mesh, in_specs=specs, out_specs=REPLICATED)
         return on_mesh(state, split, order_EB)
 
-    return jax.jit(run, donate_argnums=0, static_argnames="steps")
+    return jax.jit(run, donate_argnums=0, static_argnames=("steps", "image_size"))
 
 
 def compile_epoch_order(experiment: Experiment):

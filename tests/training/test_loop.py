@@ -281,3 +281,31 @@ def test_hooks_are_called_for_every_step_log_and_epoch_in_order(tmp_path):
     total = {"first_step": 0, "total_steps": STEPS_PER_EPOCH, "steps_per_epoch": STEPS_PER_EPOCH}
     last = [("log", STEPS_PER_EPOCH), ("epoch", STEPS_PER_EPOCH, 1), "close"]
     assert events == [("start", total), "compile", *steps, *last]
+
+
+def test_training_at_smaller_sizes_equals_a_model_of_that_size_and_evaluates_at_its_own(tmp_path):
+    """Without whitening, which depends on the size of the images."""
+    settings = {"model__whitening": False, "data__limit": 120, "train__epochs": 1, "checkpoint__every_steps": 0}
+    train(small(**settings, train__image_sizes=(16,)), tmp_path / "sizes")
+    train(small(**settings, model__image_size=16), tmp_path / "small")
+    in_sizes, small_model = latest(tmp_path / "sizes").state.params, latest(tmp_path / "small").state.params
+    jax.tree.map(np.testing.assert_array_equal, in_sizes, small_model)
+    logits = [
+        restore_run(tmp_path / name, checkpoint="latest")[0].preprocessing.image_size for name in ("sizes", "small")
+    ]
+    assert logits == [32, 16]
+
+
+def test_each_size_has_an_equal_share_of_the_epochs_and_resumes_exactly(tmp_path, monkeypatch):
+    def losses(name, *sizes):
+        train(small(data__limit=120, train__epochs=4, train__image_sizes=sizes), tmp_path / name)
+        return read_json(RunFolder(tmp_path / name).history_json)["loss"]
+
+    rising, constant = losses("rising", 16, 24), losses("constant", 16)
+    assert rising[:2] == constant[:2]
+    assert rising[2] != constant[2]
+    with monkeypatch.context() as patch:
+        stop_after(patch, steps=5)  # in the third epoch, two batches each
+        with pytest.raises(Interrupted):
+            losses("stopped", 16, 24)
+    assert losses("stopped", 16, 24) == rising
