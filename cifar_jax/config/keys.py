@@ -154,6 +154,7 @@ KEYS = {
     "model.stem_width": Key(0, integer(0, 16384), "of the stem; 0 = model.width", "channels"),
     "model.block": Key("bottleneck", one_of("bottleneck", "basic"), "type of the residual blocks"),
     "model.stem": Key("", one_of("", "imagenet", "deep", "small"), "small: 3x3, stride 1; '' = that of the variant"),
+    "model.pooled_stages": Key("last", one_of("last", "all"), "whose means over the image are the features"),
     "model.remat": Key(False, SWITCH, "recompute activations for the gradient: less memory, a third more time"),
     "model.pretrained": Key("", TEXT, "file, or name such as torchvision/resnet50_v1; '' = random", free=True),
     # Input is (x - mean) / std. Set another scale than that of the weights only to measure what the mistake costs.

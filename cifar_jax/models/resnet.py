@@ -66,6 +66,7 @@ class ResNet(Classifier):
         conv_bias: names of the convolutions that have a bias.
         pool_padding: pixels before and after each side of the image, for the stem's max-pool.
         pool_pads_zero: the stem's max-pool pads with 0 instead of -inf; the same result after a ReLU.
+        pooled_stages: 'last' or 'all': the stages whose means over the image are the features.
         remat: recompute the inside of each block for its gradient instead of keeping it in memory.
     """
 
@@ -85,9 +86,12 @@ class ResNet(Classifier):
     conv_bias: tuple[str, ...] = ()
     pool_padding: tuple[int, int] = (1, 1)
     pool_pads_zero: bool = False
+    pooled_stages: str = "last"
     remat: bool = False
     takes_pretrained_weights: ClassVar[bool] = True
-    config_keys: ClassVar[tuple[str, ...]] = ("variant", "stage_sizes", "width", "stem_width", "block", "stem", "remat")
+    config_keys: ClassVar[tuple[str, ...]] = (
+        *("variant", "stage_sizes", "width", "stem_width", "block", "stem", "pooled_stages", "remat"),
+    )
 
     @classmethod
     def from_config(cls, config, *, num_classes: int, dtype: jnp.dtype, steps_per_epoch: int) -> "ResNet":
@@ -100,6 +104,7 @@ class ResNet(Classifier):
             stem_width=config.stem_width,
             block=config.block,
             norm_momentum=max(1 - 10 / steps_per_epoch, 0.9),  # Grill et al., Bootstrap Your Own Latent, 2020, D.3
+            pooled_stages=config.pooled_stages,
             remat=config.remat,
             dropout=config.dropout,
             dtype=dtype,
@@ -108,7 +113,8 @@ class ResNet(Classifier):
     @property
     def architecture(self) -> dict | None:
         names = ("variant", "stage_sizes", "width", "stem_width", "block")
-        return {name: getattr(self, name) for name in names} if self.variant else None
+        is_published = self.variant and self.pooled_stages == "last"
+        return {name: getattr(self, name) for name in names} if is_published else None
 
     @nn.nowrap
     def initial_variables(self, *, seed: int, images_NHWC: np.ndarray, prepare) -> dict:
@@ -116,8 +122,13 @@ class ResNet(Classifier):
         return fill(abstract_variables(self, prepare.image_size), seed=seed)
 
     def features(self, images_NHWC: jax.Array, *, train: bool) -> jax.Array:
-        """The mean of the last stage over height and width, float32 (N, C)."""
-        return self.stages(images_NHWC, train=train)["features"]
+        """The means over height and width of the last stage, or of all stages in order, float32 (N, C)."""
+        outputs = self.stages(images_NHWC, train=train)
+        if self.pooled_stages == "last":
+            return outputs["features"]
+        earlier = [outputs[f"stage{stage}"] for stage in range(1, len(self.stage_sizes))]
+        means = [stage_NHWC.mean(axis=(1, 2), dtype=jnp.float32) for stage_NHWC in earlier]
+        return jnp.concatenate([*means, outputs["features"]], axis=1)
 
     @nn.compact
     def stages(self, images_NHWC: jax.Array, *, train: bool) -> dict[str, jax.Array]:

@@ -46,6 +46,17 @@ def size(tree):
     return sum(leaf.size for leaf in jax.tree.leaves(tree))
 
 
+@pytest.mark.parametrize("variant", ["v1.5", "v2"])
+def test_the_features_are_the_means_of_the_last_stage_or_of_all_stages_in_order(variant):
+    model = ResNet(**SHALLOW, **VARIANTS[variant], pooled_stages="all")
+    variables = variables_of(model)
+    features = jax.jit(lambda v, x: model.apply(v, x, train=False, method="features"))
+    outputs = jax.jit(lambda v, x: model.apply(v, x, train=False, method="stages"))(variables, IMAGES_NHWC)
+    first_NC = np.asarray(outputs["stage1"], np.float64).mean((1, 2))
+    expected_NC = np.concatenate([first_NC, outputs["features"]], axis=1)
+    np.testing.assert_allclose(features(variables, IMAGES_NHWC), expected_NC, rtol=1e-5, atol=1e-6)
+
+
 @functools.partial(jax.jit, static_argnames="model")
 def evaluate(model, variables, images_NHWC):
     """Logits and stages."""
