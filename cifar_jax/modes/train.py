@@ -1,12 +1,14 @@
 """`--mode train`: one run, or one run per seed."""
 
 import contextlib
+import dataclasses
 import logging
 import os
 from collections.abc import Sequence
 from pathlib import Path
 
 import jax
+import numpy as np
 from ml_collections import ConfigDict
 
 from cifar_jax import experiment as experiments
@@ -64,12 +66,14 @@ def train_seeds(config: ConfigDict, workdir: str | Path, *, command: str = "", h
         The content of WORKDIR/results.json: for each split the accuracies, their mean and Student's 95 % interval.
     """
     first, number = config.train.seed, config.train.seeds
-    runs = []
+    runs, features = [], {}
     for seed in range(first, first + number):
         with config.unlocked():
             run_config = config.copy_and_resolve_references()
         run_config.train.update(seed=seed, seeds=1)
-        runs.append(train_run(run_config, Path(workdir) / f"seed_{seed}", command=command, hooks=hooks))
+        runs.append(
+            train_run(run_config, Path(workdir) / f"seed_{seed}", command=command, hooks=hooks, features=features)
+        )
     results = {"seeds": list(range(first, first + number)), "data": runs[0]["data"]}
     for split in ("validation", "test"):
         accuracies = [comparable_accuracy(run[split]) for run in runs]
@@ -93,11 +97,13 @@ def train_run(
     command: str = "",
     allow_fallback: bool = True,
     hooks: Sequence[Hook] = (),
+    features: dict[str, np.ndarray] | None = None,
 ) -> dict:
     """One run, after the devices have been started; arguments and errors as for `train`.
 
     Args:
         allow_fallback: train on drawn shapes if the data cannot be downloaded (never with several processes).
+        features: those of the frozen backbone, shared by runs that differ in the seed only; filled by the first.
     """
     validate(config, for_training=True)
     folder = RunFolder(Path(workdir))
@@ -108,6 +114,7 @@ def train_run(
     if config.train.init_from:
         warm_start.require_run(config.train.init_from)
     experiment = experiments.build(config, allow_fallback=allow_fallback and jax.process_count() == 1)
+    experiment = dataclasses.replace(experiment, features={} if features is None else features)
     experiments.require_trainable(experiment)
     if config.train.init_from:
         experiment = warm_start.warm_started(experiment)

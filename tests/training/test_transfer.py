@@ -5,7 +5,7 @@ import json
 import jax
 import numpy as np
 import pytest
-from safetensors.numpy import save_file
+from safetensors.numpy import load_file, save_file
 
 from cifar_jax import experiment as experiments
 from cifar_jax import pretrained
@@ -16,6 +16,7 @@ from cifar_jax.modes.evaluate import evaluate
 from cifar_jax.modes.export import export
 from cifar_jax.modes.predict import Predictor
 from cifar_jax.modes.train import train_run as train
+from cifar_jax.modes.train import train_seeds
 from cifar_jax.pretrained import convert
 from cifar_jax.pretrained.families import TORCHVISION
 from cifar_jax.runs.json_files import read_json
@@ -138,7 +139,29 @@ def test_training_the_head_on_cached_features_equals_training_it_behind_the_back
         config = small("resnet50_frozen", model__pretrained=str(backbone), train__cached_features=cached, **steps)
         train(config, tmp_path / name)
     cached, online = (weights_of(tmp_path / name)["params"]["head"] for name in ("cached", "online"))
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5), cached, online)
+    scale = np.abs(online["kernel"]).max()  # rounding adds up over the steps
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=1e-3 * scale), cached, online)
+
+
+def test_seeds_share_the_features_of_a_frozen_backbone_and_not_the_head(backbone, tmp_path):
+    steps = {"optimizer__name": "sgd", "optimizer__learning_rate": 0.5}
+    config = small("resnet50_frozen", model__pretrained=str(backbone), train__seeds=2, **steps)
+    train_seeds(config, tmp_path / "both")
+    for seed in (0, 1):
+        alone = small("resnet50_frozen", model__pretrained=str(backbone), train__seed=seed, **steps)
+        train(alone, tmp_path / f"alone_{seed}")
+        heads = [weights_of(tmp_path / name)["params"]["head"] for name in (f"both/seed_{seed}", f"alone_{seed}")]
+        jax.tree.map(np.testing.assert_array_equal, *heads)
+
+
+def test_a_probe_on_the_means_of_all_stages_has_their_channels_and_keeps_its_own_names_in_exports(backbone, tmp_path):
+    train(small("resnet50_frozen", model__pretrained=str(backbone), model__pooled_stages="all"), tmp_path / "run")
+    assert weights_of(tmp_path / "run")["params"]["head"]["kernel"].shape[0] == 32 + 64 + 128 + 256
+    path = tmp_path / "all.safetensors"
+    export(tmp_path / "run", output=str(path), format="safetensors", checkpoint="latest")
+    assert "params/head/kernel" in load_file(
+        path
+    )  # the names of this project: other libraries pool the last stage only
 
 
 def test_prediction_needs_neither_the_data_nor_the_weight_file(backbone, tmp_path):
