@@ -17,22 +17,16 @@ _PLACE = "its header"
 
 
 def read(metadata: dict[str, str]) -> Stated | None:
-    """None if the header states no layout.
+    """None if the header states neither a layout nor preprocessing.
 
     Raises:
         DataError: another layout, or a value that cannot be read.
     """
     architecture, images = (_object(metadata.get(name, "")) for name in ("architecture", "preprocessing"))
-    if "layout" not in architecture:
+    if "layout" not in architecture and "scale" not in images:
         return None
     try:
-        _require_supported(architecture)
-        stated = {"variant": _LAYOUT}
-        stated |= {name: int(architecture[name]) for name in ("width", "stem_width") if name in architecture}
-        if "stage_sizes" in architecture:
-            stated["stage_sizes"] = tuple(map(int, architecture["stage_sizes"]))
-        if stated.get("stem_width") == stated.get("width"):
-            stated["stem_width"] = 0
+        stated = _architecture(architecture) if "layout" in architecture else {}
         if not images:
             return Stated(stated, None, "RGB", _PLACE)
         maximum, order = _MAXIMUM[images["scale"]], _order(images["order"])
@@ -52,6 +46,15 @@ def _object(text: str) -> dict:
     except (ValueError, RecursionError):
         return {}
     return content if isinstance(content, dict) else {}
+
+
+def _architecture(architecture: dict) -> dict:
+    _require_supported(architecture)
+    stated = {"variant": _LAYOUT}
+    stated |= {name: int(architecture[name]) for name in ("width", "stem_width") if name in architecture}
+    if "stage_sizes" in architecture:
+        stated["stage_sizes"] = tuple(map(int, architecture["stage_sizes"]))
+    return stated
 
 
 def _require_supported(architecture: dict) -> None:

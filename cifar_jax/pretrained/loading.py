@@ -25,7 +25,7 @@ from cifar_jax.pretrained.families import KERAS_V1, TORCHVISION
 
 _MAX_LISTED = 8
 NAMINGS = {"torchvision": TORCHVISION, "keras": KERAS_V1}  # what `write` can write
-CACHE_FORMAT = 4  # raise it when conversion changes: cached weights are then converted again
+CACHE_FORMAT = 5  # raise it when conversion changes: cached weights are then converted again
 
 
 def load(name_or_path: str | Path) -> Backbone:
@@ -78,7 +78,7 @@ def read(path: Path, *, sha256: str) -> Backbone:
         stated = None if METADATA_KEY in metadata else header.read(metadata)
     except DataError as error:
         raise DataError(f"{path}: {error}") from error
-    variant = stated.architecture["variant"] if stated else ""
+    variant = stated.architecture.get("variant", "") if stated else ""
     family, architecture, params, batch_stats = convert.convert(tensors, where=str(path), variant=variant)
     weights = {"params": params, "batch_stats": batch_stats, "left_aside": _left_aside(tensors, aside)}
     preprocessing = family.preprocessing
@@ -144,7 +144,8 @@ def _as_configured(backbone: Backbone, path: Path) -> Backbone:
 
 
 def _as_stated(backbone: Backbone, stated: hub_config.Stated, path: Path, origin: str, **fields) -> Backbone:
-    differing = [f"{key} {value}" for key, value in stated.architecture.items() if backbone.architecture[key] != value]
+    found = backbone.architecture | {"stem_width": backbone.stem_width or backbone.width}
+    differing = [f"{key} {value}" for key, value in stated.architecture.items() if found[key] != value]
     if differing:
         raise DataError(
             f"{path}: {backbone.name}, but {stated.place} states {', '.join(differing)}; use the weights that this "

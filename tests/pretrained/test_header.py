@@ -65,6 +65,20 @@ def test_without_preprocessing_that_of_the_release_is_assumed(loaded):
     assert "assumed, as usual for Caffe's tensor names" in read.summary(used=read.preprocessing)
 
 
+def test_the_width_of_the_stem_is_checked_without_that_of_the_stages(loaded):
+    architecture = {"layout": "caffe", "stem_width": 8}
+    assert loaded(architecture).variant == "caffe"
+    with pytest.raises(DataError, match="but its header states stem_width 16"):
+        loaded(architecture | {"stem_width": 16})
+
+
+def test_preprocessing_is_taken_from_a_header_without_a_layout(loaded):
+    read = loaded("")
+    np.testing.assert_allclose(read.preprocessing.mean, np.array([123, 117, 104]) / 255)
+    assert (read.variant, read.states_preprocessing) == ("v1.5", True)
+    assert "stated in the file" in read.summary(used=read.preprocessing)
+
+
 @pytest.mark.parametrize("text", ["", "resnet50", "{", "[1]", "3", "null", '{"name": "resnet50"}', "[" * 100_000])
 def test_texts_of_other_programs_are_ignored(text, loaded):
     assert loaded(text, text).variant == "v1.5"
