@@ -1,0 +1,94 @@
+"""The table of accuracies in docs/results.md: collects finished runs into a JSON file and prints its table.
+
+    python benchmarks/accuracy.py --add RUN_FOLDER [--model "ResNet-50, frozen"] [--weights "..."] [--data "..."]
+    python benchmarks/accuracy.py
+
+RUN_FOLDER holds one run or, with `train.seeds`, one run per seed. A folder whose name is already in the file replaces
+that entry. Figures are copied from results.json and history.json; nothing is computed but mean and interval.
+"""
+
+import argparse
+import json
+import re
+from pathlib import Path
+
+from cifar_jax.metrics.classification import mean_interval
+from cifar_jax.run import load_run
+from cifar_jax.runs.run_folder import RunFolder
+
+PATH = Path(__file__).resolve().parent / "results" / "accuracy.json"
+HEADER = "| model | weights | pixels | seeds | test accuracy | minutes | command |\n" + "| --- " * 7 + "|"
+
+
+def entry(folder: Path, *, model: str, weights: str, data: str) -> dict:
+    """What the table and its readers need of one finished run, or of several that differ in the seed only."""
+    folders = sorted(folder.glob("seed_*")) or [folder]
+    runs = [load_run(run) for run in folders]
+    config, results = runs[0].config, [run.results for run in runs]
+    tests = [result["test"] for result in results]
+    accuracies = [test["accuracy"] for test in tests]
+    if len(runs) > 1:
+        accuracy, *interval = mean_interval(accuracies, bounds=(0, 1))
+    else:
+        accuracy, interval = accuracies[0], tests[0]["accuracy_interval"]
+    validation = [result["validation"].get("before_final_fit", result["validation"]) for result in results]
+    return {
+        "model": model,
+        "weights": weights,
+        "data": data,
+        "pixels": list(config.train.image_sizes) or config.model.image_size or 32,
+        "epochs": config.train.epochs,
+        "n": tests[0]["n"],
+        "seeds": [result["seed"] for result in results],
+        "accuracies": accuracies,
+        "accuracy": accuracy,
+        "interval": list(interval),
+        "validation_accuracies": [split["accuracy"] for split in validation],
+        "without_tta": [test["without_tta"]["accuracy"] for test in tests if test["tta"]],
+        "minutes": [result["seconds"]["run"] / 60 for result in results],
+        "images_per_second": [result["images_per_second"] for result in results],
+        "parameters": results[0]["parameters"],
+        "command": portable(RunFolder(folders[0]).recorded()["command"]),
+        "environment": results[0]["environment"],
+        "history": [run.history for run in runs],
+    }
+
+
+def portable(command: str) -> str:
+    """A recorded command without the paths of the machine on which it ran."""
+    command = re.sub(r" '?--workdir[= ]\S+", "", command)
+    return re.sub(r"=/\S*/", "=", command)
+
+
+def row(values: dict) -> str:
+    low, high = (100 * bound for bound in values["interval"])
+    pixels = values["pixels"]
+    shown = " to ".join(map(str, (pixels[0], pixels[-1]))) if isinstance(pixels, list) else str(pixels)
+    minutes = sum(values["minutes"]) / len(values["minutes"])
+    return (
+        f"| {values['model']} | {values['weights']} | {shown} | {len(values['seeds'])} | "
+        f"{100 * values['accuracy']:.1f} % [{low:.1f}, {high:.1f}] | {minutes:.1f} | `{values['command']}` |"
+    )
+
+
+def table(entries: dict[str, dict]) -> str:
+    return "\n".join([HEADER, *map(row, entries.values())])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--add", type=Path, help="run folder")
+    parser.add_argument("--model", default="")
+    parser.add_argument("--weights", default="random")
+    parser.add_argument("--data", default="CIFAR-10 (JPEG q75)")
+    arguments = parser.parse_args()
+    entries = json.loads(PATH.read_text()) if PATH.exists() else {}
+    if arguments.add:
+        settings = {"model": arguments.model, "weights": arguments.weights, "data": arguments.data}
+        entries[arguments.add.name] = entry(arguments.add, **settings)
+        PATH.write_text(json.dumps(entries, indent=1) + "\n")
+    print(table(entries))
+
+
+if __name__ == "__main__":
+    main()
