@@ -66,10 +66,10 @@ class Trainer:
         processes.resume = self._how_to_resume
         require_room(self.experiment)
         state = self._restored_or_initial()
+        started = time.perf_counter()  # the first epoch counts the features of a frozen backbone
         self._prepare(state)
         with self._running_hooks(int(state.step)), StopSignal() as self.stop, self.checkpoints:
             while int(state.step) < self.experiment.total_steps:
-                started = time.perf_counter()
                 if self.config.optimizer.name == "lbfgs":
                     state, row = self._fit_probe(state)
                 else:
@@ -78,6 +78,7 @@ class Trainer:
                 self._record(state, row | {"seconds": time.perf_counter() - started})
                 if number := self.stop.number(agree=True):
                     self._stop(state, number)
+                started = time.perf_counter()
             self._describe_start()
         del self.data, self.validation  # the final evaluation places every split again
         memory.tidy()

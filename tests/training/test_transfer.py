@@ -1,6 +1,7 @@
 """Transfer learning from files of pretrained weights, with a small backbone that was trained on shapes."""
 
 import json
+import time
 
 import jax
 import numpy as np
@@ -12,6 +13,7 @@ from cifar_jax import pretrained
 from cifar_jax.config import load_config
 from cifar_jax.data import decode, load
 from cifar_jax.errors import DataError, UsageError
+from cifar_jax.evaluation import features
 from cifar_jax.modes.evaluate import evaluate
 from cifar_jax.modes.export import export
 from cifar_jax.modes.predict import Predictor
@@ -152,6 +154,19 @@ def test_seeds_share_the_features_of_a_frozen_backbone_and_not_the_head(backbone
         train(alone, tmp_path / f"alone_{seed}")
         heads = [weights_of(tmp_path / name)["params"]["head"] for name in (f"both/seed_{seed}", f"alone_{seed}")]
         jax.tree.map(np.testing.assert_array_equal, *heads)
+
+
+def test_the_seconds_of_a_probe_include_those_of_its_features(backbone, tmp_path, monkeypatch):
+    predict_split = features.predict_split
+
+    def slowly(*arguments, **settings):
+        time.sleep(1)
+        return predict_split(*arguments, **settings)
+
+    monkeypatch.setattr(features, "predict_split", slowly)
+    results = train(small("resnet50_frozen", model__pretrained=str(backbone)), tmp_path / "run")
+    seconds_of_the_fit = read_json(RunFolder(tmp_path / "run").probe_json)["seconds"]
+    assert results["seconds"]["run"] >= 2 + seconds_of_the_fit  # of training and of validation images
 
 
 def test_a_probe_on_the_means_of_all_stages_has_their_channels_and_keeps_its_own_names_in_exports(backbone, tmp_path):
