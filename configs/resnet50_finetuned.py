@@ -12,6 +12,7 @@ ImageNet weights.
 224 pixels, with less memory:     --config.model.image_size=224 --config.model.remat=True
 Lower rates far from the head:    --config.optimizer.layer_decay=0.7
 Only the head in the first epoch: --config.schedule.head_epochs=1
+Small images first, as on a CPU:  --config.model.image_size=96 '--config.train.image_sizes=(48,64,96)'
 """
 
 from ml_collections import ConfigDict

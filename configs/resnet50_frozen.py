@@ -9,6 +9,7 @@ images (Grill et al., Bootstrap Your Own Latent, 2020, appendix D.2).
 Expected: 91.5 % is published for these weights, 93.6 % for another ResNet-50 (Grill et al.). Not measured
 here with ImageNet weights.
 
+Features of all stages:        --config.model.pooled_stages=all (better below 224 pixels: docs/results.md)
 32 pixels, as in the notebook: --config.model.image_size=32
 A head trained by AdamW:       --config.optimizer.name=adamw --config.optimizer.learning_rate=1e-3
                                --config.train.epochs=20
