@@ -1,10 +1,11 @@
-"""The table of accuracies in docs/results.md: collects finished runs into a JSON file and prints its table.
+"""The table of accuracies in docs/results.md: collects finished runs into a JSON file, prints table and commands.
 
     python benchmarks/accuracy.py --add RUN_FOLDER [--model "ResNet-50, frozen"] [--weights "..."] [--data "..."]
     python benchmarks/accuracy.py
 
-RUN_FOLDER holds one run or, with `train.seeds`, one run per seed. A folder whose name is already in the file replaces
-that entry. Figures are copied from results.json and history.json; nothing is computed but mean and interval.
+RUN_FOLDER holds one run or, with `train.seeds`, one run per seed; unfinished ones are left out. A folder whose name is
+already in the file replaces that entry. Figures are copied from results.json and history.json; nothing is computed but
+mean and interval.
 """
 
 import argparse
@@ -17,12 +18,14 @@ from cifar_jax.run import load_run
 from cifar_jax.runs.run_folder import RunFolder
 
 PATH = Path(__file__).resolve().parent / "results" / "accuracy.json"
-HEADER = "| model | weights | pixels | seeds | test accuracy | minutes | command |\n" + "| --- " * 7 + "|"
+HEADER = """\
+| # | model | weights | pixels | seeds | n | test accuracy [95 %] | minutes |
+| ---: | --- | --- | --- | ---: | ---: | ---: | ---: |"""
 
 
-def entry(folder: Path, *, model: str, weights: str, data: str) -> dict:
+def entry(folder: Path, *, model: str, weights: str, data: str, minutes_of: str) -> dict:
     """What the table and its readers need of one finished run, or of several that differ in the seed only."""
-    folders = sorted(folder.glob("seed_*")) or [folder]
+    folders = [path.parent for path in sorted(folder.glob("seed_*/results.json"))] or [folder]
     runs = [load_run(run) for run in folders]
     config, results = runs[0].config, [run.results for run in runs]
     tests = [result["test"] for result in results]
@@ -46,33 +49,38 @@ def entry(folder: Path, *, model: str, weights: str, data: str) -> dict:
         "validation_accuracies": [split["accuracy"] for split in validation],
         "without_tta": [test["without_tta"]["accuracy"] for test in tests if test["tta"]],
         "minutes": [result["seconds"]["run"] / 60 for result in results],
+        "minutes_of": minutes_of,
         "images_per_second": [result["images_per_second"] for result in results],
         "parameters": results[0]["parameters"],
         "command": portable(RunFolder(folders[0]).recorded()["command"]),
         "environment": results[0]["environment"],
-        "history": [run.history for run in runs],
+        "history": [{name: run.history[name] for name in ("val_accuracy", "seconds")} for run in runs],
     }
 
 
 def portable(command: str) -> str:
-    """A recorded command without the paths of the machine on which it ran."""
-    command = re.sub(r" '?--workdir[= ]\S+", "", command)
+    """A recorded command without the paths of the machine on which it ran, and without the number of seeds."""
+    command = re.sub(r" '?--(workdir[= ]|config.train.seeds=)\S+", "", command)
     return re.sub(r"=/\S*/", "=", command)
 
 
-def row(values: dict) -> str:
+def row(number: int, values: dict) -> str:
     low, high = (100 * bound for bound in values["interval"])
     pixels = values["pixels"]
-    shown = " to ".join(map(str, (pixels[0], pixels[-1]))) if isinstance(pixels, list) else str(pixels)
+    shown = ", ".join(map(str, pixels)) if isinstance(pixels, list) else str(pixels)
     minutes = sum(values["minutes"]) / len(values["minutes"])
-    return (
-        f"| {values['model']} | {values['weights']} | {shown} | {len(values['seeds'])} | "
-        f"{100 * values['accuracy']:.1f} % [{low:.1f}, {high:.1f}] | {minutes:.1f} | `{values['command']}` |"
+    cells = (
+        *(str(number), values["model"], values["weights"], shown, str(len(values["seeds"])), f"{values['n']:,}"),
+        *(f"{100 * values['accuracy']:.1f} % [{low:.1f}, {high:.1f}]", f"{minutes:.0f}"),
     )
+    return f"| {' | '.join(cells)} |"
 
 
-def table(entries: dict[str, dict]) -> str:
-    return "\n".join([HEADER, *map(row, entries.values())])
+def page(entries: dict[str, dict]) -> str:
+    """The table, and the command of each row."""
+    rows = [row(number, values) for number, values in enumerate(entries.values(), start=1)]
+    commands = [f"# {number}\n{values['command']}" for number, values in enumerate(entries.values(), start=1)]
+    return "\n".join([HEADER, *rows, "", "```", *commands, "```"])
 
 
 def main() -> None:
@@ -81,13 +89,17 @@ def main() -> None:
     parser.add_argument("--model", default="")
     parser.add_argument("--weights", default="random")
     parser.add_argument("--data", default="CIFAR-10 (JPEG q75)")
+    parser.add_argument(
+        "--minutes-of", default="training and validation", help="what the minutes measure, and the load"
+    )
     arguments = parser.parse_args()
     entries = json.loads(PATH.read_text()) if PATH.exists() else {}
     if arguments.add:
         settings = {"model": arguments.model, "weights": arguments.weights, "data": arguments.data}
+        settings["minutes_of"] = arguments.minutes_of
         entries[arguments.add.name] = entry(arguments.add, **settings)
         PATH.write_text(json.dumps(entries, indent=1) + "\n")
-    print(table(entries))
+    print(page(entries))
 
 
 if __name__ == "__main__":

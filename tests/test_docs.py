@@ -42,6 +42,13 @@ def accuracy(metrics: dict) -> str:
     return f"{percent(metrics['accuracy'])} {interval(metrics['accuracy_interval'])}"
 
 
+def test_table_of_accuracies(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    import accuracy
+
+    assert accuracy.page(load_results("accuracy")) in (ROOT / "docs" / "results.md").read_text()
+
+
 @pytest.mark.parametrize(("machine", "name"), [("EPYC", "cnn_scratch"), ("Xeon", "xeon/cnn_scratch")])
 def test_accuracy_of_the_cnn(machine, name):
     results = load_results(name)
@@ -111,15 +118,18 @@ def test_speed_of_prediction_and_start_up():
         assert re.search(rf"\| {row}[^|]*\| {warm:.1f} s warm, {cold:.1f} s cold \|", page)
 
 
-def test_transfer_with_a_small_backbone():
-    page, runs = text_of("docs/results.md"), load_results("transfer_small_backbone")["runs"]
-    pretrained = runs.pop("pretrained")
-    assert f"it reached {accuracy(pretrained)} on {pretrained['n']:,} test images" in page
-    for run in runs.values():
-        assert f"| {run['epochs']} | 1 | {run['n']:,} | {accuracy(run)} |" in page
+def test_comparisons_of_transfer_runs():
+    page, runs = text_of("docs/results.md"), load_results("accuracy")
+    validation = {name: 100 * run["validation_accuracies"][0] for name, run in runs.items()}
+    test = {name: 100 * run["accuracy"] for name, run in runs.items()}
+    assert f"from {validation['probe_32_last']:.1f} to {validation['probe_32_all']:.1f} %" in page
+    assert f"the probe gains {test['probe_128_all'] - test['probe_32_all']:.1f} points" in page
+    assert f"rises from {validation['probe_128_all']:.1f} to {validation['probe_224_all']:.1f} %" in page
+    assert f"gains {test['ft64_3ep'] - test['probe_64_all']:.1f} points over the probe" in page
+    assert f"({runs['ft64_3ep']['parameters'] / 1e6:.1f} million parameters)" in page
 
 
-@pytest.mark.parametrize("name", ["ablation_cnn", "ablation_frozen_small_backbone"])
+@pytest.mark.parametrize("name", ["ablation_cnn", "ablation_frozen", "ablation_resized"])
 def test_ablations(name):
     page, steps = text_of("docs/ablation.md"), load_results(name)["steps"]
     for number, step in enumerate(steps):

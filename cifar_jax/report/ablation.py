@@ -85,8 +85,8 @@ def waterfall(summary: Mapping, *, path: Path) -> None:
         axes = figure.subplots()
         for place, row in enumerate(rows):
             mean = 100 * row["accuracy"]
+            before = 100 * rows[max(0, place - 1)]["accuracy"]
             if place:
-                before = 100 * rows[place - 1]["accuracy"]
                 color = style.GREEN if row["gain"] >= 0 else style.VERMILLION
                 axes.barh(place, mean - before, left=before, color=color, height=0.6)
                 axes.plot([before, before], [place - 1, place + 0.3], color=style.GRAY, linewidth=0.8)
@@ -95,7 +95,7 @@ def waterfall(summary: Mapping, *, path: Path) -> None:
             accuracies = [100 * accuracy for accuracy in row["accuracies"]]
             axes.plot(accuracies, [place] * len(accuracies), ".", color="black")
             gain = f"  ({100 * row['gain']:+.1f})" if place else ""
-            end = (max(high, *accuracies), place)
+            end = (max(high, *accuracies, before), place)
             axes.annotate(f"{mean:.1f}{gain}", end, xytext=(6, 0), textcoords="offset points", va="center")
         names = [row["name"] if place == 0 else f"+ {row['name']}" for place, row in enumerate(rows)]
         axes.set_yticks(range(len(rows)), ["\n".join(textwrap.wrap(style.printable(name), 30)) for name in names])
