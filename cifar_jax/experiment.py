@@ -55,6 +55,17 @@ class Experiment:
     def total_steps(self) -> int:
         return self.steps_per_epoch * self.config.train.epochs
 
+    @property
+    def log_every_steps(self) -> int:
+        return self.config.train.log_every_steps or max(1, self.steps_per_epoch // 10)
+
+    @property
+    def steps_per_dispatch(self) -> int:
+        """The most batches in one compiled call; on CPU one, because XLA:CPU is many times slower inside a loop."""
+        on_cpu = devices.platform_of(self.mesh) == "cpu"
+        configured = self.config.train.steps_per_dispatch or (1 if on_cpu else self.log_every_steps)
+        return min(configured, self.log_every_steps)
+
     def training_size(self, epoch: int) -> int:
         """Side of the model's input in pixels while it trains in `epoch` (from 0): see `train.image_sizes`."""
         sizes = self.config.train.image_sizes or (self.preprocessing.image_size,)
@@ -88,8 +99,10 @@ class Experiment:
         return freezing.frozen_norms(self.config.optimizer.rules, self.abstract_variables)
 
 
-def build(config: ConfigDict, *, allow_fallback: bool) -> Experiment:
+def build(config: ConfigDict, *, allow_fallback: bool, mesh: Mesh | None = None) -> Experiment:
     """Loads the data and the pretrained weights that `config` names and builds the model for them.
+
+    `mesh` has the devices to compile for; None = those of this machine, see `config.mesh`.
 
     Raises:
         UsageError: an unknown model, a path or key that does not fit the data, or images that are not square.
@@ -97,14 +110,16 @@ def build(config: ConfigDict, *, allow_fallback: bool) -> Experiment:
     """
     models.report_unused_keys(config.model)
     if not config.model.pretrained:
-        return assemble(config, load(config.data, allow_fallback=allow_fallback))
+        return assemble(config, load(config.data, allow_fallback=allow_fallback), mesh=mesh)
     backbone = pretrained.load(config.model.pretrained).with_channels(config.model.input_channels)
-    experiment = assemble(config, load(config.data, allow_fallback=allow_fallback), backbone)
+    experiment = assemble(config, load(config.data, allow_fallback=allow_fallback), backbone, mesh=mesh)
     logging.info("weights: %s", backbone.summary(used=experiment.preprocessing))
     return experiment
 
 
-def assemble(config: ConfigDict, dataset: Dataset, backbone: Backbone | None = None) -> Experiment:
+def assemble(
+    config: ConfigDict, dataset: Dataset, backbone: Backbone | None = None, *, mesh: Mesh | None = None
+) -> Experiment:
     """As `build`, from a data set and weights that are already loaded."""
     if dataset.is_fallback:
         config = config.copy_and_resolve_references()
@@ -117,13 +132,15 @@ def assemble(config: ConfigDict, dataset: Dataset, backbone: Backbone | None = N
     if height != width:
         raise UsageError(f"images of {width}x{height} pixels: set --config.data.image_size=N to make them square")
     _require_fitting_sizes(config, stored_size=height)
+    mesh = mesh or devices.make_mesh(config.mesh.devices)
     experiment = Experiment(
         config=config,
-        mesh=devices.make_mesh(config.mesh.devices),
+        mesh=mesh,
         dataset=dataset,
         preprocessing=_preprocessing(config.model, dataset.train, backbone),
         model=models.build(
             config.model,
+            platform=devices.platform_of(mesh),
             num_classes=len(dataset.class_names),
             steps_per_epoch=max(1, len(dataset.train) // config.train.batch_size),
             architecture=backbone.architecture if backbone else None,
@@ -219,12 +236,12 @@ def _require_fitting_schedule(experiment: Experiment) -> None:
         raise UsageError(f"--config.schedule.decay_steps={schedule.decay_steps}: the last is after the end {run}")
 
 
-def without_data(config: ConfigDict) -> Experiment:
+def without_data(config: ConfigDict, *, mesh: Mesh | None = None) -> Experiment:
     """As `build`, with blank images; only a folder is still read, because its size and classes are unknown."""
     models.find(config.model)
     sizes = {"cifar10": (50_000, 10_000, 10), "cifar100": (50_000, 10_000, 100), "shapes": (20_000, 4_000, 10)}
     if config.data.name not in sizes:
-        return build(config, allow_fallback=False)
+        return build(config, allow_fallback=False, mesh=mesh)
     train, test, classes = sizes[config.data.name]
 
     def blank(size):
@@ -233,4 +250,5 @@ def without_data(config: ConfigDict) -> Experiment:
         names = tuple(str(number) for number in range(classes))
         return ImageSet(images, np.arange(size, dtype=np.int32) % classes, names)
 
-    return assemble(config, Dataset(config.data.name, "not read", train=blank(train), test=blank(test)))
+    dataset = Dataset(config.data.name, "not read", train=blank(train), test=blank(test))
+    return assemble(config, dataset, mesh=mesh)

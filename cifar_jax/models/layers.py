@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from cifar_jax.devices import traced_platform
 from cifar_jax.models import xla_cpu
 
 
@@ -56,9 +57,10 @@ def convolve(images_NHWC: jax.Array, kernel_HWIO: jax.Array, *, stride: int, sma
     height, width = (-(-side // stride) for side in images_NHWC.shape[1:3])
     is_small = small_maps_by_taps and height * width <= 16
     padding = (((size - 1) // 2, size // 2),) * 2
-    if xla_cpu.on_cpu() and (size == 1 or (size == 3 and (stride > 1 or is_small))):
+    on_cpu = traced_platform() == "cpu"
+    if on_cpu and (size == 1 or (size == 3 and (stride > 1 or is_small))):
         return xla_cpu.convolve_by_taps(images_NHWC, kernel_HWIO, stride)
-    if xla_cpu.on_cpu() and stride == 1:
+    if on_cpu and stride == 1:
         return xla_cpu.convolve(images_NHWC, kernel_HWIO, padding)
     return lax.conv_general_dilated(
         images_NHWC, kernel_HWIO, (stride, stride), padding, dimension_numbers=("NHWC", "HWIO", "NHWC")
@@ -89,7 +91,7 @@ def overlapping_max_pool(images_NHWC: jax.Array, *, padding: tuple[int, int] = (
     With (0, 1) it is Caffe's pooling without padding: it rounds the output's size up, and cuts the last window off.
     """
     padded_NHWC = jnp.pad(images_NHWC, ((0, 0), padding, padding, (0, 0)), constant_values=pad_with)
-    if xla_cpu.on_cpu():
+    if traced_platform() == "cpu":
         return xla_cpu.max_of_slices(padded_NHWC, size=3, stride=2)
     return nn.max_pool(padded_NHWC, window_shape=(3, 3), strides=(2, 2))
 

@@ -18,32 +18,12 @@ Measured with jax 0.10.2 on two cores, float32 (`benchmarks/`):
 A convolution with at most 64 output channels runs on one core: `devices.py` makes each core a device.
 """
 
-import contextlib
-import contextvars
 import functools
 import itertools
-from collections.abc import Iterator
 
 import jax
 import jax.numpy as jnp
 from jax import lax
-
-_PORTABLE = contextvars.ContextVar("portable", default=False)
-
-
-@contextlib.contextmanager
-def portable_forms() -> Iterator[None]:
-    """Programs traced inside use XLA's own operations even on CPU: for programs that leave this machine."""
-    token = _PORTABLE.set(True)
-    try:
-        yield
-    finally:
-        _PORTABLE.reset(token)
-
-
-def on_cpu() -> bool:
-    """Whether to use the forms that are fast on CPU."""
-    return jax.default_backend() == "cpu" and not _PORTABLE.get()
 
 
 def _convolve(images_NHWC, kernel_HWIO, padding):

@@ -18,11 +18,11 @@ import safetensors.numpy
 from flax.traverse_util import flatten_dict
 
 from cifar_jax import pretrained
+from cifar_jax.devices import tracing_for
 from cifar_jax.errors import DataError, UsageError, one_line
 from cifar_jax.files.atomic import atomic_path
 from cifar_jax.files.cache import expanded
 from cifar_jax.files.checksums import checksum
-from cifar_jax.models.xla_cpu import portable_forms
 from cifar_jax.preprocessing.preprocess import Preprocessing
 from cifar_jax.pretrained import Backbone
 from cifar_jax.runs.json_files import load_object, write_json
@@ -217,7 +217,7 @@ def _write_stablehlo(network: _Network, path: Path, name: str) -> dict:
         import flatbuffers  # noqa: F401 (jax.export serializes with it)
     except ImportError as error:
         raise UsageError("--format stablehlo needs flatbuffers: pip install '.[export]'") from error
-    with portable_forms():
+    with tracing_for("any"):
         program = jax.export.export(jax.jit(network.logits), platforms=("cpu", "cuda", "tpu"))(_images(network))
         path.write_bytes(program.serialize())
     _require_same_logits(jax.export.deserialize(bytearray(path.read_bytes())).call, network, path)
@@ -237,7 +237,7 @@ def _write_onnx(network: _Network, path: Path, name: str) -> dict:
     logging.getLogger("onnx_ir").setLevel(logging.ERROR)
     network = dataclasses.replace(network, model=network.model.clone(dtype=jnp.float32))
     try:
-        with portable_forms():
+        with tracing_for("any"):
             inputs = [_images(network)]
             program = to_onnx(jax.jit(network.logits), inputs, input_names=["images"], output_names=["logits"])
         del program.graph.value_info[:]  # jax2onnx 0.17.1 states NHWC shapes of NCHW activations; they are optional

@@ -51,9 +51,8 @@ class Trainer:
         config = experiment.config
         self.experiment, self.folder, self.record, self.config = experiment, folder, record, config
         self.steps_per_epoch = experiment.steps_per_epoch
-        self.log_every = config.train.log_every_steps or max(1, self.steps_per_epoch // 10)
-        self.on_cpu = experiment.mesh.devices.flat[0].platform == "cpu"
-        self.steps_per_dispatch = config.train.steps_per_dispatch or (1 if self.on_cpu else self.log_every)
+        self.log_every = experiment.log_every_steps
+        self.on_cpu = devices.platform_of(experiment.mesh) == "cpu"
         self.writes = is_first_process()
         self.hooks = [progress_hook(), TensorBoard(folder.tensorboard_dir), *hooks] if self.writes else []
         self.checkpoints = Checkpoints(folder.checkpoints_dir, keep=config.checkpoint.keep)
@@ -205,7 +204,7 @@ class Trainer:
         """The end of the next dispatch: the host must log, save or validate there at the latest."""
         in_epoch = step % self.steps_per_epoch
         to_log = self.log_every - in_epoch % self.log_every
-        stops = [self.steps_per_dispatch, self.steps_per_epoch - in_epoch, to_log]
+        stops = [self.experiment.steps_per_dispatch, self.steps_per_epoch - in_epoch, to_log]
         if every := self.config.checkpoint.every_steps:
             stops.append(every - step % every)
         return step + min(stops)

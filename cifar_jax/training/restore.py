@@ -74,14 +74,16 @@ def restore_network(workdir: str | Path, *, checkpoint: str) -> tuple[Experiment
         test=blank("test"),
         is_fallback=recorded["data"]["is_fallback"],
     )
+    mesh = devices.make_mesh()
     model = models.build(
         config.model,
+        platform=devices.platform_of(mesh),
         num_classes=len(class_names),
         steps_per_epoch=1,  # used in training only
         architecture=backbone.architecture if backbone else None,
     )
     preprocessing = Preprocessing((0.0, 0.0, 0.0), (1.0, 1.0, 1.0), size)  # replaced by that of the checkpoint
-    experiment = Experiment(config, devices.make_mesh(), dataset, preprocessing, model, backbone)
+    experiment = Experiment(config, mesh, dataset, preprocessing, model, backbone)
     return _restored(experiment, folder, checkpoint)
 
 

@@ -7,7 +7,6 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax import lax
-from jax.sharding import NamedSharding
 
 from cifar_jax.data.batches import epoch_order, gather
 from cifar_jax.devices import DATA_AXIS, REPLICATED, SHARDED, quickly_compiled, split_over_devices
@@ -128,4 +127,4 @@ def compile_epoch_order(experiment: Experiment):
         epoch = step // experiment.steps_per_epoch
         return epoch_order(seed=config.seed, epoch=epoch, size=size, batch_size=config.batch_size)
 
-    return quickly_compiled(order, out_shardings=NamedSharding(experiment.mesh, REPLICATED))
+    return quickly_compiled(order, experiment.mesh)
