@@ -22,6 +22,7 @@ from cifar_jax.config.validate import require_known, validate
 from cifar_jax.errors import CifarJaxError, DataError, UsageError, is_out_of_memory, one_line
 from cifar_jax.files.atomic import remove_temporary_files
 from cifar_jax.files.cache import expanded
+from cifar_jax.targets.catalog import NAMES
 
 if TYPE_CHECKING:
     from cifar_jax.training.hooks import Hook
@@ -131,9 +132,10 @@ def run(argv: list[str], hooks: Sequence["Hook"] = ()) -> None:
     elif flags.mode == "inspect":
         from rich.console import Console
 
-        tables = function(config)
+        output = flags.output or f"inspect_{recipes.find(flags.config).stem}_{flags.target}.json"
+        tables = function(config, target=flags.target, output=output, command=command)
         with _standard_output():
-            Console().print(*tables)
+            Console().print(*tables, *([f"written: {output}"] if flags.target else []))
     elif flags.mode == "ablation":
         _print(*function(config, workdir, command=command))
     elif flags.mode == "export":
@@ -236,7 +238,8 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
     add("--notta", dest="tta", action="store_false", default=None, help="evaluate, predict: do not augment them")
     add("--data", default="", metavar="DIR", help="evaluate: the path of the run's data, if it was moved")
     add("--images", default=[], nargs="+", action="extend", metavar="FILE", help="predict: files, folders and globs")
-    add("--output", default="", metavar="FILE", help="predict: a file of JSON lines; export: the file to write")
+    add("--output", default="", metavar="FILE", help="predict, inspect --target: JSON; export: the file to write")
+    add("--target", default="", choices=NAMES, metavar="DEVICE", help=f"inspect: compile for {', '.join(NAMES)}")
     add("--format", default="safetensors", choices=("safetensors", "keras", "stablehlo", "onnx"), help="export")
     add_keys(parser)
     flags, rest = parser.parse_known_args(arguments)
@@ -248,6 +251,8 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
             require_known(name.partition(".")[2])
         near = difflib.get_close_matches(name, vars(flags), n=1)
         raise UsageError(f"unknown flag --{name}; {f'the nearest is --{near[0]}' if near else '--help lists them'}")
+    if flags.target and flags.mode != "inspect":
+        raise UsageError(f"--target={flags.target} is for --mode inspect: add it, or remove --target")
     required = {"train": "config", "inspect": "config", "ablation": "config", "predict": "images", "export": "output"}
     hints = {"config": "such as --config cnn_scratch", "workdir": "the run folder", "output": "the file to write"}
     folder = "config" if flags.config else "workdir"

@@ -11,7 +11,7 @@ import logging
 import math
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import jax
 import numpy as np
@@ -126,7 +126,12 @@ def make_mesh(number: int = 0) -> Mesh:
         raise UsageError(
             f"--config.mesh.devices={number}: there are {len(devices)} ({devices[0].platform}); use at most that many"
         )
-    return Mesh(np.array(devices[: number or None]), (DATA_AXIS,))
+    return mesh_over(devices[: number or None])
+
+
+def mesh_over(devices: Sequence[jax.Device]) -> Mesh:
+    """The mesh over these devices, which may be of another machine (`targets/topology.py`)."""
+    return Mesh(np.array(devices), (DATA_AXIS,))
 
 
 def platform_of(mesh: Mesh) -> str:

@@ -26,6 +26,7 @@ LAYERS = (  # a part imports only from parts that are listed above it
     ("evaluation",),
     ("probe",),
     ("training",),
+    ("targets",),
     ("modes", "run"),
     ("cli",),
     ("__main__",),

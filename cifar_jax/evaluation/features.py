@@ -3,10 +3,11 @@
 import functools
 
 import jax
+import numpy as np
 
 from cifar_jax.data import batches
 from cifar_jax.data.batches import DeviceSplit
-from cifar_jax.devices import shard_rows
+from cifar_jax.devices import shard_rows, sharded_like
 from cifar_jax.evaluation.logits import compile_predict, predict_split
 from cifar_jax.experiment import Experiment
 
@@ -20,7 +21,7 @@ def place_features(experiment: Experiment, split: str, variables: dict) -> Devic
     images, mesh = experiment.splits[split], experiment.mesh
     if split not in experiment.features:
         experiment.features[split] = predict_split(
-            compile_predict(mesh, forward=functools.partial(_features, experiment), tta=False),
+            compile_predict(mesh, forward=functools.partial(features, experiment), tta=False),
             variables,
             batches.place(images, mesh),
             size=len(images),
@@ -30,11 +31,24 @@ def place_features(experiment: Experiment, split: str, variables: dict) -> Devic
     return DeviceSplit(shard_rows(experiment.features[split], mesh), shard_rows(images.labels_N, mesh))
 
 
+def abstract_split(experiment: Experiment, split: str) -> DeviceSplit:
+    """A split as training and evaluation have it on the devices, features instead of images where they are cached.
+
+    Shapes, dtypes and shardings only; nothing is computed.
+    """
+    images, inputs_N = experiment.splits[split], experiment.splits[split].images_NHWC
+    if experiment.config.train.cached_features:
+        channels = experiment.abstract_variables["params"]["head"]["kernel"].shape[0]
+        inputs_N = np.broadcast_to(np.float32(0), (len(images), channels))
+    return sharded_like(DeviceSplit(inputs_N, images.labels_N), experiment.mesh)
+
+
 def classify(experiment: Experiment, variables: dict, features_NC: jax.Array) -> jax.Array:
     """float32 logits (N, K): the head alone."""
     return experiment.model.apply(variables, features_NC, train=False, method="classify")
 
 
-def _features(experiment: Experiment, variables: dict, images_NHWC: jax.Array) -> jax.Array:
+def features(experiment: Experiment, variables: dict, images_NHWC: jax.Array) -> jax.Array:
+    """float32 (N, C), of uint8 images as stored: the backbone alone."""
     prepared_NHWC = experiment.preprocessing(images_NHWC)
     return experiment.model.apply(variables, prepared_NHWC, train=False, method="features")

@@ -33,8 +33,8 @@ def mirrored_and_shifted(images_NHWC: jax.Array) -> tuple[list[jax.Array], list[
     return [*views, *(view[:, :, ::-1] for view in views)], [0.25, 0.125, 0.125] * 2
 
 
-def compile_predict(mesh: Mesh, *, forward: Callable, tta: bool):
-    """Compiles `predict(variables, split, indices_B)` -> {'plain': logits_BK}, float32, on every device.
+def jit_predict(mesh: Mesh, *, forward: Callable, tta: bool):
+    """The jitted `predict(variables, split, indices_B)` -> {'plain': logits_BK}, float32, on every device.
 
     Args:
         forward: (variables, a batch of the split: uint8 images (B, H, W, 3) or features (B, C)) -> logits_BK.
@@ -52,8 +52,13 @@ def compile_predict(mesh: Mesh, *, forward: Callable, tta: bool):
             logits = {"plain": view_logits[0], "tta": averaged}
         return lax.all_gather(logits, DATA_AXIS, tiled=True)
 
-    on_mesh = split_over_devices(predict, mesh, in_specs=(REPLICATED, SHARDED, REPLICATED), out_specs=REPLICATED)
-    jitted, programs = jax.jit(on_mesh), {}
+    specs = (REPLICATED, SHARDED, REPLICATED)
+    return jax.jit(split_over_devices(predict, mesh, in_specs=specs, out_specs=REPLICATED))
+
+
+def compile_predict(mesh: Mesh, *, forward: Callable, tta: bool):
+    """As `jit_predict`; each size of batch is compiled on first use, if it fits into the memory of the devices."""
+    jitted, programs = jit_predict(mesh, forward=forward, tta=tta), {}
 
     def run(variables, split, indices_B):
         size = len(indices_B)

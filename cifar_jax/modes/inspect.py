@@ -1,28 +1,59 @@
-"""`--mode inspect`: layers, schedule and memory of a configuration, without data and training."""
+"""`--mode inspect`: layers, schedule and memory of a configuration, without data and training.
 
-import jax
+With a target, its programs compiled for a device that this machine lacks: see `cifar_jax/targets`.
+"""
+
+from pathlib import Path
+
 import numpy as np
 from ml_collections import ConfigDict
 from rich.table import Column, Table
 
 from cifar_jax.config.validate import validate
-from cifar_jax.data.batches import DeviceSplit
-from cifar_jax.devices import describe, replicated_like, sharded_like, start
+from cifar_jax.devices import describe, start
+from cifar_jax.evaluation.features import abstract_split
 from cifar_jax.experiment import Experiment, require_trainable, without_data
+from cifar_jax.runs.json_files import write_json
+from cifar_jax.targets import catalog, report, topology
 from cifar_jax.training import results
 from cifar_jax.training.state import abstract_state, tree_bytes, update_schedule
-from cifar_jax.training.step import compile_epoch_order, compile_steps
+from cifar_jax.training.step import lower_steps
 
 MEGABYTE = 2**20
 
 
-def inspect(config: ConfigDict) -> list[Table]:
-    """Tables of the layers with their parameters and FLOPs, of steps and learning rates, and of memory."""
+def inspect(config: ConfigDict, *, target: str = "", output: str = "", command: str = "") -> list[Table]:
+    """Tables of the layers with their parameters and FLOPs, of steps and learning rates, and of memory.
+
+    Args:
+        target: a name in `targets.catalog.NAMES`: instead, compiles the programs of a run for that device, in seconds
+            to minutes each, and returns what its compiler reports. Must run before the first JAX computation.
+        output: the JSON file that is then written.
+        command: recorded in that file.
+
+    Raises:
+        UsageError: an unknown target, or one whose compiler is not installed.
+        DataError: JAX cannot compile for the target, or the file cannot be written.
+    """
     validate(config)
+    if target:
+        content = _compile_for(target, config, command=command)
+        write_json(Path(output), content)
+        return report.tables(content)
     start(config)
     experiment = without_data(config)
     require_trainable(experiment)
     return [_layers(results.architecture(experiment)), _schedule(experiment), _memory(experiment)]
+
+
+def _compile_for(name: str, config: ConfigDict, *, command: str) -> dict:
+    target = catalog.find(name)
+    topology.start()
+    start(config)
+    mesh = None if target.platform == "cpu" else topology.mesh_of(target, name)
+    experiment = without_data(config, mesh=mesh)
+    require_trainable(experiment)
+    return report.compile_for(target, name, experiment, command=command)
 
 
 def _layers(architecture: dict) -> Table:
@@ -58,22 +89,15 @@ def _schedule(experiment: Experiment) -> Table:
 
 
 def _memory(experiment: Experiment) -> Table:
-    mesh, train, state = experiment.mesh, experiment.splits["train"], abstract_state(experiment)
-    inputs_N = train.images_NHWC
-    if experiment.config.train.cached_features:
-        features = experiment.abstract_variables["params"]["head"]["kernel"].shape[0]
-        inputs_N = np.broadcast_to(np.float32(0), (len(train), features))
-    split = sharded_like(DeviceSplit(inputs_N, train.labels_N), mesh)
-    order_EB = replicated_like(jax.eval_shape(compile_epoch_order(experiment), state.step), mesh)
-    largest = max(experiment.config.train.image_sizes or (experiment.preprocessing.image_size,))
-    compiled = compile_steps(experiment).lower(state, split, order_EB, steps=1, image_size=largest).compile()
+    state, split = abstract_state(experiment), abstract_split(experiment, "train")
+    compiled = lower_steps(experiment, steps=1).compile()
     sizes = {
         "parameters": tree_bytes(state.params),
         "optimizer state": tree_bytes(state.opt_state),
-        f"training split, {inputs_N.dtype}, all devices": tree_bytes(split),
+        f"training split, {split.images_NHWC.dtype}, all devices": tree_bytes(split),
         "temporaries of a step, per device": compiled.memory_analysis().temp_size_in_bytes,
     }
-    table = Table("part", _right("MB"), title=f"memory on {describe(mesh)}")
+    table = Table("part", _right("MB"), title=f"memory on {describe(experiment.mesh)}")
     for name, size in sizes.items():
         table.add_row(name, f"{size / MEGABYTE:,.1f}")
     return table

@@ -9,12 +9,13 @@ import optax
 from jax import lax
 
 from cifar_jax.data.batches import epoch_order, gather
-from cifar_jax.devices import DATA_AXIS, REPLICATED, SHARDED, quickly_compiled, split_over_devices
+from cifar_jax.devices import DATA_AXIS, REPLICATED, SHARDED, quickly_compiled, replicated_like, split_over_devices
+from cifar_jax.evaluation.features import abstract_split
 from cifar_jax.experiment import Experiment
 from cifar_jax.models.freezing import keep_statistics
 from cifar_jax.preprocessing import augment
 from cifar_jax.training import losses
-from cifar_jax.training.state import Metrics, TrainState, make_optimizer
+from cifar_jax.training.state import Metrics, TrainState, abstract_state, make_optimizer
 
 
 def train_on_batch(
@@ -117,6 +118,15 @@ def compile_steps(experiment: Experiment):
         return on_mesh(state, split, order_EB)
 
     return jax.jit(run, donate_argnums=0, static_argnames=("steps", "image_size"))
+
+
+def lower_steps(experiment: Experiment, *, steps: int) -> jax.stages.Lowered:
+    """`compile_steps` for `steps` batches of the largest images in training, lowered without data or a device."""
+    mesh, state = experiment.mesh, abstract_state(experiment)
+    order_EB = replicated_like(jax.eval_shape(compile_epoch_order(experiment), state.step), mesh)
+    image_size = max(experiment.config.train.image_sizes or (experiment.preprocessing.image_size,))
+    arguments = state, abstract_split(experiment, "train"), order_EB
+    return compile_steps(experiment).lower(*arguments, steps=steps, image_size=image_size)
 
 
 def compile_epoch_order(experiment: Experiment):

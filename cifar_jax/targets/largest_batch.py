@@ -1,0 +1,41 @@
+"""The largest batch that fits into the memory of a device, by bisection over compiled programs."""
+
+import logging
+from collections.abc import Callable
+
+log = logging.getLogger(__name__)
+
+
+def largest_batch(
+    fits: Callable[[int], bool], *, fitting: int, failing: int | None, guess: int, multiple: int, limit: int
+) -> tuple[int, int | None]:
+    """Brackets the largest batch, to within an eighth.
+
+    Every call of `fits` compiles a program, which takes from seconds to minutes: the search starts at a guess and
+    doubles its steps until it has a bracket, which it then halves.
+
+    Args:
+        fits: whether a batch of this size fits.
+        fitting: a size that is known to fit, or 0.
+        failing: a size that is known not to fit, or None.
+        guess: the expected answer.
+        multiple: sizes are multiples of this.
+        limit: no larger size is tried.
+
+    Returns:
+        The largest size found to fit, and the smallest found not to; None if that of `limit` fits.
+    """
+    limit -= limit % multiple
+    low, high, step = fitting, failing, max(multiple, guess // 8)
+    probe = guess
+    while low < limit and (high is None or high - low > max(multiple, low // 8)):
+        probe = min(max(probe, low + multiple), limit if high is None else high - multiple)
+        probe = max(multiple, probe - probe % multiple)
+        if fits(probe):
+            low = probe
+            probe = low + step if high is None else (low + high) // 2
+        else:
+            high = probe
+            probe = high - step if high - step > low else (low + high) // 2
+        step *= 2
+    return low, high

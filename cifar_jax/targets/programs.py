@@ -1,0 +1,155 @@
+"""The programs of a run, lowered from shapes alone and compiled for the devices of its mesh."""
+
+import dataclasses
+import functools
+import math
+import time
+from collections.abc import Iterator
+
+import jax
+import jax.numpy as jnp
+
+from cifar_jax.data.batches import DeviceSplit
+from cifar_jax.devices import replicated_like, sharded_like
+from cifar_jax.errors import is_out_of_memory, one_line
+from cifar_jax.evaluation.evaluate import with_tta
+from cifar_jax.evaluation.features import abstract_split, classify, features
+from cifar_jax.evaluation.logits import jit_predict
+from cifar_jax.experiment import Experiment
+from cifar_jax.models import summary
+from cifar_jax.models.freezing import frozen_layers
+from cifar_jax.training.state import abstract_state, tree_bytes
+from cifar_jax.training.step import lower_steps
+
+
+@dataclasses.dataclass(frozen=True)
+class Step:
+    """One program of a run, lowered.
+
+    Attributes:
+        name: 'training', 'evaluation' or 'features'.
+        batch_key: the configuration key of its batch size.
+        batch_size: images of one step, on all devices.
+        steps: in one call.
+        flops: of convolutions and dense layers in one step, on all devices.
+        other_bytes: on each device, what the run keeps there besides the arguments of this program.
+        donated: how many of its arguments it may overwrite.
+    """
+
+    name: str
+    lowered: jax.stages.Lowered
+    batch_key: str
+    batch_size: int
+    steps: int
+    flops: int
+    other_bytes: int
+    donated: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Compiled:
+    """A step with its program; `program` is None if the compiler ran out of the device's memory, see `message`."""
+
+    step: Step
+    seconds: float
+    program: jax.stages.Compiled | None
+    message: str = ""
+
+
+def compile_step(step: Step) -> Compiled:
+    """Compiles for the devices that the step was lowered for; they need not be there."""
+    started = time.perf_counter()
+    try:
+        program, message = step.lowered.compile(), ""
+    except jax.errors.JaxRuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+        program, message = None, one_line(error)
+    return Compiled(step, time.perf_counter() - started, program, message)
+
+
+def steps_of(experiment: Experiment) -> Iterator[Step]:
+    """The programs in which a run spends its time. The L-BFGS fit of a probe is not among them."""
+    if experiment.config.train.cached_features:
+        yield features_step(experiment)
+    if experiment.config.optimizer.name != "lbfgs":
+        yield training_step(experiment)
+    yield evaluation_step(experiment)
+
+
+def training_step(experiment: Experiment) -> Step:
+    """As the loop calls it; the validation images are on the devices too."""
+    batch_size, steps = experiment.config.train.batch_size, experiment.steps_per_dispatch
+    return Step(
+        "training",
+        lower_steps(experiment, steps=steps),
+        batch_key="train.batch_size",
+        batch_size=batch_size,
+        steps=steps,
+        flops=batch_size * _flops_of_training(experiment),
+        other_bytes=_shard_bytes(experiment, "validation"),
+        donated=len(jax.tree.leaves(abstract_state(experiment))),
+    )
+
+
+def evaluation_step(experiment: Experiment) -> Step:
+    """As the validation of each epoch calls it, with the views of the final evaluation; training is on the devices."""
+    tta = with_tta(experiment.config, "test")
+    cached = experiment.config.train.cached_features
+    forward = functools.partial(classify, experiment) if cached else experiment.logits
+    state, train_bytes = abstract_state(experiment), _shard_bytes(experiment, "train")
+    other_bytes = train_bytes + tree_bytes(state) - tree_bytes(state.variables)
+    split = abstract_split(experiment, "validation")
+    views = 6 if tta else 1
+    return _forward_step("evaluation", experiment, split, forward, tta=tta, views=views, other_bytes=other_bytes)
+
+
+def features_step(experiment: Experiment) -> Step:
+    """The backbone, once per image of the training split, before training."""
+    images = experiment.splits["train"]
+    split = sharded_like(DeviceSplit(images.images_NHWC, images.labels_N), experiment.mesh)
+    forward = functools.partial(features, experiment)
+    other_bytes = tree_bytes(abstract_state(experiment).opt_state)
+    return _forward_step("features", experiment, split, forward, tta=False, views=1, other_bytes=other_bytes)
+
+
+def _forward_step(
+    name: str, experiment: Experiment, split: DeviceSplit, forward, *, tta: bool, views: int, other_bytes: int
+) -> Step:
+    mesh = experiment.mesh
+    batch_size = min(experiment.config.evaluation.batch_size, len(split.labels_N))
+    batch_size = math.ceil(batch_size / mesh.size) * mesh.size
+    variables = replicated_like(abstract_state(experiment).variables, mesh)
+    indices_B = replicated_like(jax.ShapeDtypeStruct((batch_size,), jnp.int32), mesh)
+    size = experiment.preprocessing.image_size
+    rows = summary.layers(experiment.model, size)
+    if name == "evaluation" and experiment.config.train.cached_features:
+        rows = rows[-1:]  # the head
+    return Step(
+        name,
+        jit_predict(mesh, forward=forward, tta=tta).lower(variables, split, indices_B),
+        batch_key="evaluation.batch_size",
+        batch_size=batch_size,
+        steps=1,
+        flops=views * batch_size * sum(row["flops"] for row in rows),
+        other_bytes=other_bytes,
+    )
+
+
+def _flops_of_training(experiment: Experiment) -> int:
+    """Per image, forward and backward: a layer's kernel if it trains, its input if a layer before it trains."""
+    size = max(experiment.config.train.image_sizes or (experiment.preprocessing.image_size,))
+    frozen = frozen_layers(experiment.config.optimizer.rules, experiment.abstract_variables["params"])
+    rows = summary.layers(experiment.model, size)
+    if experiment.config.train.cached_features:
+        rows = rows[-1:]
+    total, passes_gradient = 0, False
+    for row in rows:
+        trains = row["name"] not in frozen
+        total += row["flops"] * (1 + trains + passes_gradient)
+        passes_gradient |= trains
+    return total
+
+
+def _shard_bytes(experiment: Experiment, split: str) -> int:
+    return tree_bytes(abstract_split(experiment, split)) // experiment.mesh.size
