@@ -98,9 +98,9 @@ TARGETS = {
     "v5e-8": _tpu("v5e:2x4", devices=8, gib=16, tflops=197, gb_per_second=819),
     "v6e-1": _tpu("v6e:1x1", devices=1, gib=32, tflops=918, gb_per_second=1638),
     "v2-8": _tpu("v2:2x2", devices=8, gib=8, tflops=23, gb_per_second=350),
-    "h100": _gpu("H100", memory=84_942_979_072, tflops=990, gb_per_second=3352, **_HOPPER),
-    "h200": _gpu("H200", memory=151_397_597_184, tflops=990, gb_per_second=4800, **_HOPPER),
-    "a100": _gpu("A100", memory=42_331_013_120, tflops=312, gb_per_second=1555, **_AMPERE),
+    "h100": _gpu("NVIDIA H100 80GB HBM3", memory=84_942_979_072, tflops=990, gb_per_second=3352, **_HOPPER),
+    "h200": _gpu("NVIDIA H200", memory=151_397_597_184, tflops=990, gb_per_second=4800, **_HOPPER),
+    "a100": _gpu("NVIDIA A100-SXM4-40GB", memory=42_331_013_120, tflops=312, gb_per_second=1555, **_AMPERE),
 }
 NAMES = (*TARGETS, "cpu")
 

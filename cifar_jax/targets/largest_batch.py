@@ -25,12 +25,13 @@ def largest_batch(
     Returns:
         The largest size found to fit, and the smallest found not to; None if that of `limit` fits.
     """
-    limit -= limit % multiple
-    low, high, step = fitting, failing, max(multiple, guess // 8)
-    probe = guess
-    while low < limit and (high is None or high - low > max(multiple, low // 8)):
-        probe = min(max(probe, low + multiple), limit if high is None else high - multiple)
-        probe = max(multiple, probe - probe % multiple)
+    low, high, probe, step = fitting, failing, guess, max(multiple, guess // 8)
+    while high is None or high - low > max(multiple, low // 8):
+        first = (low // multiple + 1) * multiple
+        last = (limit if high is None else high - 1) // multiple * multiple
+        if first > last:
+            break
+        probe = min(max(probe // multiple * multiple, first), last)
         if fits(probe):
             low = probe
             probe = low + step if high is None else (low + high) // 2

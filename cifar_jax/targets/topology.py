@@ -19,6 +19,7 @@ COMPILERS = {  # platform -> the extra of setup.cfg that brings its compiler, an
 _QUIET_LIBTPU = {
     "TPU_SKIP_MDS_QUERY": "1",
     "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
+    "TPU_ACCELERATOR_TYPE": "v5litepod-1",  # the topology decides
     "TPU_WORKER_HOSTNAMES": "localhost",
     "TPU_MIN_LOG_LEVEL": "4",
     "TPU_STDERR_LOG_LEVEL": "4",
