@@ -84,8 +84,9 @@ def _roofline(work: dict, target: Target, *, batch_size: int) -> dict | None:
     seconds = {
         "flops": (work["flops_compiler"] or work["flops_analytic"]) / target.peak_flops,
         "bytes": work["bytes_accessed"] / target.bandwidth,
-        "launches": (work["kernels"] or 0) * target.launch_seconds,
     }
+    if work["kernels"]:
+        seconds["launches"] = work["kernels"] * target.launch_seconds
     limit = max(seconds, key=seconds.get)
     return {
         "label": LABEL,
@@ -170,8 +171,9 @@ def _padding(running: list) -> dict:
     """
     arrays = Counter()
     for instruction, times in _kernels(running):
-        for array in instruction.results:
-            arrays[array] += times
+        if not instruction.opcode.endswith("-start"):  # transfers, whose results include their operands
+            for array in instruction.results:
+                arrays[array] += times
     data = sum(times * array.bytes for array, times in arrays.items())
     padded = sum(times * array.padded_bytes for array, times in arrays.items())
     worst = sorted(arrays, key=lambda array: arrays[array] * (array.bytes - array.padded_bytes))[:5]
