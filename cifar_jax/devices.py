@@ -135,7 +135,7 @@ def mesh_over(devices: Sequence[jax.Device]) -> Mesh:
 
 
 def platform_of(mesh: Mesh) -> str:
-    """'cpu', 'tpu', or 'gpu' or 'cuda'."""
+    """'cpu', 'gpu' or 'tpu'."""
     return mesh.devices.flat[0].platform
 
 

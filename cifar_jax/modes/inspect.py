@@ -37,23 +37,25 @@ def inspect(config: ConfigDict, *, target: str = "", output: str = "", command: 
     """
     validate(config)
     if target:
-        content = _compile_for(target, config, command=command)
-        write_json(Path(output), content)
-        return report.tables(content)
+        return report.tables(_compile_for(target, config, Path(output), command=command))
     start(config)
     experiment = without_data(config)
     require_trainable(experiment)
     return [_layers(results.architecture(experiment)), _schedule(experiment), _memory(experiment)]
 
 
-def _compile_for(name: str, config: ConfigDict, *, command: str) -> dict:
+def _compile_for(name: str, config: ConfigDict, output: Path, *, command: str) -> dict:
     target = catalog.find(name)
     topology.start()
     start(config)
     mesh = None if target.platform == "cpu" else topology.mesh_of(target, name)
     experiment = without_data(config, mesh=mesh)
     require_trainable(experiment)
-    return report.compile_for(target, name, experiment, command=command)
+    content = report.compile_for(target, name, experiment, command=command)
+    write_json(output, content)  # the search that follows may take minutes
+    content["largest_batch"] = report.search_largest_batch(target, experiment, content["programs"])
+    write_json(output, content)
+    return content
 
 
 def _layers(architecture: dict) -> Table:

@@ -12,7 +12,7 @@ from cifar_jax.experiment import Experiment
 from cifar_jax.targets import facts
 from cifar_jax.targets.catalog import Target
 from cifar_jax.targets.largest_batch import largest_batch
-from cifar_jax.targets.programs import Compiled, Step, compile_step, features_step, steps_of, training_step
+from cifar_jax.targets.programs import compile_step, features_step, steps_of, training_step
 
 log = logging.getLogger(__name__)
 
@@ -21,7 +21,7 @@ GIGABYTE = 1e9
 
 
 def compile_for(target: Target, name: str, experiment: Experiment, *, command: str) -> dict:
-    """Compiles the programs of a run and searches for the largest batch; JSON values.
+    """Compiles the programs of a run; JSON values, complete but for 'largest_batch'.
 
     Args:
         experiment: on the mesh of the target.
@@ -30,10 +30,7 @@ def compile_for(target: Target, name: str, experiment: Experiment, *, command: s
     mesh, programs = experiment.mesh, {}
     for step in steps_of(experiment):
         log.info("compiling the %s step, batch %d, for %s", step.name, step.batch_size, name)
-        compiled = compile_step(step)
-        programs[step.name] = facts.describe(compiled, target, devices=mesh.size)
-        if step.name in ("training", "features"):
-            first = compiled
+        programs[step.name] = facts.describe(compile_step(step), target, devices=mesh.size)
     return {
         "target": name,
         "label": facts.LABEL,
@@ -47,7 +44,6 @@ def compile_for(target: Target, name: str, experiment: Experiment, *, command: s
         "image_size": experiment.preprocessing.image_size,
         "dtype": experiment.model.dtype.name,
         "programs": programs,
-        "largest_batch": _largest_batch(experiment, target, first),
         "versions": dict(_versions()),
     }
 
@@ -60,49 +56,48 @@ def _versions() -> Iterator[tuple[str, str]]:
             continue
 
 
-def _largest_batch(experiment: Experiment, target: Target, first: Compiled) -> dict:
-    """Of the training step, or of the features where a probe is all that trains."""
-    step = first.step
-    rebuild = training_step if step.name == "training" else features_step
-    tried = {step.batch_size: _fits(first, target)}
+def search_largest_batch(target: Target, experiment: Experiment, programs: dict) -> dict:
+    """The 'largest_batch' of the training step, or of the features where a probe is all that trains.
+
+    Args:
+        programs: of `compile_for`.
+    """
+    rebuild, first = (
+        (training_step, programs["training"]) if "training" in programs else (features_step, programs["features"])
+    )
+    key, start = first["batch_key"], first["batch_size"]
+    tried = {start: first["fits"]}
 
     def fits(batch_size: int) -> bool:
-        config = _with_batch(experiment.config, step, batch_size)
-        compiled = compile_step(rebuild(dataclasses.replace(experiment, config=config)))
-        tried[batch_size] = _fits(compiled, target)
-        log.info("batch %d %s", batch_size, "fits" if tried[batch_size] else "does not fit")
+        log.info("compiling with batch %d", batch_size)
+        step = rebuild(dataclasses.replace(experiment, config=_with_value(experiment.config, key, batch_size)))
+        tried[batch_size] = facts.describe(compile_step(step), target, devices=experiment.mesh.size)["fits"]
         return tried[batch_size]
 
-    known = tried[step.batch_size]
     low, high = largest_batch(
         fits,
-        fitting=step.batch_size if known else 0,
-        failing=None if known else step.batch_size,
+        fitting=start if first["fits"] else 0,
+        failing=None if first["fits"] else start,
         guess=_guess(first, target),
         multiple=8 * experiment.mesh.size,
         limit=len(experiment.splits["train"]),
     )
-    return {"key": step.batch_key, "fits": low, "does_not_fit": high, "tried": tried}
+    return {"key": key, "fits": low, "does_not_fit": high, "tried": tried}
 
 
-def _with_batch(config: ConfigDict, step: Step, batch_size: int) -> ConfigDict:
+def _with_value(config: ConfigDict, key: str, value: int) -> ConfigDict:
     config = config.copy_and_resolve_references()
-    group, _, leaf = step.batch_key.partition(".")
-    config[group][leaf] = batch_size
+    group, _, leaf = key.partition(".")
+    config[group][leaf] = value
     return config
 
 
-def _fits(compiled: Compiled, target: Target) -> bool:
-    return compiled.program is not None and sum(facts.memory_of(compiled).values()) <= target.usable_memory
-
-
-def _guess(first: Compiled, target: Target) -> int:
+def _guess(program: dict, target: Target) -> int:
     """The batch that fills the memory if temporaries grow with the batch and nothing else does."""
-    if first.program is None:
-        return first.step.batch_size // 2
-    memory = facts.memory_of(first)
-    room = target.usable_memory - sum(memory.values()) + memory["temporaries"]
-    return int(first.step.batch_size * room / max(memory["temporaries"], 1))
+    if "memory" not in program:
+        return program["batch_size"] // 2
+    needed, temporaries = program["memory"]["needed"], program["memory"]["temporaries"]
+    return int(program["batch_size"] * (target.usable_memory - needed + temporaries) / max(temporaries, 1))
 
 
 def tables(content: dict) -> list[Table]:

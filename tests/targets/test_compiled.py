@@ -119,7 +119,9 @@ def test_other_gpus_are_targets_too(target):
 @pytest.mark.slow
 def test_every_fact_of_the_cpu_of_this_machine():
     experiment = small("cnn_scratch", "cpu", **{"data.limit": 200, "model.widths": (8,)})
-    content = report.compile_for(catalog.find("cpu"), "cpu", experiment, command="command")
+    target = catalog.find("cpu")
+    content = report.compile_for(target, "cpu", experiment, command="command")
+    content["largest_batch"] = report.search_largest_batch(target, experiment, content["programs"])
     program = content["programs"]["training"]
     assert content["fits"] and program["steps_per_call"] == 1
     assert program["arguments_donated"] == program["arguments_to_donate"]
