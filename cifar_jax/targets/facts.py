@@ -12,6 +12,7 @@ _NO_KERNEL = {  # opcodes that take no launch
     *("parameter", "constant", "tuple", "get-tuple-element", "bitcast", "after-all", "partition-id", "replica-id"),
     *("while", "call", "conditional"),
 }
+_PICKING = ("gather", "dynamic-slice", "slice")  # rows of their first operand
 _ON_HOST = {"infeed", "outfeed", "send", "recv"}
 _CUDNN_KINDS = {"Forward": "forward", "BackwardInput": "image gradient", "BackwardFilter": "kernel gradient"}
 
@@ -120,7 +121,7 @@ def _picked_bytes(program: hlo.Program, fusion: hlo.Instruction) -> dict[int, in
         parameters = [one for one in inside if one.opcode == "parameter"]
         for place, parameter in enumerate(parameters):
             users = [one for one in inside if parameter.name in one.operands]
-            if users and all(one.opcode in ("gather", "dynamic-slice", "slice") for one in users):
+            if users and all(one.opcode in _PICKING and one.operands[0] == parameter.name for one in users):
                 picked[place] = sum(array.bytes for one in users for array in one.results)
     return picked
 
