@@ -11,7 +11,7 @@ from cifar_jax.config import load_config, recipes
 from cifar_jax.errors import UsageError
 from cifar_jax.experiment import without_data
 from cifar_jax.targets import catalog, facts, report, topology
-from cifar_jax.targets.programs import compile_step, training_step
+from cifar_jax.targets.programs import compile_step, evaluation_step, training_step
 from cifar_jax.training.state import abstract_state, tree_bytes
 
 SMALL = {"data.name": "cifar10", "data.limit": 2000, "model.image_size": 32, "train.batch_size": 64}
@@ -79,6 +79,15 @@ def test_training_steps_for_tpu(recipe, target):
     assert program["bytes_accessed_by"] == "the compiler's cost analysis"
     assert 0 < program["padding"]["waste"] < 1
     assert any(array["lanes"] % 128 for array in program["padding"]["arrays"])
+
+
+@pytest.mark.targets
+@needs_tpu_compiler
+def test_an_evaluation_step_for_tpu():
+    experiment = small("resnet50_finetuned", "v5e-1")
+    program = facts.describe(compile_step(evaluation_step(experiment)), catalog.find("v5e-1"), devices=1)
+    assert program["fits"] and program["host_transfers"] == program["float64_arrays"] == 0
+    assert program["convolutions"].keys() == {"forward bf16"}
 
 
 @pytest.mark.targets
