@@ -153,8 +153,8 @@ def _kind(instruction: hlo.Instruction) -> str:
     if instruction.opcode == "custom-call" and "__cudnn$conv" in text:
         found = [kind for name, kind in _CUDNN_KINDS.items() if f"__cudnn$conv{name}" in text]
         return found[0] if found else "forward"  # with bias and activation
-    if instruction.opcode != "convolution" or "window=" not in text:
-        return ""
+    if instruction.opcode != "convolution" or "window=" not in text or "dot_general" in text:
+        return ""  # for a TPU, matrix products are convolutions too
     if "transpose(" not in text or "rematted_computation" in text:
         return "forward"
     return "image gradient" if "->b" in text else "kernel gradient"

@@ -102,6 +102,11 @@ def test_kinds_of_convolutions_in_the_fusions_of_a_tpu(name, result, kind):
     assert program["convolutions"] == {f"{kind} bf16": 1}
 
 
+def test_matrix_products_of_a_tpu_are_no_convolutions():
+    text = TPU.replace("NAME", "jvp(CNN)").replace("conv_general_dilated", "dot_general")
+    assert described(text, "v5e-1", steps=1)["convolutions"] == {}
+
+
 def test_padding_and_costs_of_a_tpu():
     costs = {"flops": 2000.0, "bytes accessed": 819e9}
     program = described(TPU, "v5e-1", steps=1, costs=costs)
