@@ -51,6 +51,7 @@ class Ours:
         self.experiment = assemble(config, Dataset("noise", "drawn", train=images, test=images, validation=images))
         self.initial = state.initial_state(self.experiment)
         self.epoch_order = step.compile_epoch_order(self.experiment)
+        self.seed = devices.replicate(np.int32(0), self.experiment.mesh)
         self.run = step.compile_steps(self.experiment)
         self.description = {"versions": {"jax": jax.__version__}, "devices": devices.describe(self.experiment.mesh)}
 
@@ -59,9 +60,9 @@ class Ours:
         split = self.features.place_features(self.experiment, "train", self.initial.variables)
         state = self.jax.tree.map(lambda x: x.copy(), self.initial)
         for _ in range(EPOCHS):
-            order_EB = self.epoch_order(state.step)
+            order = self.epoch_order(state.step, self.seed)
             for _ in range(self.experiment.steps_per_epoch):
-                state, sums = self.run(state, split, order_EB, steps=1)
+                state, sums = self.run(state, split, order, steps=1)
         return float(sums.loss_sum) / int(sums.count)
 
     factor = 1

@@ -58,8 +58,9 @@ class Ours:
         self.state = initial_state(experiment)
         self.split = batches.place(experiment.splits["train"], experiment.mesh)
         self.epoch_order = compile_epoch_order(experiment)
-        order_EB = self.epoch_order(self.state.step)
-        self.program = compile_steps(experiment).lower(self.state, self.split, order_EB, steps=1).compile()
+        self.seed = devices.replicate(np.int32(0), experiment.mesh)
+        order = self.epoch_order(self.state.step, self.seed)
+        self.program = compile_steps(experiment).lower(self.state, self.split, order, steps=1).compile()
         frozen = self.state.params["whiten"]["kernel"].size
         self.description = {
             "versions": {"jax": jax.__version__, "flax": flax.__version__, "optax": optax.__version__},
@@ -69,9 +70,9 @@ class Ours:
         }
 
     def train(self) -> float:
-        order_EB = self.epoch_order(self.state.step)
+        order = self.epoch_order(self.state.step, self.seed)
         for _ in range(self.steps):
-            self.state, sums = self.program(self.state, self.split, order_EB)
+            self.state, sums = self.program(self.state, self.split, order)
             self.jax.block_until_ready(sums)
         return float(sums.loss_sum) / int(sums.count)
 

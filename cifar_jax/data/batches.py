@@ -52,7 +52,7 @@ def my_part(values_B: jax.Array) -> jax.Array:
     return lax.dynamic_slice_in_dim(values_B, lax.axis_index(DATA_AXIS) * part, part)
 
 
-def epoch_order(*, seed: int, epoch: jax.Array, size: int, batch_size: int) -> jax.Array:
+def epoch_order(*, seed: jax.Array, epoch: jax.Array, size: int, batch_size: int) -> jax.Array:
     """The row numbers of every batch of one epoch: int32 (steps, batch_size), a pure function of (seed, epoch).
 
     Each image occurs at most once; the `size % batch_size` images left out differ between epochs.

@@ -15,21 +15,22 @@ from cifar_jax.data.batches import my_part
 from cifar_jax.preprocessing.resize import resampling_weights
 
 
-def augment_batch(images_BHWC, targets_BK, indices_B, config, prepare, *, step, epoch):
+def augment_batch(images_BHWC, targets_BK, indices_B, settings, prepare, *, seed, step, epoch):
     """This device's part of a batch as the model sees it in training: float32 (B, H, W, C) and (B, K).
 
     Args:
         images_BHWC: uint8, as stored.
         targets_BK: float32, of sum 1.
         indices_B: row numbers of the whole batch, int32.
-        config: `train.seed` and `step` determine every random choice.
+        settings: `config.augment`.
         prepare: the `Preprocessing` of the model.
-        step, epoch: number of the batch in the run, and of the epoch, from 0.
+        seed, step: determine every random choice; `train.seed`, and the number of the batch in the run, from 0.
+        epoch: number of the epoch, from 0.
     """
-    key, batch_size, settings = jax.random.key(config.train.seed), len(indices_B), config.augment
+    key, batch_size = jax.random.key(seed), len(indices_B)
     # A fifth key would leave these four as they are.
     move_key, cutout_key, mixup_key, crop_key = jax.random.split(jax.random.fold_in(key, step), 4)
-    moves = {"seed": config.train.seed, "flip": settings.flip, "crop_padding": settings.crop_padding}
+    moves = {"seed": seed, "flip": settings.flip, "crop_padding": settings.crop_padding}
     images_BHWC = move_and_flip(images_BHWC, indices_B=indices_B, epoch=epoch, key=move_key, **moves)
     if settings.random_resized_crop:
         crop = {"min_area": settings.random_resized_crop, "size": prepare.image_size, "method": prepare.resize_method}
@@ -61,13 +62,13 @@ def shift_and_flip(images_BHWC: jax.Array, *, shifts_B2: jax.Array, flips_B: jax
     return jax.vmap(lambda image, rows, columns: image[rows][:, columns])(images_BHWC, rows_BH, columns_BW)
 
 
-def first_flips(indices_B: jax.Array, *, seed: int) -> jax.Array:
+def first_flips(indices_B: jax.Array, *, seed: jax.Array) -> jax.Array:
     """Whether an image (by its row number) is flipped in even epochs: a fair coin per image, fixed for the run."""
     key = jax.random.fold_in(jax.random.key(seed), 0x0F11B)
     return jax.vmap(lambda i: jax.random.bits(jax.random.fold_in(key, i), (), jnp.uint32) & 1)(indices_B) == 1
 
 
-def move_and_flip(images_BHWC, *, indices_B, epoch, key, seed: int, flip: str, crop_padding: int):
+def move_and_flip(images_BHWC, *, indices_B, epoch, key, seed: jax.Array, flip: str, crop_padding: int):
     """This device's part of the batch, shifted by up to `crop_padding` pixels and flipped.
 
     `flip` is 'none', 'random', or 'alternating': by a coin in the first epoch, then in every other epoch (K. Jordan,

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 
 import jax
+import numpy as np
 
 from cifar_jax import devices, memory, processes
 from cifar_jax.data import batches
@@ -33,7 +34,7 @@ from cifar_jax.training.state import (
     tree_bytes,
     update_schedule,
 )
-from cifar_jax.training.step import compile_epoch_order, compile_steps
+from cifar_jax.training.step import EpochOrder, compile_epoch_order, compile_steps
 from cifar_jax.training.tensorboard import TensorBoard
 
 log = logging.getLogger(__name__)
@@ -107,6 +108,7 @@ class Trainer:
         else:
             self.data = batches.place(self.experiment.splits["train"], self.experiment.mesh)
         self._epoch_order = compile_epoch_order(self.experiment)
+        self._seed = devices.replicate(np.int32(self.config.train.seed), self.experiment.mesh)
         self._run_steps, self._programs = compile_steps(self.experiment), {}
         self._is_described = not self.writes
         self._restart_clock(int(state.step))
@@ -145,15 +147,15 @@ class Trainer:
         """Trains to the end of the epoch; returns the state and the median speed in images/s."""
         step = int(state.step)
         end = (step // self.steps_per_epoch + 1) * self.steps_per_epoch
-        order_EB = self._epoch_order(state.step)
+        order = self._epoch_order(state.step, self._seed)
         speeds, in_flight = [], None
         self._restart_clock(step)
         while step < end:
             next_step = self._next_stop(step)
-            program = self._program(state, order_EB, steps=next_step - step)
+            program = self._program(state, order, steps=next_step - step)
             self._call("before_steps", step)
             with jax.transfer_guard("disallow"), devices.naming_batch("train.batch_size", self.config.train.batch_size):
-                state, metrics = program(state, self.data, order_EB)
+                state, metrics = program(state, self.data, order)
             self._call("after_steps", next_step, metrics)
             self._describe_start()
             # At most one dispatch ahead, so that a signal stops the run within two. On CPU that would take a gigabyte
@@ -209,13 +211,13 @@ class Trainer:
             stops.append(every - step % every)
         return step + min(stops)
 
-    def _program(self, state: TrainState, order_EB: jax.Array, *, steps: int) -> Callable:
+    def _program(self, state: TrainState, order: EpochOrder, *, steps: int) -> Callable:
         """The training step compiled for `steps` batches per call; DataError if it does not fit into memory."""
         image_size = self.experiment.training_size(int(state.step) // self.steps_per_epoch)
         if (steps, image_size) not in self._programs:
             self._call("on_compile")
             started = time.perf_counter()
-            lowered = self._run_steps.lower(state, self.data, order_EB, steps=steps, image_size=image_size)
+            lowered = self._run_steps.lower(state, self.data, order, steps=steps, image_size=image_size)
             self._programs[steps, image_size] = devices.compile_to_fit(
                 lowered,
                 self.experiment.mesh,

@@ -79,9 +79,10 @@ def seen_in_training(experiment: Experiment, *, size: int = 8, epochs: int = 3) 
     before_BHWC = train.images_NHWC[rows_B]
 
     def seen(images_BHWC, epoch):
-        step, rows = epoch * experiment.steps_per_epoch, jnp.asarray(rows_B)
+        rows = jnp.asarray(rows_B)
+        moment = {"seed": config.train.seed, "step": epoch * experiment.steps_per_epoch, "epoch": epoch}
         images_BHWC, _ = augment.augment_batch(
-            images_BHWC, jnp.zeros((size, 1)), rows, config, preprocessing, step=step, epoch=epoch
+            images_BHWC, jnp.zeros((size, 1)), rows, config.augment, preprocessing, **moment
         )
         images_BHWC = 255 * (images_BHWC * jnp.array(preprocessing.std) + jnp.array(preprocessing.mean))
         return jnp.clip(images_BHWC.round(), 0, 255).astype(jnp.uint8)

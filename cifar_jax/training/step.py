@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -18,8 +19,15 @@ from cifar_jax.training import losses
 from cifar_jax.training.state import Metrics, TrainState, abstract_state, make_optimizer
 
 
+class EpochOrder(NamedTuple):
+    """What a program needs to know of an epoch; replicated. The seed is in it so that all seeds share one program."""
+
+    rows_EB: jax.Array  # int32: the row numbers of every batch
+    seed: jax.Array  # int32: `train.seed`
+
+
 def train_on_batch(
-    state: TrainState, images_BHWC, labels_B, indices_B, *, experiment: Experiment, optimizer, image_size: int
+    state: TrainState, images_BHWC, labels_B, indices_B, *, seed, experiment: Experiment, optimizer, image_size: int
 ) -> TrainState:
     """One update, as one device sees it (inside `split_over_devices`).
 
@@ -28,6 +36,7 @@ def train_on_batch(
         images_BHWC: this device's part of the batch, uint8; with `train.cached_features` float32 features (B, C).
         labels_B: likewise, int32.
         indices_B: row numbers of the whole batch, int32.
+        seed: `train.seed`, int32.
         image_size: of the model's input, in pixels.
     """
     config, model, steps_per_epoch = experiment.config, experiment.model, experiment.steps_per_epoch
@@ -39,9 +48,9 @@ def train_on_batch(
         epoch = state.step // steps_per_epoch
         prepare = dataclasses.replace(experiment.preprocessing, image_size=image_size)
         images_BHWC, targets_BK = augment.augment_batch(
-            images_BHWC, targets_BK, indices_B, config, prepare, step=state.step, epoch=epoch
+            images_BHWC, targets_BK, indices_B, config.augment, prepare, seed=seed, step=state.step, epoch=epoch
         )
-    rngs = {"dropout": _dropout_key(config.train.seed, state.step)}
+    rngs = {"dropout": _dropout_key(seed, state.step)}
 
     def loss_of(params):
         variables = {"params": params, "batch_stats": state.batch_stats}
@@ -68,7 +77,7 @@ def train_on_batch(
     )
 
 
-def _dropout_key(seed: int, step: jax.Array) -> jax.Array:
+def _dropout_key(seed: jax.Array, step: jax.Array) -> jax.Array:
     """Each device draws its own masks."""
     key = jax.random.fold_in(jax.random.key(seed), step)
     return jax.random.fold_in(jax.random.fold_in(key, 0xD20B0), lax.axis_index(DATA_AXIS))  # apart from augmentation's
@@ -87,7 +96,7 @@ def _add(state: TrainState, *, loss, correct, count: int, first) -> Metrics:
 
 
 def compile_steps(experiment: Experiment):
-    """`run(state, split, order_EB, steps=n, image_size=s) -> (state, metrics)`: the next n batches in one dispatch.
+    """`run(state, split, order, steps=n, image_size=s) -> (state, metrics)`: the next n batches in one dispatch.
 
     All of them are of one epoch, and `image_size` is the `training_size` of that epoch.
 
@@ -95,15 +104,15 @@ def compile_steps(experiment: Experiment):
     """
     optimizer = make_optimizer(experiment)
 
-    def body(state, split, order_EB, image_size):
-        indices_B = order_EB[state.step % len(order_EB)]
+    def body(state, split, order, image_size):
+        indices_B = order.rows_EB[state.step % len(order.rows_EB)]
         images_BHWC, labels_B = gather(split, indices_B)
-        settings = {"experiment": experiment, "optimizer": optimizer, "image_size": image_size}
+        settings = {"seed": order.seed, "experiment": experiment, "optimizer": optimizer, "image_size": image_size}
         return train_on_batch(state, images_BHWC, labels_B, indices_B, **settings)
 
-    def on_device(state, split, order_EB, *, steps, image_size):
+    def on_device(state, split, order, *, steps, image_size):
         def step(state, _):
-            return body(state, split, order_EB, image_size), None
+            return body(state, split, order, image_size), None
 
         if steps == 1:
             state, _ = step(state, None)
@@ -111,11 +120,11 @@ def compile_steps(experiment: Experiment):
             state, _ = lax.scan(step, state, length=steps)
         return state, state.metrics
 
-    def run(state, split, order_EB, *, steps, image_size=experiment.preprocessing.image_size):
+    def run(state, split, order, *, steps, image_size=experiment.preprocessing.image_size):
         function = functools.partial(on_device, steps=steps, image_size=image_size)
         specs = (REPLICATED, SHARDED, REPLICATED)
         on_mesh = split_over_devices(function, experiment.mesh, in_specs=specs, out_specs=REPLICATED)
-        return on_mesh(state, split, order_EB)
+        return on_mesh(state, split, order)
 
     return jax.jit(run, donate_argnums=0, static_argnames=("steps", "image_size"))
 
@@ -123,18 +132,18 @@ def compile_steps(experiment: Experiment):
 def lower_steps(experiment: Experiment, *, steps: int) -> jax.stages.Lowered:
     """`compile_steps` for `steps` batches of the largest images in training, lowered without data or a device."""
     mesh, state = experiment.mesh, abstract_state(experiment)
-    order_EB = replicated_like(jax.eval_shape(compile_epoch_order(experiment), state.step), mesh)
+    order = replicated_like(jax.eval_shape(compile_epoch_order(experiment), state.step, state.step), mesh)
     image_size = max(experiment.config.train.image_sizes or (experiment.preprocessing.image_size,))
-    arguments = state, abstract_split(experiment, "train"), order_EB
+    arguments = state, abstract_split(experiment, "train"), order
     return compile_steps(experiment).lower(*arguments, steps=steps, image_size=image_size)
 
 
 def compile_epoch_order(experiment: Experiment):
-    """`order(step) -> order_EB` of the epoch that contains `step` (an array on the devices), replicated."""
+    """`order(step, seed)`: the `EpochOrder` of the epoch that contains `step`; both int32, on the devices."""
     config, size = experiment.config.train, len(experiment.splits["train"])
 
-    def order(step):
+    def order(step, seed):
         epoch = step // experiment.steps_per_epoch
-        return epoch_order(seed=config.seed, epoch=epoch, size=size, batch_size=config.batch_size)
+        return EpochOrder(epoch_order(seed=seed, epoch=epoch, size=size, batch_size=config.batch_size), seed)
 
     return quickly_compiled(order, experiment.mesh)

@@ -50,9 +50,9 @@ def experiment_of(name, *, seed=0, dropout=0.0, rules=((".*", 1.0),), **changes)
 def trained(experiment):
     """The state after two steps."""
     state = initial_state(experiment)
-    order_EB = compile_epoch_order(experiment)(state.step)
+    order = compile_epoch_order(experiment)(state.step, state.step)
     split = place(experiment.dataset.train, experiment.mesh)
-    state, _ = compile_steps(experiment)(state, split, order_EB, steps=2)
+    state, _ = compile_steps(experiment)(state, split, order, steps=2)
     return jax.device_get(state)
 
 

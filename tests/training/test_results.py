@@ -45,7 +45,7 @@ def test_the_shown_images_equal_those_of_the_training_step(changes, image_size):
     def seen(images_BHWC, labels_B, step):
         state = TrainState(step, params, {}, optimizer.init(params), {}, Metrics.zero())
         settings = {"experiment": dataclasses.replace(experiment, model=Recorder()), "optimizer": optimizer}
-        settings["image_size"] = experiment.preprocessing.image_size
+        settings |= {"image_size": experiment.preprocessing.image_size, "seed": config.train.seed}
         after = train_on_batch(state, images_BHWC, labels_B, jnp.asarray(rows_B, jnp.int32), **settings)
         return after.batch_stats["seen"]
 

@@ -1,5 +1,7 @@
 """The compiled training step: independent of the number of devices and of the steps per dispatch."""
 
+import functools
+
 import jax
 import numpy as np
 import pytest
@@ -40,14 +42,16 @@ class Training:
         self.experiment = experiment_of(**settings)
         self.split = place(self.experiment.dataset.train, self.experiment.mesh)
         self.run = compile_steps(self.experiment)
-        self.order = compile_epoch_order(self.experiment)
+        self.order = functools.partial(
+            compile_epoch_order(self.experiment), seed=replicate(np.int32(0), self.experiment.mesh)
+        )
 
     def go(self, dispatches):
         """The state, and the metrics after each dispatch of this many steps, from the beginning of training."""
         state, seen = initial_state(self.experiment), []
-        order_EB = self.order(state.step)
+        order = self.order(state.step)
         for steps in dispatches:
-            state, metrics = self.run(state, self.split, order_EB, steps=steps)
+            state, metrics = self.run(state, self.split, order, steps=steps)
             seen.append(metrics)
         return jax.device_get((state, seen))
 
@@ -84,11 +88,11 @@ def test_three_steps_in_one_dispatch_are_three_dispatches(eight):
 
 def test_a_step_moves_nothing_between_host_and_devices(eight):
     state = initial_state(eight.experiment)
-    order_EB = eight.order(state.step)
+    order = eight.order(state.step)
     with jax.transfer_guard("disallow"):
         with pytest.raises(Exception, match="Disallowed host-to-device transfer"):  # a control
             jax.numpy.sin(np.ones(3))
-        state, _ = eight.run(state, eight.split, order_EB, steps=1)
+        state, _ = eight.run(state, eight.split, order, steps=1)
         state, metrics = eight.run(state, eight.split, eight.order(state.step), steps=1)
     assert metrics.count == 32
 
@@ -113,10 +117,10 @@ def test_dropout_follows_the_step_so_that_a_run_resumes_bit_for_bit(dropout):
     mesh = training.experiment.mesh
     whole, _ = training.go([1, 1])
     half, (at_step_0,) = training.go([1])
-    order_EB = training.order(replicate(np.int32(0), mesh))
-    resumed, _ = training.run(replicate(half, mesh), training.split, order_EB, steps=1)  # as from a checkpoint
+    order = training.order(replicate(np.int32(0), mesh))
+    resumed, _ = training.run(replicate(half, mesh), training.split, order, steps=1)  # as from a checkpoint
     jax.tree.map(np.testing.assert_array_equal, jax.device_get(resumed), whole)
     # Step 4 is the first of the next epoch: here with the same batch and parameters as step 0.
     later = jax.device_get(initial_state(training.experiment)).replace(step=np.int32(4))
-    _, at_step_4 = training.run(replicate(later, mesh), training.split, order_EB, steps=1)
+    _, at_step_4 = training.run(replicate(later, mesh), training.split, order, steps=1)
     assert (at_step_4.loss_sum == at_step_0.loss_sum) == (dropout == 0)
