@@ -141,6 +141,16 @@ def test_ablations(name):
     assert f"from {first:.1f} to {last:.1f} %" in text_of("docs/results.md")
 
 
+def test_the_cnn_compiled_for_a_tpu():
+    results, page = load_results("target_cnn_scratch_v5e-1"), (ROOT / "docs" / "accelerators.md").read_text()
+    training, batch = results["programs"]["training"], results["largest_batch"]
+    assert results["command"].partition(" --output")[0] in page and results["fits"]
+    assert (
+        f"| {training['batch_size']} | {training['memory']['needed'] / 1e9:.2f} GB | {batch['fits']:,} | "
+        f"{training['roofline']['images_per_second_at_most']:,.0f} | {training['compile_seconds']:.0f} s |"
+    ) in page
+
+
 def test_figures_of_the_readme():
     page, cnn, speed = text_of("README.md"), load_results("cnn_scratch"), load_results("training_speed_batch")
     test, ratios = cnn["test"], speed["ours_divided_by"]
