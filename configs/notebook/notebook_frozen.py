@@ -25,6 +25,5 @@ def get_config() -> ConfigDict:
         ),
         ("224 pixels", (("model.image_size", 224),)),
         ("L-BFGS, L2 chosen on validation", (("optimizer.name", "lbfgs"), ("train.epochs", 1))),
-        ("features of all stages", (("model.pooled_stages", "all"),)),
     )
     return config
