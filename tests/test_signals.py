@@ -104,15 +104,6 @@ def test_a_closed_terminal_does_not_delay_the_end():
     assert code == 129
 
 
-@pytest.fixture
-def _usual_effect_of_ctrl_c():
-    """That of a terminal, even if the tests run in the background of a script, where it is ignored."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
-
-
-@pytest.mark.usefixtures("_usual_effect_of_ctrl_c")
 def test_without_watching_the_second_signal_has_its_usual_effect():
     with pytest.raises(KeyboardInterrupt), StopSignal() as stop:
         os.kill(os.getpid(), signal.SIGINT)
@@ -121,7 +112,6 @@ def test_without_watching_the_second_signal_has_its_usual_effect():
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
-@pytest.mark.usefixtures("_usual_effect_of_ctrl_c")
 def test_without_watching_a_signal_that_is_not_read_arrives_after_the_block():
     saved = []
     with pytest.raises(KeyboardInterrupt):
@@ -132,7 +122,6 @@ def test_without_watching_a_signal_that_is_not_read_arrives_after_the_block():
     assert saved
 
 
-@pytest.mark.usefixtures("_usual_effect_of_ctrl_c")
 def test_an_error_in_the_block_is_reported_instead_of_the_signal():
     with pytest.raises(Interrupted), StopSignal():
         os.kill(os.getpid(), signal.SIGINT)
