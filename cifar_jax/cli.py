@@ -253,6 +253,8 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
         raise UsageError(f"unknown flag --{name}; {f'the nearest is --{near[0]}' if near else '--help lists them'}")
     if flags.target and flags.mode != "inspect":
         raise UsageError(f"--target={flags.target} is for --mode inspect: add it, or remove --target")
+    if flags.output and flags.mode not in ("predict", "export") and not flags.target:
+        raise UsageError(f"--output={flags.output}: only predict, export and inspect --target write it; remove it")
     required = {"train": "config", "inspect": "config", "ablation": "config", "predict": "images", "export": "output"}
     hints = {"config": "such as --config cnn_scratch", "workdir": "the run folder", "output": "the file to write"}
     folder = "config" if flags.config else "workdir"

@@ -78,6 +78,8 @@ def test_names_that_the_terminal_cannot_show_are_printed_as_escapes(tmp_path):
         ("--config=cnn_scratch --noconfig.train.epochs", "unknown flag --noconfig.train.epochs"),
         ("--config=cnn_scratch --mode=inspect --target=v5e-2", "--target: invalid choice: 'v5e-2'"),
         ("--config=cnn_scratch --target=v5e-1", "--target=v5e-1 is for --mode inspect"),
+        ("--config=cnn_scratch --output=x.json", "--output=x.json: only predict, export and inspect --target"),
+        ("--config=cnn_scratch --mode=inspect --output=x.json", "--output=x.json: only predict, export and inspect"),
         ("--config=cnn_scratch stray", "stray argument 'stray'"),
         ("--config=cnn_scratch --worgdir=x", "unknown flag --worgdir; the nearest is --workdir"),
         ("--config=cnn_scratch --nonsense", "unknown flag --nonsense; --help lists them"),
