@@ -18,7 +18,7 @@ class Conv(nn.Module):
         stride: in both directions.
         use_bias: add the parameter `bias`.
         standardize: filters are brought to mean 0 and variance 1 before use (Qiao et al. 2019, Weight standardization).
-        small_maps_by_taps: on CPU, compute 3x3 convolutions of maps up to 4x4 by `xla_cpu.convolve_by_taps`.
+        largest_by_taps: on CPU, 3x3 convolutions with at most this many output pixels use `xla_cpu.convolve_by_taps`.
         dtype: of the computation.
         kernel_init: initial values; a function of (key, shape, dtype).
     """
@@ -28,7 +28,7 @@ class Conv(nn.Module):
     stride: int = 1
     use_bias: bool = False
     standardize: bool = False
-    small_maps_by_taps: bool = True
+    largest_by_taps: int = 16
     dtype: jnp.dtype = jnp.float32
     kernel_init: nn.initializers.Initializer = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 
@@ -39,7 +39,7 @@ class Conv(nn.Module):
         if self.standardize:
             kernel_HWIO = standardized(kernel_HWIO)
         images_NHWC, kernel_HWIO = images_NHWC.astype(self.dtype), kernel_HWIO.astype(self.dtype)
-        output_NHWC = convolve(images_NHWC, kernel_HWIO, stride=self.stride, small_maps_by_taps=self.small_maps_by_taps)
+        output_NHWC = convolve(images_NHWC, kernel_HWIO, stride=self.stride, largest_by_taps=self.largest_by_taps)
         if self.use_bias:
             output_NHWC += self.param("bias", nn.initializers.zeros, (self.features,)).astype(self.dtype)
         return output_NHWC
@@ -51,11 +51,11 @@ def standardized(kernel_HWIO: jax.Array) -> jax.Array:
     return centered_HWIO * lax.rsqrt(jnp.square(centered_HWIO).mean(axis=(0, 1, 2)) + 1e-10)  # epsilon as in BiT
 
 
-def convolve(images_NHWC: jax.Array, kernel_HWIO: jax.Array, *, stride: int, small_maps_by_taps=True) -> jax.Array:
+def convolve(images_NHWC: jax.Array, kernel_HWIO: jax.Array, *, stride: int, largest_by_taps: int = 16) -> jax.Array:
     """Convolution with a square kernel, padded by (size - 1) // 2 pixels at the top and left, size // 2 elsewhere."""
     size = len(kernel_HWIO)
     height, width = (-(-side // stride) for side in images_NHWC.shape[1:3])
-    is_small = small_maps_by_taps and height * width <= 16
+    is_small = height * width <= largest_by_taps
     padding = (((size - 1) // 2, size // 2),) * 2
     on_cpu = traced_platform() == "cpu"
     if on_cpu and (size == 1 or (size == 3 and (stride > 1 or is_small))):
