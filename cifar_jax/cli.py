@@ -62,6 +62,7 @@ def main(hooks: Sequence["Hook"] = ()) -> None:
             _exit(f"{one_line(error)}: {OUT_OF_MEMORY}", 1)
         if lost_contact := processes.explains(error):
             _exit(lost_contact, 1)
+        processes.wait_for_watch()
         raise
     except KeyboardInterrupt:  # where `signals.watch` cannot
         _exit("stopped by SIGINT; repeat the command to continue", 130)

@@ -259,7 +259,9 @@ class _Watch:
         if what != "is gone":
             time.sleep(1)  # all processes may have the same error, which is the better message
         try:
-            os.write(2, f"error: process {process_id} {what}; {resume()}\n".encode(errors="backslashreplace"))
+            terminal, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, 2)  # JAX and the main thread report the same loss at this moment, in many lines
+            os.write(terminal, f"error: process {process_id} {what}; {resume()}\n".encode(errors="backslashreplace"))
         finally:
             os._exit(1)
 
@@ -270,16 +272,23 @@ def wait_for_all(name: str) -> None:
         _watch.wait_for_all(name)
 
 
+def wait_for_watch() -> None:
+    """Call it before an error is printed: if it comes from the loss of another process, this process ends here.
+
+    JAX reports the loss as one of many errors. The thread that watches the processes knows the cause.
+    """
+    if _watch:
+        time.sleep(2)
+
+
 def end_with_error(code: int, message: Callable[[], None]) -> None:
     """Reports an error and ends this process at once if it is one of several; else it does nothing.
-
-    If the error comes from the loss of another process, the thread that watches it ends this one first.
 
     Args:
         message: prints the error.
     """
     if _watch:
-        time.sleep(2)
+        wait_for_watch()
         message()
         _watch.send(_FAILED)
         time.sleep(2 if _watch.is_first else 0)  # JAX aborts the others if the first process ends before them
