@@ -1,13 +1,15 @@
 """report.html, .md, .json and .png of several runs: a table, their curves, and which differences exceed chance."""
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
+import numpy as np
+
 from cifar_jax.errors import DataError
-from cifar_jax.metrics import paired
+from cifar_jax.metrics import ensemble, paired
 from cifar_jax.report import curves, finished_runs
-from cifar_jax.report.finished_runs import Group
+from cifar_jax.report.finished_runs import Group, Run
 from cifar_jax.report.html import inlined, write_page
 from cifar_jax.runs.json_files import write_json
 
@@ -24,9 +26,10 @@ def write(directory: Path) -> list[Path]:
     runs, skipped = finished_runs.find(directory)
     groups = finished_runs.group(runs)
     files = {kind: directory / f"report.{kind}" for kind in ("html", "md", "json", "png")}
-    pairs = list(_pairs(groups, skipped))
+    correct = _readable(groups, skipped)
+    pairs, ensembles = list(_pairs(groups, correct)), list(_ensembles(groups, correct))
     rows = [_row(*pair) for pair in zip(groups, finished_runs.config_differences(groups), strict=True)]
-    write_json(files["json"], {"groups": rows, "pairs": pairs, "skipped": skipped})
+    write_json(files["json"], {"groups": rows, "pairs": pairs, "ensembles": ensembles, "skipped": skipped})
     _draw(groups, title=f"{directory.name}: {len(runs)} runs", path=files["png"])
     leaders = set({group.data: group.runs[0].name for group in reversed(groups)}.values())  # best of each data set
     values = {
@@ -34,6 +37,7 @@ def write(directory: Path) -> list[Path]:
         "runs": len(runs),
         "groups": rows,
         "pairs": [pair for pair in pairs if {pair["first"], pair["second"]} & leaders],
+        "ensembles": ensembles,
         "skipped": skipped,
         "splits": SPLITS[::-1],
     }
@@ -63,21 +67,52 @@ def _row(group: Group, differences: dict[str, object]) -> dict:
     }
 
 
-def _pairs(groups: Sequence[Group], skipped: list[str]) -> Iterator[dict]:
-    """Paired tests of the first seeds of every two configurations with the same test images.
+def _readable(groups: Sequence[Group], skipped: list[str]) -> dict[str, np.ndarray]:
+    """By the name of a run, whether each test image is classified correctly, bool (N,).
 
-    A run whose predictions are missing or damaged is not tested; a line is added to `skipped`.
+    A run whose predictions are missing or damaged is left out; a line is added to `skipped`.
     """
-    tested = []
-    for run in (group.runs[0] for group in groups):
+    correct = {}
+    for run in (run for group in groups for run in group.runs):
         try:
-            tested.append((run, run.folder.correct("test")))
+            logits_NK, labels_N = run.folder.logits("test")
         except DataError as error:
-            skipped.append(f"{run.name}: no paired comparison: {error}")
-    for (first, first_correct_N), (second, second_correct_N) in itertools.combinations(tested, 2):
-        if first.results["data"]["splits"]["test"] == second.results["data"]["splits"]["test"]:
-            result = paired.compare(first_correct_N, second_correct_N)
+            skipped.append(f"{run.name}: in no paired comparison and no ensemble: {error}")
+        else:
+            correct[run.name] = logits_NK.argmax(axis=1) == labels_N
+    return correct
+
+
+def _pairs(groups: Sequence[Group], correct: dict[str, np.ndarray]) -> Iterator[dict]:
+    """Paired tests of the first seeds of every two configurations with the same test images."""
+    first_seeds = [group.runs[0] for group in groups if group.runs[0].name in correct]
+    for first, second in itertools.combinations(first_seeds, 2):
+        if _test_images(first) == _test_images(second):
+            result = paired.compare(correct[first.name], correct[second.name])
             yield {"first": first.name, "second": second.name, **result}
+
+
+def _ensembles(groups: Sequence[Group], names: Collection[str]) -> Iterator[dict]:
+    """The runs of each group as one classifier, then all runs on the same test images if they are of several groups.
+
+    Only runs whose name is in `names` take part.
+    """
+    by_images: dict[str, list[Group]] = {}
+    for group in groups:
+        by_images.setdefault(_test_images(group.runs[0]), []).append(group)
+    several = [same for same in by_images.values() if len(same) > 1]
+    together = [Group([run for group in same for run in group.runs]) for same in several]
+    named = [(group.name, group) for group in groups] + [(f"all runs on {group.data}", group) for group in together]
+    for name, group in named:
+        runs = [run for run in group.runs if run.name in names]
+        if len(runs) > 1:
+            _, labels_N = runs[0].folder.logits("test")
+            figures = ensemble.evaluate((run.folder.logits("test")[0] for run in runs), labels_N=labels_N)
+            yield {"name": name, "runs": [run.name for run in runs], **figures}
+
+
+def _test_images(run: Run) -> str:
+    return run.results["data"]["splits"]["test"]["fingerprint"]
 
 
 def _draw(groups: Sequence[Group], *, title: str, path: Path) -> None:

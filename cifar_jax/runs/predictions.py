@@ -1,5 +1,6 @@
 """predictions.npz: labels, predictions and logits of the images of a split, in order."""
 
+import math
 import zipfile
 import zlib
 from pathlib import Path
@@ -21,15 +22,17 @@ def write_predictions(path: Path, *, labels_N: np.ndarray, predictions_N: np.nda
         np.savez(temporary, labels=labels_N, predictions=predictions_N, **logits_NK)
 
 
-def read_predictions(path: Path, *, n: int) -> tuple[np.ndarray, np.ndarray]:
-    """Labels and predictions, integers (n,). Nothing else in the file is read; zip files have a checksum per array.
+def read_logits(path: Path, *, name: str, shape: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+    """The logits `name`, 'logits' or 'logits_tta', float32 of this shape (N, K), and the labels, integers (N,).
+
+    Nothing else in the file is read; zip files have a checksum per array.
 
     Raises:
-        DataError: the file is missing, damaged, or of another number of images.
+        DataError: the file is missing, damaged, or of another shape.
     """
     try:
         with open_regular(path) as file, zipfile.ZipFile(file) as archive:
-            return _read(archive, "labels", n), _read(archive, "predictions", n)
+            return _read(archive, name, shape, kinds="f"), _read(archive, "labels", shape[:1], kinds="iu")
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror or one_line(error)}") from error
     # NotImplementedError: zipfile's, for an unknown compression; RuntimeError: for an encrypted member
@@ -37,13 +40,16 @@ def read_predictions(path: Path, *, n: int) -> tuple[np.ndarray, np.ndarray]:
         raise DataError(f"{path} is damaged: {one_line(error)}") from error
 
 
-def _read(archive: zipfile.ZipFile, name: str, n: int) -> np.ndarray:
+def _read(archive: zipfile.ZipFile, name: str, shape: tuple[int, ...], *, kinds: str) -> np.ndarray:
+    """The array `name`, of one of the `kinds` of NumPy's data types."""
     with archive.open(f"{name}.npy") as file:
         np.lib.format.read_magic(file)
-        shape, _, dtype = np.lib.format.read_array_header_1_0(file)
-        if shape != (n,) or dtype.kind not in "iu":
-            raise ValueError(f"{name} is {dtype} {shape}, must be integers ({n},)")
-        content = file.read(n * dtype.itemsize + 1)  # to its end: only then is the checksum compared
-    if len(content) != n * dtype.itemsize:
-        raise ValueError(f"{name} has {len(content)} bytes, must have {n * dtype.itemsize}")
-    return np.frombuffer(content, dtype)
+        found, is_fortran, dtype = np.lib.format.read_array_header_1_0(file)
+        if found != shape or dtype.kind not in kinds or (is_fortran and len(shape) > 1):
+            expected = "integers" if kinds == "iu" else "numbers in row order"
+            raise ValueError(f"{name} is {dtype} {found}, must be {expected} {shape}")
+        size = math.prod(shape) * dtype.itemsize
+        content = file.read(size + 1)  # to its end: only then is the checksum compared
+    if len(content) != size:
+        raise ValueError(f"{name} has {len(content)} bytes, must have {size}")
+    return np.frombuffer(content, dtype).reshape(shape)

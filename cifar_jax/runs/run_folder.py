@@ -20,7 +20,7 @@ from cifar_jax.runs import forms
 from cifar_jax.runs.history import read_history, until
 from cifar_jax.runs.json_files import CHECKSUM, json_checksum, load_object, plain, read_json, warn_once, write_json
 from cifar_jax.runs.metadata import newest_metadata, steps
-from cifar_jax.runs.predictions import read_predictions
+from cifar_jax.runs.predictions import read_logits
 
 try:
     import fcntl
@@ -115,23 +115,24 @@ class RunFolder:
                 raise DataError(f"{self.history_json} is damaged: its rows are not those of the run")
         return columns
 
-    def correct(self, split: str) -> np.ndarray:
-        """Whether each image is classified correctly, bool (N,), from evaluation/SPLIT/predictions.npz.
+    def logits(self, split: str) -> tuple[np.ndarray, np.ndarray]:
+        """The logits, float32 (N, K), from which the accuracy in results.json was computed, and the labels (N,).
 
         Raises:
             DataError: the file is missing or damaged, or of another evaluation than results.json.
         """
-        path, metrics = self.evaluation_dir(split) / "predictions.npz", self.results()[split]
+        results = self.results()
+        path, metrics = self.evaluation_dir(split) / "predictions.npz", results[split]
+        shape = metrics["n"], len(results["data"]["classes"])
         with _hint():
-            labels_N, predictions_N = read_predictions(path, n=metrics["n"])
-            correct_N = labels_N == predictions_N
-            if correct_N.sum() != round(metrics["accuracy"] * metrics["n"]):
+            logits_NK, labels_N = read_logits(path, name="logits_tta" if metrics["tta"] else "logits", shape=shape)
+            if (logits_NK.argmax(axis=1) == labels_N).sum() != round(metrics["accuracy"] * metrics["n"]):
                 raise DataError(f"{path} is of another evaluation than {self.results_json.name}")
-        return correct_N
+        return logits_NK, labels_N
 
     def damages(self) -> list[str]:
         """One line for each file of a finished run that is missing or damaged."""
-        of_test = functools.partial(self.metrics, "test"), functools.partial(self.correct, "test")
+        of_test = functools.partial(self.metrics, "test"), functools.partial(self.logits, "test")
         found = {}
         for read in (self.results, self.history, self.architecture, *of_test):
             try:

@@ -117,7 +117,7 @@ def make_run(history):
         environment = {"devices": "1 x cpu", "versions": {"jax": "9.8.7"}, "source_revision": "abc123"}
         write_json(folder.results_json, results | {"environment": environment})
         write_json(folder.evaluation_dir("test") / "metrics.json", metrics)
-        arrays = {"labels_N": labels_N, "predictions_N": logits_NK.argmax(-1)}
+        arrays = {"labels_N": labels_N, "predictions_N": logits_NK.argmax(-1), "logits": np.float32(logits_NK)}
         write_predictions(folder.evaluation_dir("test") / "predictions.npz", **arrays)
         return folder
 

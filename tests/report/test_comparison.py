@@ -5,6 +5,7 @@ import pytest
 from scipy import stats
 
 from cifar_jax.errors import UsageError
+from cifar_jax.metrics import ensemble
 from cifar_jax.modes import report as report_mode
 from cifar_jax.report import comparison
 from cifar_jax.runs.json_files import read_json, write_json
@@ -80,12 +81,35 @@ def test_pairs_are_compared_on_the_same_images(runs):
     assert pair["interval"][0] < pair["difference"] < pair["interval"][1] < 0 and pair["p_value"] < 0.01
 
 
+def test_the_seeds_of_a_recipe_and_all_runs_are_evaluated_as_ensembles(runs, parse):
+    comparison.write(runs)
+    seeds, everything = read_json(runs / "report.json")["ensembles"]
+    assert (seeds["name"], seeds["runs"]) == ("good", ["good/seed_0", "good/seed_1"])
+    assert (everything["name"], everything["runs"]) == ("all runs on shapes", ["good/seed_0", "good/seed_1", "bad"])
+    saved = [np.load(runs / name / "evaluation" / "test" / "predictions.npz") for name in everything["runs"]]
+    for row, files in ((seeds, saved[:2]), (everything, saved)):
+        expected = ensemble.evaluate([file["logits"] for file in files], labels_N=saved[0]["labels"])
+        assert {name: row[name] for name in expected} == expected
+        for text in (parse(runs / "report.html").text, (runs / "report.md").read_text(encoding="utf-8")):
+            assert f"{100 * row['accuracy']:.2f} %" in text and f"{100 * row['gain']:+.2f}" in text
+
+
+def test_a_run_without_logits_is_in_no_ensemble(runs):
+    path = runs / "good" / "seed_1" / "evaluation" / "test" / "predictions.npz"
+    with np.load(path) as saved:
+        write_predictions(path, labels_N=saved["labels"], predictions_N=saved["predictions"])
+    comparison.write(runs)
+    report = read_json(runs / "report.json")
+    assert [row["runs"] for row in report["ensembles"]] == [["good/seed_0", "bad"]]
+    assert any(line.startswith("good/seed_1: in no paired comparison and no ensemble: ") for line in report["skipped"])
+
+
 def test_runs_on_different_test_images_are_not_compared(tmp_path, make_run):
     make_run(tmp_path / "first")
     make_run(tmp_path / "other_data", seed=1, data="cifar10")
     comparison.write(tmp_path)
     report = read_json(tmp_path / "report.json")
-    assert report["pairs"] == [] and len(report["groups"]) == 2
+    assert report["pairs"] == report["ensembles"] == [] and len(report["groups"]) == 2
 
 
 def test_the_curves_of_each_data_set_have_their_own_axes(tmp_path, make_run, drawn):
@@ -126,15 +150,16 @@ def test_page_and_table_agree_and_the_page_is_self_contained(runs, parse):
     assert [f"#{name}" for name in page.values("id")] == page.values("href")
     assert "not finished" in page.text and "not finished" in table
     rows = [line for line in table.splitlines() if line.startswith("|")]
-    assert {line.count("|") for line in rows[:4]} == {12} and {line.count("|") for line in rows[4:]} == {8}
+    assert [line.count("|") for line in rows] == [12] * 4 + [8] * 3 + [6] * 4
 
 
 def test_a_p_value_too_small_for_a_float_is_not_shown_as_zero(tmp_path, make_run, change):
     for name, right in (("all", True), ("none", False)):
         folder = make_run(tmp_path / name, learning_rate=1.0 + right)
-        labels_N = np.zeros(2000, int)
+        labels_N, logits_NK = np.zeros(2000, int), np.tile(np.float32([1, 0, 0]), (2000, 1))
         path = folder.evaluation_dir("test") / "predictions.npz"
-        write_predictions(path, labels_N=labels_N, predictions_N=labels_N if right else labels_N + 1)
+        logits_NK = logits_NK if right else logits_NK[:, ::-1].copy()
+        write_predictions(path, labels_N=labels_N, predictions_N=logits_NK.argmax(axis=1), logits=logits_NK)
         test = read_json(folder.results_json)["test"]
         change(folder.results_json, test=test | {"n": 2000, "accuracy": float(right)})
     comparison.write(tmp_path)
