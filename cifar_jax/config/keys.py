@@ -123,6 +123,8 @@ FIXES = tuple_of(
     range(101),
 )
 
+OPTIMIZERS = ("sgd", "adamw", "muon", "muon_sgd", "lbfgs")  # muon: with adamw for all but the 3x3 kernels
+
 KEYS = {
     "data.name": Key("cifar10", one_of("cifar10", "cifar100", "shapes", "folder"), "shapes: drawn by the program"),
     "data.dir": Key("", TEXT, "TFDS folder, Toronto archive, images, .npz; '' = $CIFAR_JAX_DATA", free=True),
@@ -137,11 +139,11 @@ KEYS = {
     "augment.cutout": Key(0, PIXELS, "side of a square set to the mean color; 0 = off", "pixels"),
     "augment.random_resized_crop": Key(0.0, number(0, 1), "smallest area of a random crop, of 1; 0 = off"),
     "augment.mixup": Key(0.0, number(0, 100), "alpha of the Beta distribution; 0 = off"),
-    "model.name": Key("cnn", TEXT, "architecture: cnn, resnet, or one that you added to `MODELS`"),
+    "model.name": Key("cnn", TEXT, "cnn, airbench94, airbench96, resnet, or one that you added to `MODELS`"),
     "model.image_size": Key(0, PIXELS, "model input, resized in the compiled step; 0 = as loaded", "pixels"),
     "model.dtype": Key("auto", one_of("float32", "bfloat16", "auto"), "auto: bfloat16 on accelerators, else float32"),
     "model.dropout": Key(0.0, BELOW_1, "probability that a feature before the head is set to 0; 0 = off"),
-    # cnn:
+    # cnn and airbench use the first two of these:
     "model.widths": Key((64, 128, 256), WIDTHS, "of the blocks; each block halves the image", "channels"),
     "model.convs_per_block": Key(2, integer(1, 32), "convolutions in each block"),
     "model.norm": Key("batch", one_of("batch", "none"), "batch: BatchNorm"),
@@ -163,11 +165,14 @@ KEYS = {
     "model.input_channels": Key("", one_of("", "RGB", "BGR"), "that pretrained weights take; '' = usual for the file"),
     "model.check_input": Key(True, SWITCH, "refuse images on another scale than the weights were trained on"),
     "model.freeze_statistics": Key(True, SWITCH, "of frozen BatchNorm layers; False: those of each batch"),
-    "optimizer.name": Key("sgd", one_of("sgd", "adamw", "muon", "lbfgs"), "lbfgs: linear probe on cached features"),
+    "optimizer.name": Key("sgd", one_of(*OPTIMIZERS), "lbfgs: linear probe on cached features"),
     "optimizer.learning_rate": Key(0.1, above_0(1000), "peak; of muon, for the 3x3 kernels"),
     "optimizer.momentum": Key(0.9, BELOW_1, "Nesterov momentum of sgd, b1 of adamw, beta of muon"),
-    "optimizer.weight_decay": Key(5e-4, number(0, 1000), "coupled for sgd, else decoupled; never on norms and biases"),
+    "optimizer.weight_decay": Key(5e-4, number(0, 1000), "coupled for sgd, else decoupled; not on norms and biases"),
+    "optimizer.uniform_decay": Key(False, SWITCH, "sgd: biases decay too, and no multiplier changes the decay"),
     "optimizer.adam_learning_rate": Key(2e-3, above_0(1000), "muon: peak for all but the 3x3 kernels"),
+    "optimizer.sgd_learning_rate": Key(0.1, above_0(1000), "muon_sgd: peak for all but the 3x3 kernels"),
+    "optimizer.sgd_momentum": Key(0.9, BELOW_1, "muon_sgd: Nesterov momentum for all but the 3x3 kernels"),
     # The first expression that matches a parameter's path applies; a parameter without a match is an error.
     "optimizer.rules": Key(((".*", 1.0),), MULTIPLIERS, "of the learning rate, by parameter path; 0 freezes"),
     "optimizer.layer_decay": Key(1.0, above_0(1), "multiplies the rate once per stage away from the head"),
@@ -179,6 +184,7 @@ KEYS = {
     "schedule.warmup_epochs": Key(0.0, number(0, EPOCHS), "see warmup_steps", "epochs"),
     "schedule.warmup_percent": Key(0.0, number(0, 100), "see warmup_steps", "% of all steps"),
     "schedule.head_epochs": Key(0.0, number(0, EPOCHS), "at the start, only the head trains", "epochs"),
+    "schedule.whiten_bias_epochs": Key(0.0, number(0, EPOCHS), "in which its rate falls to 0; 0 = as others", "epochs"),
     "schedule.decay_steps": Key((), increasing(integer(1, 10**9)), "schedule step: set one of three keys", "steps"),
     "schedule.decay_epochs": Key((), increasing(above_0(EPOCHS)), "see decay_steps", "epochs"),
     "schedule.decay_percent": Key((), increasing(number(0, 100)), "see decay_steps", "% of all steps"),

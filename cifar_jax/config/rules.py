@@ -111,6 +111,12 @@ EFFECTS = (
         "only schedule.name=cosine and linear use it",
     ),
     (("optimizer.adam_learning_rate",), lambda c: c.optimizer.name == "muon", "only optimizer.name=muon uses it"),
+    (("optimizer.sgd_",), lambda c: c.optimizer.name == "muon_sgd", "only optimizer.name=muon_sgd uses it"),
+    (
+        ("optimizer.uniform_decay",),
+        lambda c: c.optimizer.name in ("sgd", "muon_sgd"),
+        "only optimizer.name=sgd and muon_sgd use it",
+    ),
     (
         (
             *("optimizer.learning_rate", "optimizer.momentum", "optimizer.weight_decay", "optimizer.layer_decay"),
@@ -121,7 +127,8 @@ EFFECTS = (
     ),
     (
         (
-            *("schedule.head_epochs", "optimizer.layer_decay", "model.remat", "model.freeze_statistics"),
+            *("schedule.head_epochs", "schedule.whiten_bias_epochs", "optimizer.layer_decay"),
+            *("model.remat", "model.freeze_statistics"),
             *("evaluation.tta", "train.image_sizes"),
         ),
         lambda c: not c.train.cached_features,

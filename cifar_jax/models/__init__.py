@@ -6,6 +6,7 @@ The contract of a model, on which training, freezing, evaluation and export rely
 - The last layer is the Dense layer `head`. Other top-level layers are named by their place: `stageN_...` or
   `blockN_...` (N from 1, towards the head), `final_...` behind the last stage, any other name before the first.
   Rules for parameters (`config.optimizer.rules`) match these names, and layer decay counts the stages.
+- A bias behind whitening filters is the layer `whiten_bias`: `config.schedule.whiten_bias_epochs` freezes it early.
 - Norms with running statistics are `nn.BatchNorm(axis_name=DATA_AXIS)`, called with `use_running_average=not train`:
   training averages over the batch of all devices, and `freezing.keep_statistics` finds the ones that are frozen.
 - Dropout is an `nn.Dropout`, called with `deterministic=not train`; the training step gives it its generator.
@@ -22,12 +23,15 @@ import jax.numpy as jnp
 
 from cifar_jax.config import default_config
 from cifar_jax.errors import UsageError
+from cifar_jax.models.airbench import Airbench94, Airbench96
 from cifar_jax.models.classifier import Classifier
 from cifar_jax.models.cnn import CNN
 from cifar_jax.models.resnet import ResNet
 
 # The values of `config.model.name`.
 MODELS: dict[str, type[Classifier]] = {
+    "airbench94": Airbench94,
+    "airbench96": Airbench96,
     "cnn": CNN,
     "resnet": ResNet,
 }

@@ -75,13 +75,7 @@ class CNN(Classifier):
 
     @nn.nowrap
     def require_size(self, image_size: int) -> None:
-        blocks = image_size.bit_length() - 1  # each halves the image, rounded down
-        if len(self.widths) > blocks:
-            fewer = f"at most {blocks} blocks, or " if blocks else ""
-            raise UsageError(
-                f"--config.model.widths has {len(self.widths)} blocks: an image of {image_size} pixels shrinks to 0 in "
-                f"block {blocks + 1}; use {fewer}--config.model.image_size of at least {2 ** len(self.widths)}"
-            )
+        require_blocks(len(self.widths), image_size)
 
     @nn.nowrap
     def initial_variables(self, *, seed: int, images_NHWC: np.ndarray, prepare) -> dict:
@@ -103,6 +97,17 @@ class CNN(Classifier):
         settings = {"epsilon": 1e-5, "use_scale": False, "dtype": self.dtype, "axis_name": DATA_AXIS, "name": name}
         norm = nn.BatchNorm(momentum=0.6, **settings)  # few steps in all: statistics must follow fast
         return functools.partial(norm, use_running_average=not train)
+
+
+def require_blocks(blocks: int, image_size: int, *, cut: int = 0) -> None:
+    """Raises UsageError if an image of this size, less `cut` pixels, shrinks to 0 in blocks that halve it."""
+    possible = max(0, (image_size - cut).bit_length() - 1)  # each halves the image, rounded down
+    if blocks > possible:
+        fewer = f"at most {possible} blocks, or " if possible else ""
+        raise UsageError(
+            f"--config.model.widths has {blocks} blocks: an image of {image_size} pixels shrinks to 0 in "
+            f"block {possible + 1}; use {fewer}--config.model.image_size of at least {2**blocks + cut}"
+        )
 
 
 def whitening_kernel(images_NHWC: np.ndarray, *, epsilon: float = 5e-4) -> np.ndarray:

@@ -70,9 +70,11 @@ def convolve(images_NHWC: jax.Array, kernel_HWIO: jax.Array, *, stride: int, lar
 class Bias(nn.Module):
     """Adds a trained constant to each channel."""
 
+    bias_init: nn.initializers.Initializer = nn.initializers.zeros
+
     @nn.compact
     def __call__(self, x_NHWC: jax.Array) -> jax.Array:
-        bias_C = self.param("bias", nn.initializers.zeros, (x_NHWC.shape[-1],))
+        bias_C = self.param("bias", self.bias_init, (x_NHWC.shape[-1],))
         return xla_cpu.add_bias(x_NHWC, bias_C.astype(x_NHWC.dtype))
 
 

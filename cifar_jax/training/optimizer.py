@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from cifar_jax.errors import UsageError
 from cifar_jax.models.freezing import multipliers
 
 
@@ -17,8 +18,14 @@ class Rule:
     """How one parameter is updated."""
 
     multiplier: float  # of its learning rate; 0 = frozen
-    by_muon: bool  # else by the optimizer `optimizer.name`, or by AdamW if that is muon
+    by_muon: bool  # else by the optimizer `optimizer.name`; by AdamW if that is muon, by SGD if it is muon_sgd
     in_head: bool  # trains from the first step, during `schedule.head_epochs` too
+    is_early: bool = False  # trains only during `schedule.whiten_bias_epochs`
+
+    def __repr__(self) -> str:
+        """Part of the names of a checkpoint's arrays: where `is_early` is False, as in checkpoints without it."""
+        early = ", is_early=True" if self.is_early else ""
+        return f"Rule(multiplier={self.multiplier}, by_muon={self.by_muon}, in_head={self.in_head}{early})"
 
 
 def learning_rate_schedule(schedule, *, updates_per_epoch: float, total_updates: int) -> optax.Schedule:
@@ -51,7 +58,7 @@ def learning_rate_schedule(schedule, *, updates_per_epoch: float, total_updates:
     return optax.join_schedules([optax.linear_schedule(1 / warmup, 1.0, warmup - 1), after], [warmup])
 
 
-def match_rules(settings, params):
+def match_rules(settings, params, *, early_layer: str = ""):
     """A tree like `params` of `Rule`; for errors see `models.freezing.multipliers`.
 
     With `settings.layer_decay` below 1 the rates shrink from the head towards the input, by this factor per stage
@@ -63,8 +70,8 @@ def match_rules(settings, params):
         layer = path[0].key
         in_head = layer == "head"
         distance = 0 if in_head else 1 if layer.startswith("final_") else stages - _stage(layer) + 1
-        by_muon = settings.name == "muon" and value.ndim == 4 and value.shape[-1] > 1
-        return Rule(multiplier * settings.layer_decay**distance, by_muon, in_head)
+        by_muon = settings.name in ("muon", "muon_sgd") and value.ndim == 4 and value.shape[-1] > 1
+        return Rule(multiplier * settings.layer_decay**distance, by_muon, in_head, layer == early_layer)
 
     return jax.tree_util.tree_map_with_path(rule, multipliers(settings.rules, params), params)
 
@@ -75,34 +82,47 @@ def _stage(layer: str) -> int:
     return int(match[1]) if match else 0
 
 
-def build(settings, params, *, schedule: optax.Schedule, head_updates: int = 0) -> optax.GradientTransformation:
+def build(
+    settings, params, *, schedule: optax.Schedule, head_updates: int = 0, whiten_bias_updates: int = 0
+) -> optax.GradientTransformation:
     """The optax optimizer of `settings` (`config.optimizer`) for parameters shaped like `params`.
 
-    Weight decay acts on kernels only, never on norms and biases. Frozen parameters do not count in the norm that
-    `clip_norm` bounds. In the first `head_updates` updates, only the head trains.
+    Weight decay acts on kernels only, unless `uniform_decay` is set. Frozen parameters do not count in the norm that
+    `clip_norm` bounds. In the first `head_updates` updates, only the head trains. Unless `whiten_bias_updates` is 0,
+    the rate of the layer `whiten_bias` falls linearly to 0 in that number of updates, whatever the schedule.
     """
     if settings.name == "lbfgs":
         return optax.set_to_zero()  # the probe is fitted outside of the training step: see `probe/fit_head.py`
-    rules = match_rules(settings, params)
-    muon = settings.name == "muon"
+    if whiten_bias_updates and "whiten_bias" not in params:
+        raise UsageError("--config.schedule.whiten_bias_epochs: this model has no layer whiten_bias; leave it out")
+    rules = match_rules(settings, params, early_layer="whiten_bias" if whiten_bias_updates else "")
+    by_sgd = settings.name in ("sgd", "muon_sgd")
+    others = {"muon": settings.adam_learning_rate, "muon_sgd": settings.sgd_learning_rate}
+
+    def early_schedule(step):
+        """Exactly 0 in the end: compiled, `optax.linear_schedule` may leave 1e-8."""
+        return jnp.where(step < whiten_bias_updates, 1 - step / whiten_bias_updates, 0.0)
 
     def transformation(rule: Rule) -> optax.GradientTransformation:
         if rule.multiplier == 0:
             return optax.set_to_zero()
-        peak = settings.adam_learning_rate if muon and not rule.by_muon else settings.learning_rate
+        peak = settings.learning_rate if rule.by_muon else others.get(settings.name, settings.learning_rate)
 
         def rate(step):
             moves = jnp.logical_or(step >= head_updates, rule.in_head)
-            return peak * rule.multiplier * schedule(step) * moves
+            return peak * rule.multiplier * (early_schedule if rule.is_early else schedule)(step) * moves
 
         if rule.by_muon:
-            return _muon(rate, momentum=settings.momentum)
-        are_kernels = functools.partial(jax.tree.map, lambda value: value.ndim > 1)
-        decay = optax.add_decayed_weights(settings.weight_decay, mask=are_kernels)
-        if settings.name == "sgd":
-            momentum = optax.trace(settings.momentum, nesterov=True)
-            return optax.chain(decay, momentum, optax.scale_by_learning_rate(rate))
-        b1 = 0.9 if muon else settings.momentum
+            return _muon(rate, momentum=settings.momentum, sums_gradients=settings.name == "muon_sgd")
+        if by_sgd and settings.uniform_decay:
+            decay = optax.add_decayed_weights(settings.weight_decay / rule.multiplier)
+        else:
+            are_kernels = functools.partial(jax.tree.map, lambda value: value.ndim > 1)
+            decay = optax.add_decayed_weights(settings.weight_decay, mask=are_kernels)
+        if by_sgd:
+            momentum = settings.momentum if settings.name == "sgd" else settings.sgd_momentum
+            return optax.chain(decay, optax.trace(momentum, nesterov=True), optax.scale_by_learning_rate(rate))
+        b1 = 0.9 if settings.name == "muon" else settings.momentum
         return optax.chain(optax.scale_by_adam(b1=b1), decay, optax.scale_by_learning_rate(rate))
 
     optimizer = optax.partition({rule: transformation(rule) for rule in set(jax.tree.leaves(rules))}, rules)
@@ -115,15 +135,22 @@ def build(settings, params, *, schedule: optax.Schedule, head_updates: int = 0) 
     return optimizer
 
 
-def _muon(rate: optax.Schedule, *, momentum: float) -> optax.GradientTransformation:
+def _muon(rate: optax.Schedule, *, momentum: float, sums_gradients: bool) -> optax.GradientTransformation:
     """Muon on convolution kernels (height x width x in, out), rescaled to a fixed norm instead of decayed.
 
     K. Jordan et al., Muon: An optimizer for hidden layers in neural networks, 2024; three Newton-Schulz iterations and
     the fixed norm as in cifar10-airbench.
+
+    Args:
+        sums_gradients: the momentum is a sum, as in cifar10-airbench; else Optax's average without its initial bias,
+            which weighs the latest gradient a little more in the first steps.
     """
     dimensions = optax.contrib.MuonDimensionNumbers(reduction_axis=(0, 1, 2), output_axis=3)
     of_all = functools.partial(jax.tree.map, lambda _: dimensions)
-    orthogonalize = optax.contrib.scale_by_muon(beta=momentum, ns_steps=3, weight_dimension_numbers=of_all)
+    settings = {"beta": 0.0, "nesterov": False} if sums_gradients else {"beta": momentum}
+    orthogonalize = optax.contrib.scale_by_muon(ns_steps=3, weight_dimension_numbers=of_all, **settings)
+    if sums_gradients:
+        orthogonalize = optax.chain(optax.trace(momentum, nesterov=True), orthogonalize)
 
     def rescaled(update, kernel):
         """The kernel gets Frobenius norm sqrt(out) before the update is added."""

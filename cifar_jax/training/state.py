@@ -1,6 +1,7 @@
 """The training state: all that a checkpoint must hold for training to resume bit for bit."""
 
 import functools
+import math
 from typing import Any
 
 import flax.struct
@@ -46,8 +47,17 @@ class TrainState(flax.struct.PyTreeNode):
 def make_optimizer(experiment: Experiment) -> optax.GradientTransformation:
     """The optimizer of the configuration, for the parameters of the model."""
     config, params = experiment.config, experiment.abstract_variables["params"]
-    head_updates = round(config.schedule.head_epochs * experiment.steps_per_epoch / config.optimizer.accumulate_steps)
-    return optimizer.build(config.optimizer, params, schedule=update_schedule(experiment), head_updates=head_updates)
+
+    def updates_in(epochs: float) -> float:
+        return epochs * experiment.steps_per_epoch / config.optimizer.accumulate_steps
+
+    return optimizer.build(
+        config.optimizer,
+        params,
+        schedule=update_schedule(experiment),
+        head_updates=round(updates_in(config.schedule.head_epochs)),
+        whiten_bias_updates=math.ceil(updates_in(config.schedule.whiten_bias_epochs)),
+    )
 
 
 def update_schedule(experiment: Experiment) -> optax.Schedule:

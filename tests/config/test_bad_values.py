@@ -122,10 +122,15 @@ COMBINATIONS = (
     "schedule.decay_factor=0.5",
     "optimizer.name=sgd optimizer.adam_learning_rate=0.1",
     "optimizer.name=adamw optimizer.adam_learning_rate=0.1",
+    "optimizer.name=muon_sgd optimizer.adam_learning_rate=0.1",
+    "optimizer.name=muon optimizer.sgd_learning_rate=0.2",
+    "optimizer.name=sgd optimizer.sgd_momentum=0.5",
+    "optimizer.name=adamw optimizer.uniform_decay=True",
 )
 OF_PROBE = (
     *("optimizer.learning_rate=0.3", "optimizer.momentum=0.5", "optimizer.weight_decay=0.1", "optimizer.clip_norm=1"),
     *("optimizer.layer_decay=0.5", "optimizer.accumulate_steps=2", "schedule.name=linear", "schedule.head_epochs=1"),
+    *("optimizer.uniform_decay=True", "schedule.whiten_bias_epochs=1"),
     *("schedule.warmup_percent=5", "train.ema_decay=0.9", "train.label_smoothing=0.1", "train.epochs=2"),
     *("augment.flip=random", "augment.mixup=0.1"),
     *("model.dropout=0.1", "model.remat=True", "model.freeze_statistics=False", "evaluation.tta=True"),

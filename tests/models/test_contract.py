@@ -24,6 +24,8 @@ pytestmark = pytest.mark.slow
 
 # Settings that make each model small.
 SMALL = {
+    "airbench94": {"widths": (8, 16)},
+    "airbench96": {"widths": (8, 16), "convs_per_block": 3},
     "cnn": {"widths": (8, 16), "convs_per_block": 1},
     "resnet": {"stage_sizes": (1, 1, 1, 1), "width": 8, "block": "basic", "stem": "small"},
 }
@@ -81,7 +83,7 @@ def test_training_the_head_only_changes_no_other_parameter_and_no_statistic(name
 
 
 # The layers towards the input.
-FROZEN = {"cnn": "^(whiten|block1)", "resnet": "^(stem|stage1|stage2)"}
+FROZEN = {**dict.fromkeys(MODELS, "^(whiten|block1)"), "resnet": "^(stem|stage1|stage2)"}
 
 
 @pytest.mark.parametrize("name", MODELS)

@@ -9,7 +9,10 @@ from cifar_jax.config import load_config, recipes
 from cifar_jax.modes.inspect import inspect
 
 SMALL = {"model.image_size": 32, "train.batch_size": 64}
-SMALL_MODELS = {"cnn": {"model.widths": (8, 8)}, "resnet": {"model.stage_sizes": (1, 1, 1, 1), "model.width": 8}}
+SMALL_MODELS = {
+    **{name: {"model.widths": (8, 8)} for name in ("airbench94", "airbench96", "cnn")},
+    "resnet": {"model.stage_sizes": (1, 1, 1, 1), "model.width": 8},
+}
 
 
 @pytest.mark.slow

@@ -15,7 +15,10 @@ from cifar_jax.targets.programs import compile_step, evaluation_step, training_s
 from cifar_jax.training.state import abstract_state, tree_bytes
 
 SMALL = {"data.name": "cifar10", "data.limit": 2000, "model.image_size": 32, "train.batch_size": 64}
-SMALL_MODELS = {"cnn": {"model.widths": (16, 32)}, "resnet": {"model.stage_sizes": (1, 1, 1, 1), "model.width": 8}}
+SMALL_MODELS = {
+    **{name: {"model.widths": (16, 32)} for name in ("airbench94", "airbench96", "cnn")},
+    "resnet": {"model.stage_sizes": (1, 1, 1, 1), "model.width": 8},
+}
 
 needs_tpu_compiler = pytest.mark.skipif(not importlib.util.find_spec("libtpu"), reason="needs pip install '.[tpu]'")
 needs_gpu_compiler = pytest.mark.skipif(

@@ -35,9 +35,10 @@ def settings_of(**values):
     return settings
 
 
-def after(gradients, *, params, schedule=lambda step: 1.0, **values):
+def after(gradients, *, params, schedule=lambda step: 1.0, whiten_bias_updates=0, **values):
     """The parameters after one update for each tree of gradients."""
-    transformation = optimizer.build(settings_of(**values), params, schedule=schedule)
+    updates = {"whiten_bias_updates": whiten_bias_updates}
+    transformation = optimizer.build(settings_of(**values), params, schedule=schedule, **updates)
 
     @jax.jit
     def step(params, state, gradient):
@@ -200,3 +201,65 @@ def test_muon_adds_a_nearly_orthogonal_update_to_a_kernel_of_fixed_norm():
     left, _, right = np.linalg.svd(np.asarray(gradient["conv"]["kernel"], np.float64).reshape(-1, 8), False)
     in_singular_basis = left.T @ update @ right.T
     assert np.abs(in_singular_basis - np.diag(np.diag(in_singular_basis))).max() < 0.05
+
+
+def test_muon_sgd_sums_gradients_and_orthogonalizes_as_published():
+    """cifar10-airbench in float64: the kernel as a matrix (out, in x height x width), three Newton-Schulz steps."""
+    params, gradients = tree(0, scale=3.0), [tree(seed) for seed in (1, 2, 3)]
+    rate, momentum = 0.5, 0.6
+    updated = after(gradients, params=params, name="muon_sgd", learning_rate=rate, momentum=momentum)
+    kernel = np.asarray(params["conv"]["kernel"], np.float64).reshape(-1, 8).T
+    total = np.zeros_like(kernel)
+    for gradient in gradients:
+        matrix = np.asarray(gradient["conv"]["kernel"], np.float64).reshape(-1, 8).T
+        total = momentum * total + matrix
+        update = matrix + momentum * total
+        update /= np.linalg.norm(update)
+        for _ in range(3):
+            square = update @ update.T
+            update = 3.4445 * update + (-4.7750 * square + 2.0315 * square @ square) @ update
+        kernel = kernel * math.sqrt(8) / np.linalg.norm(kernel) - rate * update
+    np.testing.assert_allclose(updated["conv"]["kernel"], kernel.T.reshape(3, 3, 4, 8), rtol=1e-4, atol=1e-5)
+    # Optax's momentum, an average without its initial bias, weighs the second gradient differently.
+    by_muon = after(gradients, params=params, name="muon", learning_rate=rate, momentum=momentum)
+    assert np.abs(by_muon["conv"]["kernel"] - updated["conv"]["kernel"]).max() > 1e-3
+
+
+@pytest.mark.parametrize("name", ["sgd", "muon_sgd"])
+def test_uniform_decay_acts_on_biases_and_at_any_multiplier_equally(name):
+    params, zeros = tree(0), jax.tree.map(jnp.zeros_like, tree(0))
+    rules = (("whiten", 0.0), ("head", 4.0), ("norm", 0.5), (".*", 1.0))
+    rates = {"learning_rate": 0.5, "sgd_learning_rate": 0.5, "momentum": 0.0, "sgd_momentum": 0.0}
+    updated = after([zeros], params=params, name=name, rules=rules, weight_decay=0.1, uniform_decay=True, **rates)
+    for layer, leaf in (("norm", "bias"), ("head", "kernel"), *([("conv", "kernel")] if name == "sgd" else [])):
+        np.testing.assert_allclose(updated[layer][leaf], 0.95 * params[layer][leaf], rtol=1e-5)
+
+
+def test_muon_sgd_trains_all_but_the_kernels_as_sgd_does():
+    params, gradients = tree(0), [tree(seed) for seed in (1, 2, 3)]
+    rates = {"sgd_learning_rate": 0.05, "sgd_momentum": 0.8, "learning_rate": 0.3, "momentum": 0.6}
+    updated = after(gradients, params=params, name="muon_sgd", weight_decay=0.01, **rates)
+    expected = after(gradients, params=params, name="sgd", weight_decay=0.01, learning_rate=0.05, momentum=0.8)
+    for layer, leaf in (("norm", "bias"), ("head", "kernel")):
+        np.testing.assert_array_equal(updated[layer][leaf], expected[layer][leaf])
+
+
+def test_the_whitening_bias_trains_at_a_falling_rate_and_stops():
+    params = {**tree(0), "whiten_bias": {"bias": jnp.ones(4)}}
+    ones = jax.tree.map(jnp.ones_like, params)
+    settings = {"learning_rate": 0.1, "momentum": 0.0, "weight_decay": 0.0, "whiten_bias_updates": 4}
+    biases = [after([ones] * updates, params=params, **settings)["whiten_bias"]["bias"][0] for updates in range(7)]
+    np.testing.assert_allclose(-np.diff(biases), [0.1, 0.075, 0.05, 0.025, 0, 0], atol=1e-6)
+    assert biases[4] == biases[5] == biases[6]
+    conv = after([ones] * 6, params=params, **settings)["conv"]["kernel"]
+    np.testing.assert_allclose(conv, params["conv"]["kernel"] - 0.6, rtol=1e-5, atol=1e-5)
+
+
+def test_whitening_epochs_of_a_model_without_the_layer_are_refused():
+    with pytest.raises(UsageError, match="whiten_bias_epochs: this model has no layer whiten_bias"):
+        optimizer.build(settings_of(), tree(0), schedule=lambda step: 1.0, whiten_bias_updates=3)
+
+
+def test_the_arrays_of_the_optimizer_keep_their_names_in_checkpoints():
+    assert str(optimizer.Rule(0.5, False, True)) == "Rule(multiplier=0.5, by_muon=False, in_head=True)"
+    assert str(optimizer.Rule(0.5, False, False, True)) != str(optimizer.Rule(0.5, False, False))
