@@ -1,4 +1,4 @@
-"""The network and optimizer of airbench94, 8 epochs.
+"""The network of airbench94 with Muon, 8 epochs.
 
     cifar-jax --config cnn_94
 

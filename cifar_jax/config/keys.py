@@ -180,6 +180,7 @@ KEYS = {
     "optimizer.accumulate_steps": Key(1, integer(1, 10**6), "whose gradients are averaged into one update", "batches"),
     "schedule.name": Key("cosine", one_of("cosine", "linear", "step", "constant"), "after a linear warm-up"),
     "schedule.final_fraction": Key(0.0, number(0, 1), "at the end of cosine and linear", "of the peak"),
+    "schedule.initial_fraction": Key(0.0, number(0, 1), "at the start of a warm-up; 0 = 1 / its steps", "of the peak"),
     "schedule.warmup_steps": Key(0, STEPS, "set at most one of the three warm-up keys", "steps"),
     "schedule.warmup_epochs": Key(0.0, number(0, EPOCHS), "see warmup_steps", "epochs"),
     "schedule.warmup_percent": Key(0.0, number(0, 100), "see warmup_steps", "% of all steps"),
@@ -197,6 +198,7 @@ KEYS = {
     "train.label_smoothing": Key(0.1, BELOW_1, "probability spread over all classes"),
     "train.cached_features": Key(False, SWITCH, "compute the features of a frozen backbone once; train the head"),
     "train.ema_decay": Key(0.0, BELOW_1, "per update, of averaged weights for evaluation; 0 = off"),
+    "train.lookahead_steps": Key(0, STEPS, "until training restarts from a slow average; 0 = off", "steps"),
     "train.log_every_steps": Key(0, STEPS, "between reads of the metrics; 0 = 10 an epoch", "steps", free=True),
     # 0 = 1 on CPU, the logging interval elsewhere
     "train.steps_per_dispatch": Key(0, STEPS, "in one compiled call; 0 = by device", "steps", free=True),

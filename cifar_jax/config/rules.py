@@ -110,6 +110,7 @@ EFFECTS = (
         lambda c: c.schedule.name in ("cosine", "linear"),
         "only schedule.name=cosine and linear use it",
     ),
+    (("schedule.initial_fraction",), lambda c: _units(c, "warmup"), "there is no warm-up"),
     (("optimizer.adam_learning_rate",), lambda c: c.optimizer.name == "muon", "only optimizer.name=muon uses it"),
     (("optimizer.sgd_",), lambda c: c.optimizer.name == "muon_sgd", "only optimizer.name=muon_sgd uses it"),
     (
@@ -121,6 +122,7 @@ EFFECTS = (
         (
             *("optimizer.learning_rate", "optimizer.momentum", "optimizer.weight_decay", "optimizer.layer_decay"),
             *("optimizer.clip_norm", "optimizer.accumulate_steps", "schedule.", "train.ema_decay"),
+            "train.lookahead_steps",
         ),
         lambda c: c.optimizer.name != "lbfgs",
         "optimizer.name=lbfgs fits the head in one optimization without it",

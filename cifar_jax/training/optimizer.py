@@ -55,7 +55,10 @@ def learning_rate_schedule(schedule, *, updates_per_epoch: float, total_updates:
         after = optax.constant_schedule(1.0)
     if not warmup:
         return after
-    return optax.join_schedules([optax.linear_schedule(1 / warmup, 1.0, warmup - 1), after], [warmup])
+    before = optax.linear_schedule(1 / warmup, 1.0, warmup - 1)
+    if schedule.initial_fraction:
+        before = optax.linear_schedule(schedule.initial_fraction, 1.0, warmup)
+    return optax.join_schedules([before, after], [warmup])
 
 
 def match_rules(settings, params, *, early_layer: str = ""):

@@ -44,6 +44,12 @@ class TrainState(flax.struct.PyTreeNode):
         return {"params": self.ema_params or self.params, "batch_stats": self.batch_stats}
 
 
+class LookaheadState(TrainState):
+    """The state with `train.lookahead_steps`."""
+
+    slow: Any  # the average of params and batch_stats, each by its name
+
+
 def make_optimizer(experiment: Experiment) -> optax.GradientTransformation:
     """The optimizer of the configuration, for the parameters of the model."""
     config, params = experiment.config, experiment.abstract_variables["params"]
@@ -72,15 +78,18 @@ def update_schedule(experiment: Experiment) -> optax.Schedule:
 
 def create(experiment: Experiment, variables: dict) -> TrainState:
     """The state at step 0 with these params and batch_stats; traceable, so that `jax.eval_shape` gives its shapes."""
-    params = variables["params"]
-    return TrainState(
-        step=jnp.int32(0),
-        params=params,
-        batch_stats=variables.get("batch_stats", {}),
-        opt_state=make_optimizer(experiment).init(params),
-        ema_params=params if experiment.config.train.ema_decay else {},
-        metrics=Metrics.zero(),
-    )
+    params, batch_stats = variables["params"], variables.get("batch_stats", {})
+    fields = {
+        "step": jnp.int32(0),
+        "params": params,
+        "batch_stats": batch_stats,
+        "opt_state": make_optimizer(experiment).init(params),
+        "ema_params": params if experiment.config.train.ema_decay else {},
+        "metrics": Metrics.zero(),
+    }
+    if experiment.config.train.lookahead_steps:
+        return LookaheadState(**fields, slow={"params": params, "batch_stats": batch_stats})
+    return TrainState(**fields)
 
 
 def abstract_state(experiment: Experiment) -> TrainState:
@@ -106,7 +115,7 @@ def initial_state(experiment: Experiment) -> TrainState:
     for name, tree in (experiment.initial_weights or {}).items():
         variables[name] = {**variables[name], **tree}
     state = quickly_compiled(functools.partial(create, experiment))(variables)
-    # Copies on the host: params and ema_params may be one buffer, and every buffer is donated to the first step.
+    # Copies on the host: params, ema_params and slow may share buffers, and every buffer is donated to the first step.
     return replicate(jax.tree.map(np.array, state), experiment.mesh)
 
 

@@ -16,6 +16,7 @@ from cifar_jax.experiment import Experiment
 from cifar_jax.models.freezing import keep_statistics
 from cifar_jax.preprocessing import augment
 from cifar_jax.training import losses
+from cifar_jax.training.lookahead import look_ahead
 from cifar_jax.training.state import Metrics, TrainState, abstract_state, make_optimizer
 
 
@@ -66,6 +67,11 @@ def train_on_batch(
 
     updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
+    if config.train.lookahead_steps:
+        steps = {"every": config.train.lookahead_steps, "total_steps": experiment.total_steps}
+        fast = {"params": params, "batch_stats": batch_stats}
+        fast, slow = look_ahead(fast, state.slow, step=state.step + 1, **steps)
+        params, batch_stats, state = fast["params"], fast["batch_stats"], state.replace(slow=slow)
     decay = config.train.ema_decay
     return state.replace(
         step=state.step + 1,

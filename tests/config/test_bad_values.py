@@ -120,6 +120,7 @@ COMBINATIONS = (
     "schedule.name=constant schedule.decay_percent=(5,)",
     "schedule.name=constant schedule.final_fraction=0.1",
     "schedule.decay_factor=0.5",
+    "schedule.initial_fraction=0.5",
     "optimizer.name=sgd optimizer.adam_learning_rate=0.1",
     "optimizer.name=adamw optimizer.adam_learning_rate=0.1",
     "optimizer.name=muon_sgd optimizer.adam_learning_rate=0.1",
@@ -130,7 +131,7 @@ COMBINATIONS = (
 OF_PROBE = (
     *("optimizer.learning_rate=0.3", "optimizer.momentum=0.5", "optimizer.weight_decay=0.1", "optimizer.clip_norm=1"),
     *("optimizer.layer_decay=0.5", "optimizer.accumulate_steps=2", "schedule.name=linear", "schedule.head_epochs=1"),
-    *("optimizer.uniform_decay=True", "schedule.whiten_bias_epochs=1"),
+    *("optimizer.uniform_decay=True", "schedule.whiten_bias_epochs=1", "train.lookahead_steps=5"),
     *("schedule.warmup_percent=5", "train.ema_decay=0.9", "train.label_smoothing=0.1", "train.epochs=2"),
     *("augment.flip=random", "augment.mixup=0.1"),
     *("model.dropout=0.1", "model.remat=True", "model.freeze_statistics=False", "evaluation.tta=True"),

@@ -100,10 +100,26 @@ def newton_schulz(matrix):
     return x
 
 
-class Training:
+@torch.no_grad()
+def six_views(network, images_NCHW):
+    """Logits averaged over the image and two shifted copies, each with its mirror image."""
+
+    def mirrored(images_NCHW):
+        return (network(images_NCHW) + network(images_NCHW.flip(-1))) / 2
+
+    padded_NCHW = functional.pad(images_NCHW, (1, 1, 1, 1), "reflect")
+    shifted_NK = (mirrored(padded_NCHW[:, :, :-2, :-2]) + mirrored(padded_NCHW[:, :, 2:, 2:])) / 2
+    return (mirrored(images_NCHW) + shifted_NK) / 2
+
+
+def loss_of(logits_NK, labels_N):
+    return functional.cross_entropy(logits_NK, labels_N, label_smoothing=0.2, reduction="sum")
+
+
+class Training94:
     """The loop of airbench94_muon, for given batches."""
 
-    def __init__(self, network, *, steps, whiten_bias_steps, decay, bias_rate, head_rate, muon_rate):
+    def __init__(self, network, *, steps, whiten_bias_steps, decay, bias_rate=0.053, head_rate=0.67, muon_rate=0.24):
         self.network, self.steps, self.whiten_bias_steps, self.step = network, steps, whiten_bias_steps, 0
         modules = dict(network.named_children())
         biases = [module.bias for name, module in modules.items() if "norm" in name]
@@ -115,9 +131,8 @@ class Training:
         self.muon = Muon(kernels, muon_rate, momentum=0.6)
 
     def update(self, images_NCHW, labels_N):
-        """One step; returns the mean loss before it."""
-        logits_NK = self.network(images_NCHW, trains_whiten_bias=self.step < self.whiten_bias_steps)
-        loss = functional.cross_entropy(logits_NK, labels_N, label_smoothing=0.2, reduction="sum")
+        """One step; returns the loss before it."""
+        loss = loss_of(self.network(images_NCHW, trains_whiten_bias=self.step < self.whiten_bias_steps), labels_N)
         self.network.zero_grad(set_to_none=True)
         loss.backward()
         for number, (group, rate) in enumerate(zip(self.sgd.param_groups, self.rates, strict=True)):
@@ -125,4 +140,48 @@ class Training:
         self.sgd.step()
         self.muon.step(1 - self.step / self.steps)
         self.step += 1
-        return loss.item() / len(labels_N)
+        return loss.item()
+
+
+class Training96:
+    """The loop of airbench96 for given batches, whose whitening bias trains to the end."""
+
+    def __init__(self, network, *, steps, warmup_steps, batch_size, decay, rate=9.0):
+        self.network, self.steps, self.warmup_steps, self.step = network, steps, warmup_steps, 0
+        scale = 1024 * (1 + 1 / (1 - 0.85))
+        rate, decay = rate / scale, decay * batch_size / scale
+        biases = [module.bias for name, module in network.named_children() if "norm" in name]
+        kernels = [module.weight for name, module in network.named_children() if "_conv" in name]
+        groups = [(biases, 64 * rate), ([*kernels, network.whiten.bias, network.head.weight], rate)]
+        groups = [{"params": group, "lr": rate, "weight_decay": decay / rate} for group, rate in groups]
+        self.sgd = torch.optim.SGD(groups, momentum=0.85, nesterov=True)
+        self.schedule = torch.optim.lr_scheduler.LambdaLR(self.sgd, self.fraction)
+        self.slow = {name: value.clone() for name, value in self.floats().items()}
+
+    def fraction(self, step):
+        if step < self.warmup_steps:
+            return 0.2 + 0.8 * step / self.warmup_steps
+        return (self.steps - step) / (self.steps - self.warmup_steps)
+
+    def floats(self):
+        """Views of all parameters and running statistics."""
+        return {name: value for name, value in self.network.state_dict().items() if value.is_floating_point()}
+
+    def look_ahead(self, kept):
+        for name, value in self.floats().items():
+            self.slow[name].mul_(kept).add_(value, alpha=1 - kept)
+            value.copy_(self.slow[name])
+
+    def update(self, images_NCHW, labels_N):
+        """One step; returns the loss before it."""
+        loss = loss_of(self.network(images_NCHW), labels_N)
+        self.network.zero_grad(set_to_none=True)
+        loss.backward()
+        self.sgd.step()
+        self.schedule.step()
+        self.step += 1
+        if self.step % 5 == 0:
+            self.look_ahead(0.95**5 * (self.step / self.steps) ** 3)
+        if self.step == self.steps:
+            self.look_ahead(1.0)
+        return loss.item()

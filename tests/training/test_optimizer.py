@@ -65,6 +65,11 @@ def test_warm_up_is_linear_and_ends_at_the_peak(warmup):
     assert multipliers((0, 1, 2, 3, 4, 19), name="constant", **warmup) == pytest.approx([0.25, 0.5, 0.75, 1, 1, 1])
 
 
+def test_a_warm_up_from_a_fraction_of_the_peak():
+    values = multipliers((0, 1, 3, 4, 12), name="linear", warmup_steps=4, initial_fraction=0.2)
+    assert values == pytest.approx([0.2, 0.4, 0.8, 1, 0.5])
+
+
 def test_a_warm_up_of_one_step_changes_nothing():
     assert multipliers((0, 1), name="constant", warmup_steps=1) == [1, 1]
 
