@@ -20,7 +20,8 @@ class Rule:
     multiplier: float  # of its learning rate; 0 = frozen
     by_muon: bool  # else by the optimizer `optimizer.name`; by AdamW if that is muon, by SGD if it is muon_sgd
     in_head: bool  # trains from the first step, during `schedule.head_epochs` too
-    is_early: bool = False  # trains only during `schedule.whiten_bias_epochs`
+    # Trains only during `schedule.whiten_bias_epochs`. Not hashed: the order of `set(rules)` orders the program.
+    is_early: bool = dataclasses.field(default=False, hash=False)
 
     def __repr__(self) -> str:
         """Part of the names of a checkpoint's arrays: where `is_early` is False, as in checkpoints without it."""
