@@ -1,6 +1,6 @@
 """The table of accuracies in docs/results.md: collects finished runs into a JSON file, prints table and commands.
 
-    python benchmarks/accuracy.py --add RUN_FOLDER [--model "ResNet-50, frozen"] [--weights "..."] [--data "..."]
+    python benchmarks/accuracy.py --add RUN_FOLDER --model "ResNet-50, frozen" [--weights "..."] [--machine Xeon]
     python benchmarks/accuracy.py
 
 RUN_FOLDER holds one run or, with `train.seeds`, one run per seed; unfinished ones are left out. A folder whose name is
@@ -12,6 +12,7 @@ import argparse
 import json
 import re
 from pathlib import Path
+from statistics import fmean
 
 from cifar_jax.metrics.classification import mean_interval
 from cifar_jax.run import load_run
@@ -19,11 +20,11 @@ from cifar_jax.runs.run_folder import RunFolder
 
 PATH = Path(__file__).resolve().parent / "results" / "accuracy.json"
 HEADER = """\
-| # | model | weights | pixels | seeds | n | test accuracy [95 %] | minutes |
-| ---: | --- | --- | --- | ---: | ---: | ---: | ---: |"""
+| # | model | weights | pixels | machine | seeds | n | test accuracy [95 %] | without TTA | minutes |
+| ---: | --- | --- | --- | --- | ---: | ---: | ---: | ---: | ---: |"""
 
 
-def entry(folder: Path, *, model: str, weights: str, data: str, minutes_of: str) -> dict:
+def entry(folder: Path, *, model: str, weights: str, data: str, machine: str, minutes_of: str) -> dict:
     """What the table and its readers need of one finished run, or of several that differ in the seed only."""
     folders = [path.parent for path in sorted(folder.glob("seed_*/results.json"))] or [folder]
     runs = [load_run(run) for run in folders]
@@ -39,6 +40,7 @@ def entry(folder: Path, *, model: str, weights: str, data: str, minutes_of: str)
         "model": model,
         "weights": weights,
         "data": data,
+        "machine": machine,
         "pixels": list(config.train.image_sizes) or config.model.image_size or 32,
         "epochs": config.train.epochs,
         "n": tests[0]["n"],
@@ -68,10 +70,11 @@ def row(number: int, values: dict) -> str:
     low, high = (100 * bound for bound in values["interval"])
     pixels = values["pixels"]
     shown = ", ".join(map(str, pixels)) if isinstance(pixels, list) else str(pixels)
-    minutes = sum(values["minutes"]) / len(values["minutes"])
+    without_tta = f"{100 * fmean(values['without_tta']):.1f} %" if values["without_tta"] else ""
     cells = (
-        *(str(number), values["model"], values["weights"], shown, str(len(values["seeds"])), f"{values['n']:,}"),
-        *(f"{100 * values['accuracy']:.1f} % [{low:.1f}, {high:.1f}]", f"{minutes:.0f}"),
+        *(str(number), values["model"], values["weights"], shown, values["machine"]),
+        *(str(len(values["seeds"])), f"{values['n']:,}", f"{100 * values['accuracy']:.1f} % [{low:.1f}, {high:.1f}]"),
+        *(without_tta, f"{fmean(values['minutes']):.0f}"),
     )
     return f"| {' | '.join(cells)} |"
 
@@ -79,7 +82,10 @@ def row(number: int, values: dict) -> str:
 def page(entries: dict[str, dict]) -> str:
     """The table, and the command of each row."""
     rows = [row(number, values) for number, values in enumerate(entries.values(), start=1)]
-    commands = [f"# {number}\n{values['command']}" for number, values in enumerate(entries.values(), start=1)]
+    numbers: dict[str, list[str]] = {}
+    for number, values in enumerate(entries.values(), start=1):
+        numbers.setdefault(values["command"], []).append(str(number))
+    commands = [f"# {', '.join(of_rows)}\n{command}" for command, of_rows in numbers.items()]
     return "\n".join([HEADER, *rows, "", "```", *commands, "```"])
 
 
@@ -89,6 +95,7 @@ def main() -> None:
     parser.add_argument("--model", default="")
     parser.add_argument("--weights", default="random")
     parser.add_argument("--data", default="CIFAR-10 (JPEG q75)")
+    parser.add_argument("--machine", default="Xeon", help="its short name in docs/results.md")
     parser.add_argument(
         "--minutes-of", default="training and validation", help="what the minutes measure, and the load"
     )
@@ -96,7 +103,7 @@ def main() -> None:
     entries = json.loads(PATH.read_text()) if PATH.exists() else {}
     if arguments.add:
         settings = {"model": arguments.model, "weights": arguments.weights, "data": arguments.data}
-        settings["minutes_of"] = arguments.minutes_of
+        settings |= {"machine": arguments.machine, "minutes_of": arguments.minutes_of}
         entries[arguments.add.name] = entry(arguments.add, **settings)
         PATH.write_text(json.dumps(entries, indent=1) + "\n")
     print(page(entries))

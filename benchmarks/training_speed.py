@@ -75,7 +75,7 @@ class Worker:
 def start(arguments: argparse.Namespace, workers: dict[str, Worker]) -> None:
     """Starts the variants one after the other. The peers build their network from the widths that ours reports."""
     settings = {name: getattr(arguments, name) for name in ("norm", "steps", "batch_size")}
-    settings["images"] = max(5000, arguments.steps * arguments.batch_size)
+    settings |= {"images": max(5000, arguments.steps * arguments.batch_size), "changes": {}}
     for name, title in VARIANTS.items():
         print(f"{title}: compiling and warming up", file=sys.stderr)
         python = sys.executable if name == "ours" else arguments.peer_python

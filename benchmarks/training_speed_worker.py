@@ -4,8 +4,8 @@
 
 Protocol: one JSON object per line on stdout. First the description of the variant, or {"absent": reason}; then, for
 every line on stdin, the speed in images/s of `steps` training steps, after as many untimed steps. Settings: norm,
-steps, batch_size, images, and for the peers the widths of our network. `train` of each class samples batches,
-augments, trains and waits for the result.
+steps, batch_size, images, for ours `changes` of the recipe's keys, and for the peers the widths of our network. `train`
+of each class samples batches, augments, trains and waits for the result.
 """
 
 import json
@@ -43,7 +43,8 @@ class Ours:
         from cifar_jax.training.state import initial_state
         from cifar_jax.training.step import compile_epoch_order, compile_steps
 
-        config = load_config("cnn_scratch")
+        changes = {key: tuple(value) if isinstance(value, list) else value for key, value in settings.changes.items()}
+        config = load_config("cnn_scratch", **changes)
         config.model.norm = settings.norm
         config.optimizer.update(name="sgd", learning_rate=LEARNING_RATE, momentum=MOMENTUM, weight_decay=0.0)
         config.schedule.name = "constant"

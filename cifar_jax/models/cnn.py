@@ -87,8 +87,8 @@ class CNN(Classifier):
         return variables
 
     def _conv(self, width: int, name: str, **settings) -> Conv:
-        # By taps, convolutions of 4x4 maps are no faster with 256 images (192 channels: 232 ms with gradients, 237); those
-        # of 2x2 maps are: at 20 pixels the whole step takes 0.6 s instead of 1.0 s (512 images, two cores).
+        # By taps, convolutions of 4x4 maps are no faster with 256 images (192 channels: 232 ms with gradients, 237).
+        # Those of 2x2 maps are: at 20 pixels the whole step takes 0.6 s instead of 1.0 s (512 images, two cores).
         return Conv(width, largest_by_taps=9, dtype=self.dtype, name=name, **settings)
 
     def _norm(self, name: str, train: bool):

@@ -10,7 +10,7 @@ from cifar_jax.metrics.classification import wilson_interval
 
 @pytest.fixture
 def members():
-    """Logits of three classifiers on 400 images of 5 classes, with scales of their own, and the labels."""
+    """Logits of three classifiers on 400 images of 5 classes, each on another scale, and the labels."""
     random = np.random.default_rng(0)
     labels_N = random.integers(0, 5, 400)
     evidence_NK = np.eye(5)[labels_N]
@@ -27,7 +27,7 @@ def test_the_prediction_is_that_of_the_mean_probability(members):
     assert result["interval"] == list(wilson_interval(correct_N.sum(), 400))
     assert result["gain"] == pytest.approx(correct_N.mean() - np.mean(alone))
     mean_of_logits = np.mean(np.mean(logits, axis=0).argmax(axis=1) == labels_N)
-    assert mean_of_logits != result["accuracy"]  # the example tells the two apart
+    assert mean_of_logits != result["accuracy"]  # another average would be noticed
 
 
 def test_the_interval_of_the_gain_is_that_of_resampled_images(members):
