@@ -78,7 +78,7 @@ def test_comparisons_of_transfer_runs():
     assert f"({runs['ft64_3ep']['parameters'] / 1e6:.1f} million parameters)" in page
 
 
-@pytest.mark.parametrize("name", ["ablation_cnn", "ablation_frozen", "ablation_resized"])
+@pytest.mark.parametrize("name", ["ablation_cnn", "ablation_frozen", "ablation_resized", "ablation_finetuned"])
 def test_ablations(name):
     page, steps = text_of("docs/ablation.md"), load_results(name)["steps"]
     for number, step in enumerate(steps):
