@@ -204,7 +204,8 @@ def scaling() -> str:
     return f"""\
 ## How the cost grows
 
-`python benchmarks/scaling.py` ({machine["cores"]} cores of an {machine["cpu"]}, {link("scaling")})
+`python benchmarks/scaling.py --steps {results["settings"]["steps"]}` ({machine["cores"]} cores of an {machine["cpu"]},
+{link("scaling")}; other jobs ran at times)
 
 The training step of `configs/cnn_scratch.py` on noise; one key changes at a time. One row of each key is
 the recipe itself; these rows range from {min(recipe):.0f} to {max(recipe):.0f} images/s, the noise of this machine.
