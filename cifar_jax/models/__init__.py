@@ -2,7 +2,8 @@
 
 The contract of a model, on which training, freezing, evaluation and export rely:
 
-- It is a Flax Linen module that extends `Classifier` and overrides `features` and `from_config`.
+- It is a Flax Linen module that extends `Classifier` and overrides `features`, and `from_config` if the
+  values of its `config_keys` are not its attributes.
 - The last layer is the Dense layer `head`. Other top-level layers are named by their place: `stageN_...` or
   `blockN_...` (N from 1, towards the head), `final_...` behind the last stage, any other name before the first.
   Rules for parameters (`config.optimizer.rules`) match these names, and layer decay counts the stages.

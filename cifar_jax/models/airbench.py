@@ -51,16 +51,6 @@ class Airbench94(Classifier):
     whiten_bias_bound: ClassVar[float] = 1 / math.sqrt(12)  # a 2x2 patch has 12 values
     logit_scale: ClassVar[float | None] = None
 
-    @classmethod
-    def from_config(cls, config, *, num_classes: int, dtype: jnp.dtype, steps_per_epoch: int) -> "Airbench94":
-        return cls(
-            num_classes=num_classes,
-            widths=tuple(config.widths),
-            convs_per_block=config.convs_per_block,
-            dropout=config.dropout,
-            dtype=dtype,
-        )
-
     @nn.compact
     def features(self, images_NHWC: jax.Array, *, train: bool) -> jax.Array:
         x_NHWC = Conv(24, size=2, dtype=self.dtype, name="whiten")(images_NHWC.astype(self.dtype))

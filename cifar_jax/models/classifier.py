@@ -33,8 +33,9 @@ class Classifier(nn.Module):
 
     @classmethod
     def from_config(cls, config, *, num_classes: int, dtype: jnp.dtype, steps_per_epoch: int) -> "Classifier":
-        """The model that `config` (`config.model`) describes."""
-        raise NotImplementedError(f"{cls.__name__} must override from_config")
+        """The model that `config` (`config.model`) describes; here with the value of each of `config_keys`."""
+        settings = {name: config[name] for name in cls.config_keys or ()}
+        return cls(num_classes=num_classes, dropout=config.dropout, dtype=dtype, **settings)
 
     def setup(self):
         self.head = nn.Dense(self.num_classes, **self.head_settings)

@@ -44,18 +44,6 @@ class CNN(Classifier):
     config_keys: ClassVar[tuple[str, ...]] = ("widths", "convs_per_block", "norm", "whitening")
     head_settings: ClassVar[dict] = {"use_bias": False}
 
-    @classmethod
-    def from_config(cls, config, *, num_classes: int, dtype: jnp.dtype, steps_per_epoch: int) -> "CNN":
-        return cls(
-            num_classes=num_classes,
-            widths=tuple(config.widths),
-            convs_per_block=config.convs_per_block,
-            norm=config.norm,
-            whitening=config.whitening,
-            dropout=config.dropout,
-            dtype=dtype,
-        )
-
     @nn.compact
     def features(self, images_NHWC: jax.Array, *, train: bool) -> jax.Array:
         x_NHWC = images_NHWC.astype(self.dtype)
