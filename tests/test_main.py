@@ -33,6 +33,7 @@ SMALL = (
     "--config.checkpoint.every_steps=4",
     "--noconfig.evaluation.tta",
 )
+OF_SEVERAL = (*SMALL, "--config.train.epochs=2", "--config.train.batch_size=200")  # 4 steps
 CLOCKS = {"images_per_second", "seconds"}
 TIMEOUT_S = 600  # for one start, on a busy machine
 
@@ -163,29 +164,48 @@ def test_a_signal_in_the_final_evaluation_ends_with_one_line_that_says_what_is_s
     assert err.splitlines()[-1].startswith(f"error: stopped by SIGINT; {saved}") and err.count("error: ") == 1
 
 
-def test_two_processes_share_one_run(start, tmp_path):
-    """Each process has one device. Both print the result; the first writes the run folder."""
+@pytest.fixture(scope="module")
+def alone(main, environment) -> RunFolder:
+    """What several processes must equal: the same run in one process on one device."""
+    workdir = pathlib.Path(environment["HOME"]) / "alone"
+    code, _, err = main(*OF_SEVERAL, "--config.mesh.cpu_devices=1", "--workdir", workdir)
+    assert code == 0, err
+    return RunFolder(workdir)
+
+
+@pytest.mark.parametrize("number", [2, 4])
+def test_several_processes_share_one_run(start, alone, number, tmp_path):
+    """Each process has one device. All print the result, the first writes the run folder."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     # Without no_proxy the processes would connect to each other through the unreachable proxy of `environment`.
     variables = {
         "JAX_COORDINATOR_ADDRESS": f"127.0.0.1:{port}",
-        "JAX_NUM_PROCESSES": "2",
+        "JAX_NUM_PROCESSES": str(number),
         "no_proxy": "127.0.0.1",
     }
-    small = (*SMALL, "--config.train.epochs=2", "--config.mesh.cpu_devices=1", "--workdir", tmp_path / "run")
-    processes = [start(*small, **variables, JAX_PROCESS_ID=str(number)) for number in range(2)]
+    small = (*OF_SEVERAL, "--config.mesh.cpu_devices=1", "--workdir", tmp_path / "run")
+    processes = [start(*small, **variables, JAX_PROCESS_ID=str(process_id)) for process_id in range(number)]
     try:
-        (first, first_err), (second, second_err) = [process.communicate(timeout=TIMEOUT_S) for process in processes]
+        outputs = [process.communicate(timeout=TIMEOUT_S) for process in processes]
     finally:
         for process in processes:
             process.kill()
-    assert [process.returncode for process in processes] == [0, 0], first_err + second_err
+    assert not any(process.returncode for process in processes), outputs
     results = read_json(RunFolder(tmp_path / "run").results_json)
-    assert results["environment"]["processes"] == 2 and results["environment"]["devices"] == "2 x cpu"
-    assert f"accuracy {results['test']['accuracy']:.2%}" in first and first.splitlines()[-1] == second.splitlines()[-1]
+    assert results["environment"]["processes"] == number and results["environment"]["devices"] == f"{number} x cpu"
+    assert f"accuracy {results['test']['accuracy']:.2%}" in outputs[0][0]
+    assert len({out.splitlines()[-1] for out, _ in outputs}) == 1
     assert len(read_json(tmp_path / "run" / "history.json")["epoch"]) == 2
+    assert_same_parameters(tmp_path / "run", alone.path, tolerance=1e-5)
+
+
+def assert_same_parameters(workdir, other, *, tolerance: float) -> None:
+    """Restores the last checkpoint of both on the devices of this process."""
+    trees = [restore_run(path, checkpoint="latest")[1].state.params for path in (workdir, other)]
+    for ours, theirs in zip(*map(jax.tree.leaves, trees), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=0, atol=tolerance)
 
 
 @pytest.mark.parametrize("split", ["test", "validation"])

@@ -14,7 +14,7 @@ class Target:
 
     Attributes:
         platform: 'tpu', 'cuda' or 'cpu'.
-        devices: how many of them one process sees; a TPU v2 is two devices.
+        devices: of all hosts; a TPU v2 is two devices.
         memory: bytes of one device.
         usable_memory: of these, bytes that a program gets. TPU: as the compiler states (15.75 of 16 GiB). GPU: the
             three quarters that JAX reserves at its start.
@@ -96,6 +96,7 @@ _AMPERE = {
 TARGETS = {
     "v5e-1": _tpu("v5e:1x1", devices=1, gib=16, tflops=197, gb_per_second=819),
     "v5e-8": _tpu("v5e:2x4", devices=8, gib=16, tflops=197, gb_per_second=819),
+    "v5e-16": _tpu("v5e:4x4", devices=16, gib=16, tflops=197, gb_per_second=819),  # four hosts
     "v6e-1": _tpu("v6e:1x1", devices=1, gib=32, tflops=918, gb_per_second=1638),
     "v2-8": _tpu("v2:2x2", devices=8, gib=8, tflops=23, gb_per_second=350),
     "h100": _gpu("NVIDIA H100 80GB HBM3", memory=84_942_979_072, tflops=990, gb_per_second=3352, **_HOPPER),

@@ -163,7 +163,7 @@ def test_the_state_may_be_overwritten_as_soon_as_save_returns(tmp_path):
         assert float(jnp.sum(restored.state["opt_state"][0])) == restored.metadata["sum"]
 
 
-@pytest.mark.parametrize("saved_on, restored_on", [(1, 8), (8, 1), (8, 4)])
+@pytest.mark.parametrize("saved_on, restored_on", [(1, 8), (8, 1), (8, 2), (8, 4)])
 def test_a_checkpoint_is_restored_on_another_number_of_devices(tmp_path, saved_on, restored_on):
     checkpoints = Checkpoints(tmp_path, keep=1)
     checkpoints.save(1, make_state(1, saved_on), {}, val_accuracy=None)
