@@ -94,7 +94,7 @@ def require_blocks(blocks: int, image_size: int, *, cut: int = 0) -> None:
         fewer = f"at most {possible} blocks, or " if possible else ""
         raise UsageError(
             f"--config.model.widths has {blocks} blocks: an image of {image_size} pixels shrinks to 0 in "
-            f"block {possible + 1}; use {fewer}--config.model.image_size of at least {2**blocks + cut}"
+            f"block {possible + 1}; use {fewer}at least {2**blocks + cut} pixels (model.image_size, train.image_sizes)"
         )
 
 

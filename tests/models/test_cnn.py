@@ -103,9 +103,9 @@ def test_parameters_and_logits_are_float32(dtype, norm):
 @pytest.mark.parametrize(
     "image_size, blocks, message",
     [
-        (32, 8, "shrinks to 0 in block 6; use at most 5 blocks, or --config.model.image_size of at least 256"),
-        (31, 5, "shrinks to 0 in block 5; use at most 4 blocks, or --config.model.image_size of at least 32"),
-        (1, 1, "shrinks to 0 in block 1; use --config.model.image_size of at least 2"),
+        (32, 8, "shrinks to 0 in block 6; use at most 5 blocks, or at least 256 pixels"),
+        (31, 5, "shrinks to 0 in block 5; use at most 4 blocks, or at least 32 pixels"),
+        (1, 1, "shrinks to 0 in block 1; use at least 2 pixels"),
     ],
 )
 def test_an_image_that_shrinks_to_0_names_the_block_and_what_fits(image_size, blocks, message):
