@@ -15,6 +15,7 @@ from pathlib import Path
 from statistics import fmean
 
 from cifar_jax.metrics.classification import mean_interval
+from cifar_jax.report.finished_runs import comparable_accuracy
 from cifar_jax.run import load_run
 from cifar_jax.runs.run_folder import RunFolder
 
@@ -35,7 +36,7 @@ def entry(folder: Path, *, model: str, weights: str, data: str, machine: str, mi
         accuracy, *interval = mean_interval(accuracies, bounds=(0, 1))
     else:
         accuracy, interval = accuracies[0], tests[0]["accuracy_interval"]
-    validation = [result["validation"].get("before_final_fit", result["validation"]) for result in results]
+    validation = [result["validation"] for result in results if "validation" in result]
     return {
         "model": model,
         "weights": weights,
@@ -48,7 +49,7 @@ def entry(folder: Path, *, model: str, weights: str, data: str, machine: str, mi
         "accuracies": accuracies,
         "accuracy": accuracy,
         "interval": list(interval),
-        "validation_accuracies": [split["accuracy"] for split in validation],
+        "validation_accuracies": [comparable_accuracy(split) for split in validation],
         "without_tta": [test["without_tta"]["accuracy"] for test in tests if test["tta"]],
         "minutes": [result["seconds"]["run"] / 60 for result in results],
         "minutes_of": minutes_of,
@@ -56,7 +57,7 @@ def entry(folder: Path, *, model: str, weights: str, data: str, machine: str, mi
         "parameters": results[0]["parameters"],
         "command": portable(RunFolder(folders[0]).recorded()["command"]),
         "environment": results[0]["environment"],
-        "history": [{name: run.history[name] for name in ("val_accuracy", "seconds")} for run in runs],
+        "history": [{name: run.history.get(name, []) for name in ("val_accuracy", "seconds")} for run in runs],
     }
 
 

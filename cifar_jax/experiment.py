@@ -27,7 +27,7 @@ class Experiment:
 
     Attributes:
         config: with fewer epochs on the fallback data set.
-        dataset: with its validation images split off.
+        dataset: with its validation images split off; without any if `data.validation_fraction` is 0.
         backbone: the pretrained weights that the model starts from; its trees are empty if a checkpoint has them.
         initial_weights: params and batch_stats of the run `train.init_from`, in place of the model's own values.
         features: of a frozen backbone, for the splits computed so far, float32 (N, C).
@@ -44,7 +44,7 @@ class Experiment:
 
     @property
     def splits(self) -> dict[str, ImageSet]:
-        """The images of 'train', 'validation' and 'test'."""
+        """The images of 'train', 'validation' (if there are any) and 'test'."""
         return self.dataset.splits
 
     @property
@@ -182,24 +182,32 @@ def _preprocessing(model_config, images: ImageSet, backbone: Backbone | None) ->
 
 
 def _with_validation(dataset: Dataset, data_config) -> Dataset:
-    """With the source's own validation images, or with some of its training images."""
-    if dataset.validation is None:
+    """With the source's own validation images, or with some of its training images, or without any."""
+    if dataset.validation is None and data_config.validation_fraction:
         settings = {"fraction": data_config.validation_fraction, "seed": data_config.split_seed}
         train_rows, validation_rows = split_train_validation(dataset.train.labels_N, **settings)
         train, validation = dataset.train.take(train_rows), dataset.train.take(validation_rows)
         origin = f"{dataset.origin}, {len(validation_rows):,} of train for validation"
         dataset = dataclasses.replace(dataset, train=train, validation=validation, origin=origin)
-    if not len(dataset.validation):
-        raise UsageError("--config.data.validation_fraction leaves no image to choose the best epoch on: raise it")
+    elif dataset.validation is not None and not data_config.validation_fraction:
+        logging.info("data.validation_fraction=0: the source has its own validation split, which chooses the epoch")
+    if dataset.validation is not None and not len(dataset.validation):
+        problem = "--config.data.validation_fraction leaves no image to choose the best epoch on"
+        raise UsageError(f"{problem}: raise it, or set it to 0 to train on all images")
     return dataset
 
 
 def require_trainable(experiment: Experiment) -> None:
-    """Checks that batches divide evenly over the devices, and that the schedule fits into the run.
+    """Checks that there is a validation split where one is needed, and that batches and schedule fit.
 
     Raises:
         UsageError: naming the key and a fix.
     """
+    if experiment.config.optimizer.name == "lbfgs" and "validation" not in experiment.splits:
+        raise UsageError(
+            "--config.data.validation_fraction=0: optimizer.name=lbfgs chooses the L2 strength on validation images; "
+            "raise it, or set --config.optimizer.name=adamw"
+        )
     _require_fitting_batch(experiment)
     _require_fitting_schedule(experiment)
 

@@ -2,11 +2,13 @@
 
 import logging
 
+import numpy as np
 import pytest
 from PIL import Image
 
 from cifar_jax import experiment
-from cifar_jax.config import default_config
+from cifar_jax.config import default_config, load_config
+from cifar_jax.data import Dataset, ImageSet
 from cifar_jax.errors import UsageError
 
 
@@ -19,6 +21,38 @@ def test_one_line_of_the_log_describes_the_data(caplog):
     counts = "10 classes, train 48, validation 12, test 60"
     origin = "drawn from a seed, 12 of train for validation"
     assert lines == [f"data: shapes: {counts} ({origin}); source: drawn by the program"]
+
+
+def test_a_validation_fraction_of_0_trains_on_all_images():
+    config = default_config()
+    config.data.update({"name": "shapes", "limit": 60, "validation_fraction": 0.0})
+    built = experiment.build(config, allow_fallback=False)
+    assert {name: len(images) for name, images in built.splits.items()} == {"train": 60, "test": 60}
+
+
+def test_a_validation_split_that_is_needed_but_empty_is_refused():
+    config = default_config()
+    config.data.update({"name": "shapes", "limit": 60, "validation_fraction": 0.001})
+    with pytest.raises(UsageError, match=r"leaves no image .* set it to 0 to train on all images"):
+        experiment.build(config, allow_fallback=False)
+    probe = load_config("resnet50_frozen", **{"data.name": "shapes", "data.validation_fraction": 0.0})
+    with pytest.raises(UsageError, match=r"validation_fraction=0: optimizer\.name=lbfgs chooses the L2 strength"):
+        experiment.require_trainable(experiment.without_data(probe))
+
+
+def test_a_validation_split_of_the_source_is_used_whatever_the_fraction(caplog):
+    caplog.set_level(logging.INFO)
+    images = ImageSet(np.zeros((20, 8, 8, 3), np.uint8), np.arange(20, dtype=np.int32) % 2, ("a", "b"))
+    config = default_config()
+    config.model.widths, config.data.validation_fraction = (4,), 0.0
+    built = experiment.assemble(config, Dataset("x", "a test", images, images, validation=images.take(np.arange(7))))
+    assert {name: len(split) for name, split in built.splits.items()} == {"train": 20, "validation": 7, "test": 20}
+    assert "validation_fraction=0: the source has its own validation split" in caplog.text
+
+
+@pytest.mark.parametrize("recipe, steps", [("cnn_94", 25), ("cnn_96", 48)])
+def test_the_records_are_trained_on_all_images(recipe, steps):
+    assert experiment.without_data(load_config(recipe)).steps_per_epoch == steps
 
 
 def test_unused_images_are_a_warning(caplog, tmp_path):

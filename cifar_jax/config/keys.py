@@ -131,7 +131,7 @@ KEYS = {
     "data.fallback": Key("shapes", one_of("", "shapes"), "data set where data.name is not available; '' = error"),
     "data.pipeline": Key("device", one_of("device"), "device: the whole split is kept in device memory"),
     "data.image_size": Key(0, PIXELS, "images of a folder are resized to this square; 0 = as stored", "pixels"),
-    "data.validation_fraction": Key(0.1, BELOW_1, "share of the training images, stratified"),
+    "data.validation_fraction": Key(0.1, BELOW_1, "share of train, if the source has no such split; 0 = none"),
     "data.split_seed": Key(0, SEED, "of the train/validation split, so that seeds share a split"),
     "data.limit": Key(0, STEPS, "use at most this many of each split, stratified; 0 = all", "images"),
     "augment.flip": Key("alternating", one_of("none", "random", "alternating"), "alternating: every second epoch"),

@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 
 from cifar_jax.data import ImageSet, batches
 from cifar_jax.devices import is_first_process
-from cifar_jax.errors import DataError
+from cifar_jax.errors import DataError, UsageError
 from cifar_jax.evaluation.features import classify, place_features
 from cifar_jax.evaluation.logits import compile_predict, predict_split
 from cifar_jax.experiment import Experiment
@@ -93,7 +93,12 @@ def evaluate_split(
         tta: use test-time augmentation; the headline metrics without it become `without_tta`.
         temperature: fitted on the validation split of the same checkpoint with the same `tta`; None = no metrics with
             temperature scaling. For the validation split it is fitted here.
+
+    Raises:
+        UsageError: there is no such split.
     """
+    if split not in experiment.splits:
+        raise UsageError(f"--split={split}: this run has none (data.validation_fraction=0); use test or train")
     evaluator = SplitEvaluator(experiment, split, variables=variables, tta=tta)
     logits = evaluator.logits(variables)
     summaries = evaluator.summaries(logits)
@@ -161,4 +166,5 @@ def _final_results(folder: RunFolder, split: str, *, step: int, tta: bool) -> di
     except DataError as error:
         warn_once(f"{error}; until then, its temperature is not used")
         return {}
-    return results if (results[split]["checkpoint_step"], results[split]["tta"]) == (step, tta) else {}
+    metrics = results.get(split) or {}  # no validation split
+    return results if (metrics.get("checkpoint_step"), metrics.get("tta")) == (step, tta) else {}

@@ -75,7 +75,7 @@ def train_seeds(config: ConfigDict, workdir: str | Path, *, command: str = "", h
             train_run(run_config, Path(workdir) / f"seed_{seed}", command=command, hooks=hooks, features=features)
         )
     results = {"seeds": list(range(first, first + number)), "data": runs[0]["data"]}
-    for split in ("validation", "test"):
+    for split in ("validation", "test") if "validation" in runs[0] else ("test",):
         accuracies = [comparable_accuracy(run[split]) for run in runs]
         mean, low, high = mean_interval(accuracies, bounds=(0, 1))
         results[split] = {
@@ -116,6 +116,8 @@ def train_run(
     experiment = experiments.build(config, allow_fallback=allow_fallback and jax.process_count() == 1)
     experiment = dataclasses.replace(experiment, features={} if features is None else features)
     experiments.require_trainable(experiment)
+    if "validation" not in experiment.splits:
+        log.info("no validation split: the last epoch is evaluated, and no temperature is fitted")
     if config.train.init_from:
         experiment = warm_start.warm_started(experiment)
     if experiment.backbone and config.model.check_input and not recorded:

@@ -65,13 +65,14 @@ def _row(directory: Path, step: AblationStep) -> dict:
     accuracies = [result["test"]["accuracy"] for result in results]
     mean, *interval = mean_interval(accuracies, bounds=(0, 1))
     history = RunFolder(directory / step.folder / f"seed_{results[0]['seed']}").history()
+    validation = [comparable_accuracy(result["validation"]) for result in results if result.get("validation")]
     return {
         **dataclasses.asdict(step),
         "seeds": [result["seed"] for result in results],
         "accuracies": accuracies,
         "accuracy": mean,
         "interval": interval,
-        "validation_accuracy": statistics.fmean(comparable_accuracy(result["validation"]) for result in results),
+        **({"validation_accuracy": statistics.fmean(validation)} if validation else {}),
         "epochs": len(history["epoch"]),
         "seconds": statistics.fmean(result["seconds"]["run"] for result in results),
     }

@@ -19,6 +19,8 @@ SPLITS = ("train", "validation", "test")
 def write(directory: Path) -> list[Path]:
     """Compares all finished runs below `directory`; writes report.html, .md, .json and .png there, returns their paths.
 
+    The .png has validation curves: there is none if no run has a validation split.
+
     Raises:
         UsageError: there is no finished run.
         OSError: a file cannot be written.
@@ -30,7 +32,11 @@ def write(directory: Path) -> list[Path]:
     pairs, ensembles = list(_pairs(groups, correct)), list(_ensembles(groups, correct))
     rows = [_row(*pair) for pair in zip(groups, finished_runs.config_differences(groups), strict=True)]
     write_json(files["json"], {"groups": rows, "pairs": pairs, "ensembles": ensembles, "skipped": skipped})
-    _draw(groups, title=f"{directory.name}: {len(runs)} runs", path=files["png"])
+    validated = [group for group in groups if group.accuracy("validation")]  # only these have curves
+    if validated:
+        _draw(validated, title=f"{directory.name}: {len(runs)} runs", path=files["png"])
+    else:
+        files.pop("png").unlink(missing_ok=True)
     leaders = set({group.data: group.runs[0].name for group in reversed(groups)}.values())  # best of each data set
     values = {
         "name": directory.name,
@@ -40,9 +46,11 @@ def write(directory: Path) -> list[Path]:
         "ensembles": ensembles,
         "skipped": skipped,
         "splits": SPLITS[::-1],
+        "validated": len(validated),
     }
     write_page(files["md"], "comparison.md", **values)
-    image = inlined(files["png"], alt="Validation loss and accuracy of all runs by epoch, and accuracy by time")
+    alt = "Validation loss and accuracy of all runs by epoch, and accuracy by time"
+    image = inlined(files["png"], alt=alt) if validated else None
     write_page(files["html"], "comparison.html", **values, curves=image)
     return list(files.values())
 

@@ -17,36 +17,46 @@ LINES = list(itertools.product(("-", "--", ":", "-."), style.PALETTE))  # twenty
 def curves(history: dict[str, list], *, title: str, path: Path) -> None:
     """Loss, accuracy, learning rate and speed by epoch, with the epoch of the best validation accuracy marked.
 
+    Without a validation split, only the training images have curves, and no epoch is marked.
+
     Args:
         history: the content of history.json with at least one epoch; losses in nats, accuracies 0 to 1.
     """
     epochs = history["epoch"]
-    best = int(np.argmax(history["val_accuracy"]))
-    percent = {name: 100 * np.asarray(history[name]) for name in ("accuracy", "val_accuracy")}
+    best = int(np.argmax(history["val_accuracy"])) if "val_accuracy" in history else None
     with style.figure(path, title=title, height=8.4, width=style.NARROW) as figure:
         panels = loss, accuracy, rate, throughput = figure.subplots(4, sharex=True, height_ratios=(3, 3, 2, 2))
-        _train_and_validation(loss, epochs, history["loss"], history["val_loss"], best=best)
-        _train_and_validation(accuracy, epochs, percent["accuracy"], percent["val_accuracy"], best=best)
+        _train_and_validation(loss, history, "loss", best=best, title="loss (nats)", decimals=3)
+        _train_and_validation(accuracy, history, "accuracy", best=best, title="accuracy (%)", decimals=2, unit=100)
         for axes, name in ((rate, "learning_rate"), (throughput, "images_per_second")):
             axes.plot(epochs, history[name], color=style.GRAY, marker=_marker("o", epochs), clip_on=False)
             axes.set_ylim(0, 1.1 * max(history[name]) or 1)
-        loss.set_title(f"loss (nats): validation {history['val_loss'][best]:.3f} at epoch {epochs[best]}")
-        accuracy.set_title(f"accuracy (%): validation {percent['val_accuracy'][best]:.2f} at epoch {epochs[best]}")
         rate.set_title("learning rate at the end of the epoch")
         throughput.set_title(f"training images/s: median {np.median(history['images_per_second']):,.0f}")
         throughput.yaxis.set_major_formatter("{x:,.0f}")
         for axes in panels:
             axes.grid(True)
-            axes.axvline(epochs[best], color=style.GRAY, linewidth=1, linestyle=":")
+            if best is not None:
+                axes.axvline(epochs[best], color=style.GRAY, linewidth=1, linestyle=":")
         _set_epoch_axis(throughput, epochs[0], epochs[-1])
-        throughput.set_xlabel("epoch (ring and dotted line: best)")
+        throughput.set_xlabel("epoch" if best is None else "epoch (ring and dotted line: best)")
         figure.legend(*loss.get_legend_handles_labels(), loc="outside lower center", ncols=2)
 
 
-def _train_and_validation(axes: Axes, epochs: list, train: list, validation: list, *, best: int) -> None:
+def _train_and_validation(
+    axes: Axes, history: dict[str, list], name: str, *, best: int | None, title: str, decimals: int, unit: float = 1
+) -> None:
+    """The columns `name` and, if there is a `best` epoch, `val_name`, multiplied by `unit`."""
+    epochs, train = history["epoch"], unit * np.asarray(history[name])
     axes.plot(epochs, train, color=style.BLUE, linestyle="--", marker=_marker("o", epochs), label="train")
-    axes.plot(epochs, validation, color=style.VERMILLION, marker=_marker("s", epochs), label="validation")
-    axes.plot(epochs[best], validation[best], "o", markersize=10, color="black", fillstyle="none")
+    if best is None:
+        title += f": train {train[-1]:.{decimals}f} in the last epoch"
+    else:
+        validation = unit * np.asarray(history[f"val_{name}"])
+        axes.plot(epochs, validation, color=style.VERMILLION, marker=_marker("s", epochs), label="validation")
+        axes.plot(epochs[best], validation[best], "o", markersize=10, color="black", fillstyle="none")
+        title += f": validation {validation[best]:.{decimals}f} at epoch {epochs[best]}"
+    axes.set_title(title)
     axes.margins(y=0.1)
 
 

@@ -40,7 +40,8 @@ def draw_history(history: Mapping, results: Mapping, *, run: str, directory: Pat
     from cifar_jax.report import curves
 
     data = results["data"]
-    sizes = " and ".join(f"{split} n = {data['splits'][split]['n']:,}" for split in ("train", "validation"))
+    splits = {split: data["splits"].get(split) for split in ("train", "validation")}
+    sizes = " and ".join(f"{name} n = {split['n']:,}" for name, split in splits.items() if split)
     curves.curves(history, title=f"{data['name']}, {sizes}\n{run}", path=directory / "curves.png")
 
 

@@ -75,8 +75,13 @@ class Group:
         """The mean over the runs of `value(results)`."""
         return statistics.fmean(value(run.results) for run in self.runs)
 
-    def accuracy(self, split: str) -> dict:
-        """The mean accuracy and its 95 % interval: over the images for one run, over the seeds for several."""
+    def accuracy(self, split: str) -> dict | None:
+        """The mean accuracy and its 95 % interval: over the images for one run, over the seeds for several.
+
+        None if there is no such split.
+        """
+        if not self.runs[0].results.get(split):
+            return None
         accuracies = [comparable_accuracy(run.results[split]) for run in self.runs]
         n = self.runs[0].results[split]["n"]
         if len(accuracies) == 1:
@@ -122,7 +127,8 @@ def _name(path: str, directory: Path) -> str:
 def group(runs: Sequence[Run]) -> list[Group]:
     """Groups runs that differ only in their seed; sorted by data set, then by falling validation accuracy.
 
-    A run with a seed that is already in the group starts another group: it adds no information on the variation.
+    Those without a validation split are the last of their data set, by name. A run with a seed that is already in the
+    group starts another group: it adds no information on the variation.
     """
     runs_by_key: dict[tuple, list[Run]] = {}
     repeats = collections.Counter()
@@ -132,7 +138,12 @@ def group(runs: Sequence[Run]) -> list[Group]:
         runs_by_key.setdefault((config_and_data, repeats[seed]), []).append(run)
         repeats[seed] += 1
     groups = [Group(members) for members in runs_by_key.values()]
-    return sorted(groups, key=lambda group: (group.data, -group.accuracy("validation")["accuracy"]))
+
+    def rank(group: Group) -> tuple:
+        validation = group.accuracy("validation")
+        return (group.data, 0, -validation["accuracy"]) if validation else (group.data, 1, group.name)
+
+    return sorted(groups, key=rank)
 
 
 def config_differences(groups: Sequence[Group]) -> list[dict[str, object]]:

@@ -16,7 +16,7 @@ log = logging.getLogger(__name__)
 FIGURES = {  # by section, in order, with captions
     "Training": {
         "curves": "Training loss (with label smoothing) and accuracy are means over the epoch on augmented images. "
-        "They can be worse than validation loss and accuracy, measured without augmentation at its end.",
+        "They can be worse than those of a validation split, measured without augmentation at its end.",
     },
     "Test images": {
         "per_class": "Precision, recall and F1 of each class, weakest first.",

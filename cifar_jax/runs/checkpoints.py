@@ -39,7 +39,7 @@ class _DamagedError(Exception):
 
 
 class Checkpoints:
-    """The checkpoints in one directory: the latest `keep`, and the best by validation accuracy.
+    """The checkpoints in one directory: the latest `keep`, and the best by validation accuracy, if there is one.
 
     Reading does not change the directory, so a run can be evaluated while it trains. If there are several processes,
     all of them must call `save`, `wait`, `close` and the restoring methods.
@@ -64,7 +64,8 @@ class Checkpoints:
             step: above all existing steps.
             state: pytree of jax.Arrays; with several processes, each array must be fully replicated.
             metadata: JSON values: preprocessing, class names, epoch.
-            val_accuracy: 0 to 1, or None in mid-epoch. None and non-finite values never count as best.
+            val_accuracy: 0 to 1, or None in mid-epoch and without a validation split. None and non-finite values never
+                count as best.
 
         Raises:
             DataError: this or the previous checkpoint could not be written.
@@ -131,7 +132,7 @@ class Checkpoints:
         return self._restore_first(reversed(self.steps()), abstract_state)
 
     def restore_best(self, abstract_state: Any) -> Restored | None:
-        """The intact step with the best validation accuracy; otherwise like `restore_latest`."""
+        """The intact step with the best validation accuracy, or the newest if none has one; see `restore_latest`."""
         return self._restore_first(self._best_first(), abstract_state)
 
     def restore(self, step: int, abstract_state: Any) -> Restored:
@@ -195,7 +196,7 @@ class Checkpoints:
             raise _DamagedError(str(error)) from error
 
     def _accuracies(self) -> dict[int, float | None]:
-        """The validation accuracy of each step with intact metadata; None for a step in mid-epoch."""
+        """The validation accuracy of each step with intact metadata, or None, see `save`."""
         accuracies = {}
         for step in self.steps():
             with contextlib.suppress(_DamagedError):

@@ -18,7 +18,7 @@ _DATA = {
     "name": TEXT,
     "is_fallback": SWITCH,
     "classes": [TEXT],
-    "splits": {"train": _SPLIT, "validation": _SPLIT, "test": _SPLIT},
+    "splits": {"train": _SPLIT, "validation": (_SPLIT,), "test": _SPLIT},
 }
 _PREPROCESSING = {"mean": [ANY], "std": [ANY], "image_size": COUNT, "resize_method": TEXT}
 _BACKBONE = {
@@ -49,7 +49,8 @@ ARCHITECTURE = {
 }
 
 COLUMNS = ("epoch", "loss", "accuracy", "val_loss", "val_accuracy", "learning_rate", "images_per_second", "seconds")
-HISTORY = {name: [ANY] for name in COLUMNS}
+VALIDATION_HISTORY = {name: [ANY] for name in ("val_loss", "val_accuracy")}  # of a run with a validation split
+HISTORY = {name: [ANY] for name in COLUMNS if name not in VALIDATION_HISTORY}
 
 _CALIBRATION = {
     "loss": number(0, 1e300),
@@ -73,11 +74,11 @@ _METRICS = {
 }
 RESULTS = {
     "train": _METRICS,
-    "validation": _METRICS,
+    "validation": (_METRICS,),  # this and the next three: of a run with a validation split
+    "best_epoch": (COUNT,),
+    "best_step": (COUNT,),
+    "temperature": (_TEMPERATURE,),
     "test": _METRICS,
-    "best_epoch": COUNT,
-    "best_step": COUNT,
-    "temperature": _TEMPERATURE,
     "seconds": {"compile": ANY, "run": ANY},
     "images_per_second": ANY,
     "parameters": COUNT,

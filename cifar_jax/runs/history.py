@@ -1,5 +1,6 @@
 """history.json: one list per column, one element per finished epoch.
 
+Without a validation split, there are no columns val_loss and val_accuracy.
 It has no checksum, so that programs find only columns in it: results.json has its checksum, and checkpoints its rows.
 """
 
@@ -9,7 +10,7 @@ from pathlib import Path
 
 from cifar_jax.errors import DataError
 from cifar_jax.runs import forms
-from cifar_jax.runs.json_files import plain, read_json, write_json
+from cifar_jax.runs.json_files import plain, problems, read_json, write_json
 
 log = logging.getLogger(__name__)
 
@@ -21,6 +22,10 @@ def read_history(path: Path) -> dict[str, list]:
         DataError: the file is missing or damaged.
     """
     columns = read_json(path, forms.HISTORY, with_checksum=False)
+    if forms.VALIDATION_HISTORY.keys() & columns.keys() and (
+        found := list(problems(columns, forms.VALIDATION_HISTORY))
+    ):
+        raise DataError(f"{path} is damaged: {'; '.join(found[:3])}")
     if len({len(values) for values in columns.values() if isinstance(values, list)}) > 1:
         raise DataError(f"{path} is damaged: its columns differ in length")
     return columns
@@ -35,10 +40,11 @@ def until(columns: Mapping[str, list], epoch: float) -> dict[str, list]:
 class History:
     """The rows of a run that trains. Only one process `writes` the file."""
 
-    def __init__(self, path: Path, *, writes: bool = True):
+    def __init__(self, path: Path, *, with_validation: bool = True, writes: bool = True):
         """Starts an empty history; the file appears with its first row."""
         self._path, self._writes = path, writes
-        self.columns: dict[str, list] = {name: [] for name in forms.COLUMNS}
+        names = forms.COLUMNS if with_validation else forms.HISTORY
+        self.columns: dict[str, list] = {name: [] for name in names}
 
     def resume(self, metadata: Mapping, *, epoch: int) -> None:
         """Continues after `epoch` with the rows in the metadata of its checkpoint; the file is made to agree with them.

@@ -78,7 +78,7 @@ def steps_of(experiment: Experiment) -> Iterator[Step]:
 
 
 def training_step(experiment: Experiment) -> Step:
-    """As the loop calls it; the validation images are on the devices too."""
+    """As the loop calls it; the validation images, if there are any, are on the devices too."""
     batch_size, steps = experiment.config.train.batch_size, experiment.steps_per_dispatch
     return Step(
         "training",
@@ -87,19 +87,23 @@ def training_step(experiment: Experiment) -> Step:
         batch_size=batch_size,
         steps=steps,
         flops=batch_size * _flops_of_training(experiment),
-        other_bytes=_shard_bytes(experiment, "validation"),
+        other_bytes=_shard_bytes(experiment, "validation") if "validation" in experiment.splits else 0,
         donated=len(jax.tree.leaves(abstract_state(experiment))),
     )
 
 
 def evaluation_step(experiment: Experiment) -> Step:
-    """As the validation of each epoch calls it, with the views of the final evaluation; training is on the devices."""
+    """As the validation of each epoch calls it, with the views of the final evaluation; training is on the devices.
+
+    Without a validation split, as the evaluation of the test split calls it, after training.
+    """
     tta = with_tta(experiment.config, "test")
     cached = experiment.config.train.cached_features
     forward = functools.partial(classify, experiment) if cached else experiment.logits
-    state, train_bytes = abstract_state(experiment), _shard_bytes(experiment, "train")
+    state, validates = abstract_state(experiment), "validation" in experiment.splits
+    train_bytes = _shard_bytes(experiment, "train") if validates else 0
     other_bytes = train_bytes + tree_bytes(state) - tree_bytes(state.variables)
-    split = abstract_split(experiment, "validation")
+    split = abstract_split(experiment, "validation" if validates else "test")
     views = 6 if tta else 1
     return _forward_step("evaluation", experiment, split, forward, tta=tta, views=views, other_bytes=other_bytes)
 

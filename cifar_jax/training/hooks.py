@@ -31,7 +31,7 @@ class Hook:
         """Ten times an epoch by default: loss, accuracy (0 to 1), learning_rate and images_per_second."""
 
     def on_epoch(self, step: int, row: dict[str, float]) -> None:
-        """After validation: the epoch's row of history.json."""
+        """After validation: the epoch's row of history.json; without a validation split, without val_*."""
 
     def close(self) -> None:
         """After the last step, or when the loop ends with an error."""

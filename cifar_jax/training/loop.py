@@ -58,11 +58,15 @@ class Trainer:
         self.hooks = [progress_hook(), TensorBoard(folder.tensorboard_dir), *hooks] if self.writes else []
         self.checkpoints = Checkpoints(folder.checkpoints_dir, keep=config.checkpoint.keep)
         self.schedule = update_schedule(experiment)
-        self.history = History(folder.history_json, writes=self.writes)
+        self.validates = "validation" in experiment.splits
+        self.history = History(folder.history_json, with_validation=self.validates, writes=self.writes)
         self.compile_seconds = 0.0
 
     def fit(self) -> dict:
-        """Trains the remaining epochs and evaluates the best checkpoint; returns the content of results.json."""
+        """Trains the remaining epochs and evaluates the best checkpoint; returns the content of results.json.
+
+        Without a validation split, the last checkpoint is evaluated.
+        """
         processes.resume = self._how_to_resume
         require_room(self.experiment)
         state = self._restored_or_initial()
@@ -74,7 +78,7 @@ class Trainer:
                     state, row = self._fit_probe(state)
                 else:
                     state, speed = self._train_epoch(state)
-                    row = self._validated(state, speed)
+                    row = self._row(state, speed)
                 self._record(state, row | {"seconds": time.perf_counter() - started})
                 if number := self.stop.number(agree=True):
                     self._stop(state, number)
@@ -102,7 +106,8 @@ class Trainer:
 
     def _prepare(self, state: TrainState) -> None:
         """Prepares the splits on the devices, and the programs, which compile on first use."""
-        self.validation = SplitEvaluator(self.experiment, "validation", variables=state.variables, tta=False)
+        settings = {"variables": state.variables, "tta": False}
+        self.validation = SplitEvaluator(self.experiment, "validation", **settings) if self.validates else None
         if self.config.train.cached_features:
             self.data = features.place_features(self.experiment, "train", state.variables)
         else:
@@ -172,26 +177,27 @@ class Trainer:
         self._require_finite(jax.device_get(metrics))
         return state, statistics.median(speeds)
 
-    def _validated(self, state: TrainState, speed: float) -> dict:
+    def _row(self, state: TrainState, speed: float) -> dict:
         """Validates; returns the epoch's row of the history, without its seconds."""
-        metrics = jax.device_get(state.metrics)
-        memory.tidy()  # before and after, so that the memory of training and validation does not add up
-        validation = self.validation.summaries(self.validation.logits(state.variables))["plain"]
-        memory.tidy()
         return {
             "epoch": int(state.step) // self.steps_per_epoch,
-            **_means(metrics),
-            "val_loss": validation["loss"],
-            "val_accuracy": validation["accuracy"],
+            **_means(jax.device_get(state.metrics)),
+            **(self._validated(state) if self.validates else {}),
             "learning_rate": self._learning_rate(int(state.step) - 1),
             "images_per_second": speed,
         }
+
+    def _validated(self, state: TrainState) -> dict:
+        memory.tidy()  # before and after, so that the memory of training and validation does not add up
+        summary = self.validation.summaries(self.validation.logits(state.variables))["plain"]
+        memory.tidy()
+        return {"val_loss": summary["loss"], "val_accuracy": summary["accuracy"]}
 
     def _record(self, state: TrainState, row: dict) -> None:
         """Writes an epoch's row of the history and saves the state."""
         self.folder.require_present()
         self.history.append(row)
-        self._save(state, val_accuracy=row["val_accuracy"])
+        self._save(state, val_accuracy=row.get("val_accuracy"))
         self._call("on_epoch", int(state.step), row)
 
     def _describe_start(self) -> None:

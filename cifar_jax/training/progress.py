@@ -41,16 +41,21 @@ class LineProgress(Hook):
 
     def on_epoch(self, step: int, row: dict[str, float]) -> None:
         seconds = f"{row['seconds']:.1f} s" if row["seconds"] < 100 else f"{row['seconds']:.0f} s"
-        self.line(
-            f"epoch {row['epoch']}/{self.total_steps // self.steps_per_epoch}: loss {row['loss']:.4f}, "
-            f"acc {row['accuracy']:.2%}, val loss {row['val_loss']:.4f}, val acc {row['val_accuracy']:.2%}, {seconds}"
-        )
+        self.line(f"epoch {row['epoch']}/{self.total_steps // self.steps_per_epoch}: {_scores(row)}, {seconds}")
 
     def show(self, step: int | None, text: str) -> None:
         """Updates the bar; if `step` is None, the position stays."""
 
     def line(self, text: str) -> None:
         log.info("%s", text)
+
+
+def _scores(row: dict[str, float]) -> str:
+    """Of the training images and, if there is a validation split, of its images."""
+    train = f"loss {row['loss']:.4f}, acc {row['accuracy']:.2%}"
+    if "val_loss" not in row:
+        return train
+    return f"{train}, val loss {row['val_loss']:.4f}, val acc {row['val_accuracy']:.2%}"
 
 
 class _Steps(ProgressColumn):
@@ -90,7 +95,7 @@ class NotebookProgress(LineProgress):
     _display = None
 
     def on_epoch(self, step: int, row: dict[str, float]) -> None:
-        self.show(step, f"epoch {row['epoch']}: val loss {row['val_loss']:.4f}, val acc {row['val_accuracy']:.2%}")
+        self.show(step, f"epoch {row['epoch']}: {_scores(row)}")
 
     def show(self, step: int | None, text: str) -> None:
         from IPython import display

@@ -61,19 +61,13 @@ def restore_network(workdir: str | Path, *, checkpoint: str) -> tuple[Experiment
     class_names = tuple(recorded["data"]["classes"])
     size = config.model.image_size or config.data.image_size or 32  # the parameters do not depend on it
 
-    def blank(split: str) -> ImageSet:
-        n = recorded["data"]["splits"][split]["n"]
+    def blank(n: int) -> ImageSet:
         images_NHWC = np.broadcast_to(np.uint8(0), (n, size, size, 3))  # takes no memory
         return ImageSet(images_NHWC, np.zeros(n, np.int32), class_names)
 
-    dataset = Dataset(
-        recorded["data"]["name"],
-        "not read",
-        train=blank("train"),
-        validation=blank("validation"),
-        test=blank("test"),
-        is_fallback=recorded["data"]["is_fallback"],
-    )
+    splits = {name: blank(split["n"]) for name, split in recorded["data"]["splits"].items() if split}
+    data = recorded["data"]
+    dataset = Dataset(data["name"], "not read", **splits, is_fallback=data["is_fallback"])
     mesh = devices.make_mesh()
     model = models.build(
         config.model,
@@ -154,7 +148,8 @@ def with_recorded_data(experiment: Experiment, recorded: dict, *, key: str) -> E
     """
     current, source = experiment.data_description, experiment.dataset.source
     hint = f"name the run's data with {key} or {VARIABLE}, or choose another --workdir"
-    changed = [name for name in current["splits"] if current["splits"][name] != recorded["splits"].get(name)]
+    splits = {**recorded["splits"], **current["splits"]}
+    changed = [name for name in splits if current["splits"].get(name) != recorded["splits"].get(name)]
     if changed:
         raise DataError(
             f"{source} ({current['name']}): not the data of this run ({recorded['name']}), "

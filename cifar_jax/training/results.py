@@ -95,7 +95,10 @@ def seen_in_training(experiment: Experiment, *, size: int = 8, epochs: int = 3) 
 def finish(
     experiment: Experiment, folder: RunFolder, checkpoints: Checkpoints, history: History, *, compile_seconds: float
 ) -> dict:
-    """Evaluates the best checkpoint once on every split; writes results.json and returns its content."""
+    """Evaluates the best checkpoint once on every split; writes results.json and returns its content.
+
+    Without a validation split, it is the last checkpoint, and the results have no temperature.
+    """
     best = checkpoints.restore_best(abstract_state(experiment))
 
     def evaluate(split: str, temperature: float | None = None) -> dict:
@@ -105,9 +108,13 @@ def finish(
         evaluation.write(folder, folder.evaluation_dir(split), with_figures=split == "test")
         return evaluation.metrics
 
-    train, validation = evaluate("train"), evaluate("validation")
-    temperature = validation["temperature_scaled"]["temperature"]
-    evaluations = {"train": train, "validation": validation, "test": evaluate("test", temperature)}
+    evaluations, temperature, chosen = {"train": evaluate("train")}, None, {}
+    if "validation" in experiment.splits:
+        evaluations["validation"] = validation = evaluate("validation")
+        temperature = validation["temperature_scaled"]["temperature"]
+        epoch = round(best.metadata["epoch"])
+        chosen = {"best_epoch": epoch, "best_step": best.step, "temperature": temperature}
+    evaluations["test"] = evaluate("test", temperature)
     top5 = ("top5_accuracy", "top5_accuracy_interval")  # of more than ten classes
     kept = ("data", "split", *HEADLINE, *top5, "temperature_scaled", "tta", "without_tta", "checkpoint_step")
     results = {
@@ -119,9 +126,7 @@ def finish(
             "loss": history.columns["val_loss"][-1],
         }
     results |= {
-        "best_epoch": round(best.metadata["epoch"]),
-        "best_step": best.step,
-        "temperature": temperature,
+        **chosen,
         "seconds": {"compile": compile_seconds, "run": sum(history.columns["seconds"])},
         "images_per_second": statistics.median(history.columns["images_per_second"]),
         "parameters": architecture(experiment)["parameters"],

@@ -69,11 +69,11 @@ def drawn(monkeypatch):
 
 @pytest.fixture
 def history():
-    """`history(epochs)`: the content of history.json."""
+    """`history(epochs)`: the content of history.json; `validation=False`: of a run without a validation split."""
 
-    def of(epochs):
+    def of(epochs, *, validation=True):
         steps = np.arange(1, epochs + 1)
-        return {
+        columns = {
             "epoch": steps.tolist(),
             "loss": (2 / steps).tolist(),
             "accuracy": (1 - 0.6 / steps).tolist(),
@@ -83,6 +83,7 @@ def history():
             "images_per_second": [1000.0] * epochs,
             "seconds": [1.0] * epochs,
         }
+        return {name: values for name, values in columns.items() if validation or not name.startswith("val_")}
 
     return of
 
@@ -92,7 +93,15 @@ def make_run(history):
     """`make_run(path, ...)`: a finished run folder; its accuracy grows with `skill`."""
 
     def make(
-        path, *, seed=0, learning_rate=0.1, skill=1.0, data="shapes", command="python main.py", names=("a", "b", "c")
+        path,
+        *,
+        seed=0,
+        learning_rate=0.1,
+        skill=1.0,
+        data="shapes",
+        command="python main.py",
+        names=("a", "b", "c"),
+        validation=True,
     ):
         folder = RunFolder(path)
         random = np.random.default_rng(seed)
@@ -101,19 +110,23 @@ def make_run(history):
         metrics = {"data": data, "split": "test", "checkpoint_step": 6, "tta": False}
         metrics |= classification.summarize(logits_NK=logits_NK, labels_N=labels_N, class_names=names)
         headline = {name: value for name, value in metrics.items() if not isinstance(value, dict)}
-        splits = {split: {"n": 300, "fingerprint": f"{data} {split}"} for split in ("train", "validation", "test")}
+        kinds = ("train", "validation", "test") if validation else ("train", "test")
+        splits = {split: {"n": 300, "fingerprint": f"{data} {split}"} for split in kinds}
         description = {"name": data, "is_fallback": False, "classes": list(names), "splits": splits}
         config = default_config()
         config.optimizer.learning_rate, config.train.seed = learning_rate, seed
+        if not validation:
+            config.data.validation_fraction = 0.0
         layer = {"name": "head", "output_shape": [3], "parameter_count": 1234, "flops": 99, "trainable": True}
         write_json(folder.config_json, {"config": to_json(config), "command": command, "data": description})
-        write_json(folder.history_json, history(3), with_checksum=False)
+        write_json(folder.history_json, history(3, validation=validation), with_checksum=False)
         counts = {"parameters": 1234, "trainable_parameters": 1200, "flops": 99}
         write_json(folder.architecture_json, {"model": "cnn", "input": [32, 32, 3], "layers": [layer], **counts})
         results = {split: headline | {"split": split} for split in splits}
-        results |= {"best_epoch": 3, "seconds": {"compile": 1.5, "run": 2345.6}, "images_per_second": 1000.0}
-        results |= {"parameters": 1234, "data": description, "seed": seed, "best_step": 6, "temperature": 1.5}
-        results["history_checksum"] = json_checksum(history(3))
+        results |= {"seconds": {"compile": 1.5, "run": 2345.6}, "images_per_second": 1000.0}
+        results |= {"parameters": 1234, "data": description, "seed": seed}
+        results |= {"best_epoch": 3, "best_step": 6, "temperature": 1.5} if validation else {}
+        results["history_checksum"] = json_checksum(history(3, validation=validation))
         environment = {"devices": "1 x cpu", "versions": {"jax": "9.8.7"}, "source_revision": "abc123"}
         write_json(folder.results_json, results | {"environment": environment})
         write_json(folder.evaluation_dir("test") / "metrics.json", metrics)

@@ -192,3 +192,32 @@ def test_the_mode_writes_the_page_of_a_run_or_compares_the_runs_below(runs):
     assert {path.stem for path in (runs / "bad" / "figures").iterdir()} == {
         *("curves", "confusion_matrix", "per_class", "calibration"),
     }
+
+
+def test_configurations_without_a_validation_split_come_last_and_have_no_curves(tmp_path, make_run, drawn):
+    make_run(tmp_path / "b", validation=False, skill=9)  # its test accuracy is the best, but does not rank it
+    make_run(tmp_path / "a", validation=False, skill=3, learning_rate=0.3)
+    make_run(tmp_path / "validated", skill=0.5)
+    comparison.write(tmp_path)
+    groups = read_json(tmp_path / "report.json")["groups"]
+    assert [group["name"] for group in groups] == ["validated", "a", "b"]
+    assert groups[0]["validation"]["n"] == 300 and groups[1]["validation"] is None
+    assert {len(axes.lines) for axes in drawn[-1].axes} == {1}
+    for kind in ("md", "html"):
+        text = (tmp_path / f"report.{kind}").read_text(encoding="utf-8")
+        assert text.count("no such split") == 2 and "configurations without a validation split last, by name" in text
+
+
+def test_without_any_validation_split_there_are_no_curves(tmp_path, make_run):
+    make_run(tmp_path / "validated")
+    comparison.write(tmp_path)
+    (tmp_path / "validated" / "results.json").unlink()
+    for name, rate in (("b", 0.1), ("a", 0.2)):
+        make_run(tmp_path / name, validation=False, learning_rate=rate)
+    written = comparison.write(tmp_path)
+    assert {path.suffix for path in written} == {".html", ".md", ".json"} and not (tmp_path / "report.png").exists()
+    assert "report.png" not in (tmp_path / "report.md").read_text(encoding="utf-8")
+    text = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "there are no validation curves" in text and "data:image/png" not in text
+    (pair,) = read_json(tmp_path / "report.json")["pairs"]
+    assert (pair["first"], pair["second"]) == ("a", "b")

@@ -33,6 +33,16 @@ def test_curves_mark_the_first_best_epoch(tmp_path, history, drawn):
     assert "training images/s: median 1,000" in texts(drawn[0])
 
 
+def test_curves_without_a_validation_split_mark_no_epoch(tmp_path, history, drawn):
+    past = history(3, validation=False) | {"loss": [3.0, 2.0, 1.25], "accuracy": [0.1, 0.2, 0.61237]}
+    curves.curves(past, title=TITLE, path=tmp_path / "curves.png")
+    assert {"loss (nats): train 1.250 in the last epoch", "accuracy (%): train 61.24 in the last epoch"} < set(
+        texts(drawn[0])
+    )
+    assert not [text for text in texts(drawn[0]) if "validation" in text or "best" in text]
+    assert {len(axes.lines) for axes in drawn[0].axes} == {1}
+
+
 def test_samples_show_the_right_images_in_the_right_rows(tmp_path, drawn):
     images_NHWC, labels_N = noise(9), np.random.default_rng(1).permutation(np.repeat(np.arange(3), 3))
     image_grids.samples(images_NHWC, labels_N, names(3), title=TITLE, path=tmp_path / "s.png")

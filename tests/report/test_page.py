@@ -149,3 +149,14 @@ def test_an_unfinished_run_has_no_page(tmp_path, make_run):
     with pytest.raises(DataError, match=r"results\.json cannot be read"):
         page.write(folder)
     assert not folder.report_html.exists() and not list(folder.path.glob(".*"))
+
+
+def test_without_a_validation_split_the_page_has_no_validation_figures(tmp_path, make_run, parse):
+    folder = make_run(tmp_path / "cnn", validation=False)
+    figures.redraw(folder)
+    parsed = parse(page.write(folder))
+    assert "Evaluated once, after the last epoch: there is no validation split." in parsed.text
+    assert "of training, including" in parsed.text
+    rows = re.findall(r"<tr><th>(\w+)", folder.report_html.read_text(encoding="utf-8"))
+    assert {"train", "test"} < set(rows) and "validation" not in rows
+    assert "best" not in parsed.text and "nan" not in parsed.text.lower().split()

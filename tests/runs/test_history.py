@@ -100,3 +100,16 @@ def test_a_full_disk_is_reported_with_what_stays_usable(path, monkeypatch):
     with pytest.raises(DataError, match="No space left on device; earlier checkpoints stay usable"):
         history.append(row(1))
     assert read_history(path) == rows(3)
+
+
+@pytest.mark.parametrize("damage", [{"val_loss": [0.5]}, {"val_loss": None, "val_accuracy": None}])
+def test_a_run_without_a_validation_split_has_no_validation_columns(tmp_path, damage):
+    path = tmp_path / "history.json"
+    history = History(path, with_validation=False)
+    with pytest.raises(ValueError, match="columns"):
+        history.append(row(1))
+    history.append({name: value for name, value in row(1).items() if not name.startswith("val_")})
+    assert read_history(path) == {name: values for name, values in rows(1).items() if not name.startswith("val_")}
+    path.write_text(json.dumps(read_history(path) | damage))
+    with pytest.raises(DataError, match="is damaged: val_"):
+        read_history(path)
