@@ -10,6 +10,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from cifar_jax import devices, models, pretrained
+from cifar_jax.config import recipes
 from cifar_jax.data import Dataset, ImageSet, load, split_train_validation
 from cifar_jax.errors import UsageError
 from cifar_jax.models import freezing
@@ -210,6 +211,15 @@ def require_trainable(experiment: Experiment) -> None:
         )
     _require_fitting_batch(experiment)
     _require_fitting_schedule(experiment)
+
+
+def note_other_devices(experiment: Experiment) -> None:
+    """Logs one line if the recipe is sized for other devices than those of the experiment."""
+    names = {"cpu": "CPU", "accelerator": "a GPU or TPU"}
+    here = "cpu" if devices.platform_of(experiment.mesh) == "cpu" else "accelerator"
+    if (intended := experiment.config.mesh.sized_for) not in ("", here):
+        fitting = ", ".join(recipes.sized_for(here))
+        logging.info("note: this recipe is sized for %s; for %s: %s", names[intended], names[here], fitting)
 
 
 def _require_fitting_batch(experiment: Experiment) -> None:

@@ -39,6 +39,7 @@ def get_config() -> ConfigDict:
     config.optimizer.rules = (("whiten/kernel", 0.0), ("^head/", 0.67 / 0.053), (".*", 1.0))
     config.schedule.name = "linear"
     config.schedule.whiten_bias_epochs = 3.0
+    config.mesh.sized_for = "accelerator"
     config.evaluation.tta = True
     config.evaluation.batch_size = 2000
     return config

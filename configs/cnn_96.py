@@ -43,6 +43,7 @@ def get_config() -> ConfigDict:
     config.schedule.warmup_percent = 10.0
     config.schedule.initial_fraction = 0.2
     config.schedule.whiten_bias_epochs = 3.0
+    config.mesh.sized_for = "accelerator"
     config.evaluation.tta = True
     config.evaluation.batch_size = 2000
     return config

@@ -25,6 +25,7 @@ def get_config() -> ConfigDict:
     config.schedule.name = "linear"
     config.train.label_smoothing = 0.2
     config.train.epochs = 14
+    config.mesh.sized_for = "cpu"
     config.evaluation.tta = True
     config.evaluation.batch_size = 256  # 1000 needs half a gigabyte more and is not faster
     return config

@@ -94,3 +94,24 @@ def test_batch_and_schedule_fit_into_the_run(changes, message):
     config.update_from_flattened_dict(changes)
     with pytest.raises(UsageError, match=message):
         experiment.require_trainable(experiment.without_data(config))
+
+
+@pytest.mark.parametrize(
+    "recipe, platform, note",
+    [
+        ("cnn_94", "cpu", "this recipe is sized for a GPU or TPU; for CPU: cnn_scratch"),
+        ("cnn_96", "tpu", None),
+        ("cnn_scratch", "gpu", "this recipe is sized for CPU; for a GPU or TPU: cnn_94, cnn_96"),
+        ("cnn_scratch", "cpu", None),
+        ("resnet50_pretrain", "cpu", None),
+        ("resnet50_pretrain", "gpu", None),
+    ],
+)
+def test_one_line_names_the_recipes_for_the_devices_at_hand(recipe, platform, note, caplog, monkeypatch):
+    caplog.set_level(logging.INFO)
+    small = {"model.widths": (4,)} if recipe.startswith("cnn") else {"model.stage_sizes": (1,), "model.width": 4}
+    built = experiment.without_data(load_config(recipe, **{"data.name": "shapes"} | small))
+    monkeypatch.setattr(experiment.devices, "platform_of", lambda mesh: platform)
+    experiment.note_other_devices(built)
+    notes = [record.message for record in caplog.records if record.message.startswith("note: ")]
+    assert notes == ([f"note: {note}"] if note else [])

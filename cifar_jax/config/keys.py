@@ -207,6 +207,7 @@ KEYS = {
     "evaluation.tta": Key(False, SWITCH, "test-time augmentation: mirror images and shifts by one pixel"),
     "checkpoint.every_steps": Key(0, STEPS, "besides the end of each epoch; 0 = only there", "steps", free=True),
     "checkpoint.keep": Key(2, integer(1, 10_000), "latest checkpoints, besides the best on validation", free=True),
+    "mesh.sized_for": Key("", one_of("", "cpu", "accelerator"), "a recipe's devices; elsewhere a note", free=True),
     "mesh.devices": Key(0, integer(0, 100_000), "number of devices to use; 0 = all", free=True),
     "mesh.cpu_devices": Key(0, integer(0, 256), "parts of the CPU; 0 = one per core that divides the batch", free=True),
     "mesh.compilation_cache": Key(True, SWITCH, "keep compiled programs in $CIFAR_JAX_CACHE/compiled", free=True),

@@ -20,6 +20,11 @@ def names() -> list[str]:
     return sorted(path.relative_to(FOLDER).with_suffix("").as_posix() for path in FOLDER.rglob("*.py"))
 
 
+def sized_for(kind: str) -> list[str]:
+    """The recipes that ship with the package and are sized for these devices, see `mesh.sized_for`."""
+    return [name for name in names() if run(name).mesh.sized_for == kind]
+
+
 def summary(name: str) -> str:
     """The first line of a recipe's docstring; the recipe is not executed."""
     return (ast.get_docstring(ast.parse(find(name).read_text(encoding="utf-8"))) or "").partition("\n")[0]

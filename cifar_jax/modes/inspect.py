@@ -6,13 +6,14 @@ With a target, its programs compiled for a device that this machine lacks: see `
 from pathlib import Path
 
 import numpy as np
+from jax.sharding import Mesh
 from ml_collections import ConfigDict
 from rich.table import Column, Table
 
 from cifar_jax.config.validate import validate
 from cifar_jax.devices import describe, start
 from cifar_jax.evaluation.features import abstract_split
-from cifar_jax.experiment import Experiment, require_trainable, without_data
+from cifar_jax.experiment import Experiment, note_other_devices, require_trainable, without_data
 from cifar_jax.runs.json_files import write_json
 from cifar_jax.targets import catalog, report, topology
 from cifar_jax.training import results
@@ -39,8 +40,7 @@ def inspect(config: ConfigDict, *, target: str = "", output: str = "", command: 
     if target:
         return report.tables(_compile_for(target, config, Path(output), command=command))
     start(config)
-    experiment = without_data(config)
-    require_trainable(experiment)
+    experiment = _trainable(config)
     return [_layers(results.architecture(experiment)), _schedule(experiment), _memory(experiment)]
 
 
@@ -49,13 +49,19 @@ def _compile_for(name: str, config: ConfigDict, output: Path, *, command: str) -
     topology.start()
     start(config)
     mesh = None if target.platform == "cpu" else topology.mesh_of(target, name)
-    experiment = without_data(config, mesh=mesh)
-    require_trainable(experiment)
+    experiment = _trainable(config, mesh)
     content = report.compile_for(target, name, experiment, command=command)
     write_json(output, content)  # the search that follows may take minutes
     content["largest_batch"] = report.search_largest_batch(target, experiment, content["programs"])
     write_json(output, content)
     return content
+
+
+def _trainable(config: ConfigDict, mesh: Mesh | None = None) -> Experiment:
+    experiment = without_data(config, mesh=mesh)
+    require_trainable(experiment)
+    note_other_devices(experiment)
+    return experiment
 
 
 def _layers(architecture: dict) -> Table:

@@ -116,6 +116,7 @@ def train_run(
     experiment = experiments.build(config, allow_fallback=allow_fallback and jax.process_count() == 1)
     experiment = dataclasses.replace(experiment, features={} if features is None else features)
     experiments.require_trainable(experiment)
+    experiments.note_other_devices(experiment)
     if "validation" not in experiment.splits:
         log.info("no validation split: the last epoch is evaluated, and no temperature is fitted")
     if config.train.init_from:

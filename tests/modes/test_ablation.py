@@ -50,7 +50,7 @@ def test_the_last_step_is_the_recipe_except_for_the_budget(notebook, recipe):
     for config in configs:
         validate(config)
     last, expected = flatten(configs[-1]), flatten(load_config(recipe))
-    budget = {"model.widths", "train.epochs", "train.seeds"}
+    budget = {"model.widths", "train.epochs", "train.seeds", "mesh.sized_for"}
     if notebook == "notebook_frozen":  # L-BFGS has none of these
         budget |= {"train.batch_size", "optimizer.learning_rate", "optimizer.weight_decay", "schedule.name"}
     assert {key for key in expected if last[key] != expected[key]} <= budget
