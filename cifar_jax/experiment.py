@@ -211,6 +211,8 @@ def require_trainable(experiment: Experiment) -> None:
         )
     _require_fitting_batch(experiment)
     _require_fitting_schedule(experiment)
+    if experiment.config.train.hardest_fraction < 1:
+        _require_proxy(experiment)
 
 
 def note_other_devices(experiment: Experiment) -> None:
@@ -233,6 +235,19 @@ def _require_fitting_batch(experiment: Experiment) -> None:
         raise UsageError(f"--config.augment.mixup blends pairs: {fix}")
     if batch_size > len(images):
         raise UsageError(f"{key} is more than the {len(images)} training images: lower it")
+
+
+def _require_proxy(experiment: Experiment) -> None:
+    """It is a smaller network of the kind of the model, see `training/proxy.py`."""
+    config, model, devices = experiment.config.train, experiment.model, experiment.mesh.size
+    key = f"--config.train.hardest_fraction={config.hardest_fraction}"
+    if not {"widths", "convs_per_block"} <= {field.name for field in dataclasses.fields(model)}:
+        raise UsageError(f"{key}: a {experiment.config.model.name} has no model.widths to make smaller: set it to 1")
+    if not (chosen := round(config.hardest_fraction * config.batch_size)) or chosen % devices:
+        problem = f"{chosen} images of a batch of {config.batch_size} do not divide by the {devices} devices"
+        raise UsageError(f"{key}: {problem}, change it or train.batch_size")
+    for size in {experiment.preprocessing.image_size, *config.image_sizes}:
+        model.clone(widths=config.proxy_widths).require_size(size)
 
 
 def _require_fitting_schedule(experiment: Experiment) -> None:

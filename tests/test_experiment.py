@@ -50,7 +50,7 @@ def test_a_validation_split_of_the_source_is_used_whatever_the_fraction(caplog):
     assert "validation_fraction=0: the source has its own validation split" in caplog.text
 
 
-@pytest.mark.parametrize("recipe, steps", [("cnn_94", 25), ("cnn_96", 48)])
+@pytest.mark.parametrize("recipe, steps", [("cnn_94", 25), ("cnn_96", 48), ("cnn_96_faster", 48)])
 def test_the_records_are_trained_on_all_images(recipe, steps):
     assert experiment.without_data(load_config(recipe)).steps_per_epoch == steps
 
@@ -101,7 +101,7 @@ def test_batch_and_schedule_fit_into_the_run(changes, message):
     [
         ("cnn_94", "cpu", "this recipe is sized for a GPU or TPU; for CPU: cnn_scratch"),
         ("cnn_96", "tpu", None),
-        ("cnn_scratch", "gpu", "this recipe is sized for CPU; for a GPU or TPU: cnn_94, cnn_96"),
+        ("cnn_scratch", "gpu", "this recipe is sized for CPU; for a GPU or TPU: cnn_94, cnn_96, cnn_96_faster"),
         ("cnn_scratch", "cpu", None),
         ("resnet50_pretrain", "cpu", None),
         ("resnet50_pretrain", "gpu", None),

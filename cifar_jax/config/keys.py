@@ -199,6 +199,8 @@ KEYS = {
     "train.cached_features": Key(False, SWITCH, "compute the features of a frozen backbone once; train the head"),
     "train.ema_decay": Key(0.0, BELOW_1, "per update, of averaged weights for evaluation; 0 = off"),
     "train.lookahead_steps": Key(0, STEPS, "until training restarts from a slow average; 0 = off", "steps"),
+    "train.hardest_fraction": Key(1.0, above_0(1), "of each batch, by a proxy's loss, to train on; 1 = all"),
+    "train.proxy_widths": Key((32, 64, 64), WIDTHS, "of its blocks of two convolutions", "channels"),
     "train.log_every_steps": Key(0, STEPS, "between reads of the metrics; 0 = 10 an epoch", "steps", free=True),
     # 0 = 1 on CPU, the logging interval elsewhere
     "train.steps_per_dispatch": Key(0, STEPS, "in one compiled call; 0 = by device", "steps", free=True),

@@ -59,6 +59,11 @@ RULES = (
         lambda c: c.optimizer.name != "lbfgs" or not (c.model.dropout or c.train.label_smoothing),
     ),
     (
+        "--config.train.hardest_fraction={0.train.hardest_fraction}: a proxy sees every image of every batch: set "
+        "--config.train.cached_features=False and --config.optimizer.accumulate_steps=1",
+        lambda c: c.train.hardest_fraction == 1 or not (c.train.cached_features or c.optimizer.accumulate_steps > 1),
+    ),
+    (
         "--config.optimizer.rules={0.optimizer.rules}: every multiplier is 0, so nothing trains; give the head one, as "
         "in (('^head/', 1.0), ('.*', 0.0))",
         lambda c: any(multiplier for _, multiplier in c.optimizer.rules) or not c.optimizer.rules,
@@ -110,6 +115,7 @@ EFFECTS = (
         lambda c: c.schedule.name in ("cosine", "linear"),
         "only schedule.name=cosine and linear use it",
     ),
+    (("train.proxy_widths",), lambda c: c.train.hardest_fraction < 1, "train.hardest_fraction=1 has no proxy"),
     (("schedule.initial_fraction",), lambda c: _units(c, "warmup"), "there is no warm-up"),
     (("optimizer.adam_learning_rate",), lambda c: c.optimizer.name == "muon", "only optimizer.name=muon uses it"),
     (("optimizer.sgd_",), lambda c: c.optimizer.name == "muon_sgd", "only optimizer.name=muon_sgd uses it"),

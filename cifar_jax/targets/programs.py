@@ -18,6 +18,7 @@ from cifar_jax.evaluation.logits import jit_predict
 from cifar_jax.experiment import Experiment
 from cifar_jax.models import summary
 from cifar_jax.models.freezing import frozen_layers
+from cifar_jax.training import proxy
 from cifar_jax.training.state import abstract_state, tree_bytes
 from cifar_jax.training.step import lower_steps
 
@@ -86,7 +87,7 @@ def training_step(experiment: Experiment) -> Step:
         batch_key="train.batch_size",
         batch_size=batch_size,
         steps=steps,
-        flops=batch_size * _flops_of_training(experiment),
+        flops=_flops_of_step(experiment),
         other_bytes=_shard_bytes(experiment, "validation") if "validation" in experiment.splits else 0,
         donated=len(jax.tree.leaves(abstract_state(experiment))),
     )
@@ -140,9 +141,24 @@ def _forward_step(
     )
 
 
+def _flops_of_step(experiment: Experiment) -> int:
+    """With a proxy: its forward pass, in one of `proxy.EVERY` steps its backward pass, and the hardest images."""
+    batch_size = experiment.config.train.batch_size
+    if not proxy.is_on(experiment):
+        return batch_size * _flops_of_training(experiment)
+    small = proxy.proxy_of(experiment)
+    forward = sum(row["flops"] for row in summary.layers(small.model, _largest_size(small)))
+    backward = (_flops_of_training(small) - forward) // proxy.EVERY
+    return batch_size * (forward + backward) + proxy.chosen_images(experiment) * _flops_of_training(experiment)
+
+
+def _largest_size(experiment: Experiment) -> int:
+    return max(experiment.config.train.image_sizes or (experiment.preprocessing.image_size,))
+
+
 def _flops_of_training(experiment: Experiment) -> int:
     """Per image, forward and backward: a layer's kernel if it trains, its input if a layer before it trains."""
-    size = max(experiment.config.train.image_sizes or (experiment.preprocessing.image_size,))
+    size = _largest_size(experiment)
     frozen = frozen_layers(experiment.config.optimizer.rules, experiment.abstract_variables["params"])
     rows = summary.layers(experiment.model, size)
     if experiment.config.train.cached_features:

@@ -13,6 +13,7 @@ import optax
 from cifar_jax.devices import quickly_compiled, replicate, replicated_like, require_free
 from cifar_jax.experiment import Experiment
 from cifar_jax.training import optimizer
+from cifar_jax.training import proxy as proxies
 
 
 class Metrics(flax.struct.PyTreeNode):
@@ -50,17 +51,24 @@ class LookaheadState(TrainState):
     slow: Any  # the average of params and batch_stats, each by its name
 
 
-def make_optimizer(experiment: Experiment) -> optax.GradientTransformation:
-    """The optimizer of the configuration, for the parameters of the model."""
+class FilteringState(LookaheadState):
+    """The state with `train.hardest_fraction` below 1; without lookahead, `slow` is an empty dict."""
+
+    proxy: Any  # 'params' and 'opt_state', see `training/proxy.py`
+
+
+def make_optimizer(experiment: Experiment, *, every: int = 1) -> optax.GradientTransformation:
+    """The optimizer of the configuration, for the parameters of the model, which gets one of `every` gradients."""
     config, params = experiment.config, experiment.abstract_variables["params"]
 
     def updates_in(epochs: float) -> float:
-        return epochs * experiment.steps_per_epoch / config.optimizer.accumulate_steps
+        return epochs * experiment.steps_per_epoch / config.optimizer.accumulate_steps / every
 
+    schedule = update_schedule(experiment)
     return optimizer.build(
         config.optimizer,
         params,
-        schedule=update_schedule(experiment),
+        schedule=schedule if every == 1 else lambda update: schedule(every * update),
         head_updates=round(updates_in(config.schedule.head_epochs)),
         whiten_bias_updates=math.ceil(updates_in(config.schedule.whiten_bias_epochs)),
     )
@@ -77,7 +85,10 @@ def update_schedule(experiment: Experiment) -> optax.Schedule:
 
 
 def create(experiment: Experiment, variables: dict) -> TrainState:
-    """The state at step 0 with these params and batch_stats; traceable, so that `jax.eval_shape` gives its shapes."""
+    """The state at step 0 with these params and batch_stats; traceable, so that `jax.eval_shape` gives its shapes.
+
+    With `train.hardest_fraction`, `variables` has the parameters of the proxy as 'proxy'.
+    """
     params, batch_stats = variables["params"], variables.get("batch_stats", {})
     fields = {
         "step": jnp.int32(0),
@@ -87,14 +98,20 @@ def create(experiment: Experiment, variables: dict) -> TrainState:
         "ema_params": params if experiment.config.train.ema_decay else {},
         "metrics": Metrics.zero(),
     }
-    if experiment.config.train.lookahead_steps:
-        return LookaheadState(**fields, slow={"params": params, "batch_stats": batch_stats})
-    return TrainState(**fields)
+    slow = {"params": params, "batch_stats": batch_stats} if experiment.config.train.lookahead_steps else {}
+    if proxies.is_on(experiment):
+        of_proxy = make_optimizer(proxies.proxy_of(experiment), every=proxies.EVERY)
+        proxy = {"params": variables["proxy"], "opt_state": of_proxy.init(variables["proxy"])}
+        return FilteringState(**fields, slow=slow, proxy=proxy)
+    return LookaheadState(**fields, slow=slow) if slow else TrainState(**fields)
 
 
 def abstract_state(experiment: Experiment) -> TrainState:
     """Shapes, dtypes and shardings, as a template to restore a checkpoint into."""
-    state = jax.eval_shape(functools.partial(create, experiment), experiment.abstract_variables)
+    variables = experiment.abstract_variables
+    if proxies.is_on(experiment):
+        variables = variables | {"proxy": proxies.proxy_of(experiment).abstract_variables["params"]}
+    state = jax.eval_shape(functools.partial(create, experiment), variables)
     return replicated_like(state, experiment.mesh)
 
 
@@ -114,6 +131,8 @@ def initial_state(experiment: Experiment) -> TrainState:
     variables = initial_variables(experiment)
     for name, tree in (experiment.initial_weights or {}).items():
         variables[name] = {**variables[name], **tree}
+    if proxies.is_on(experiment):
+        variables = {**variables, "proxy": initial_variables(proxies.proxy_of(experiment))["params"]}
     state = quickly_compiled(functools.partial(create, experiment))(variables)
     # Copies on the host: params, ema_params and slow may share buffers, and every buffer is donated to the first step.
     return replicate(jax.tree.map(np.array, state), experiment.mesh)

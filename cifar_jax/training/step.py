@@ -15,7 +15,7 @@ from cifar_jax.evaluation.features import abstract_split
 from cifar_jax.experiment import Experiment
 from cifar_jax.models.freezing import keep_statistics
 from cifar_jax.preprocessing import augment
-from cifar_jax.training import losses
+from cifar_jax.training import losses, proxy
 from cifar_jax.training.lookahead import look_ahead
 from cifar_jax.training.state import Metrics, TrainState, abstract_state, make_optimizer
 
@@ -51,6 +51,13 @@ def train_on_batch(
         images_BHWC, targets_BK = augment.augment_batch(
             images_BHWC, targets_BK, indices_B, config.augment, prepare, seed=seed, step=state.step, epoch=epoch
         )
+    if proxy.is_on(experiment):
+        small = proxy.proxy_of(experiment)
+        of_proxy = {"step": state.step, "optimizer": make_optimizer(small, every=proxy.EVERY)}
+        proxy_state, chosen_C = proxy.hardest(small, state.proxy, images_BHWC, targets_BK, **of_proxy)
+        batch = images_BHWC, targets_BK, labels_B
+        images_BHWC, targets_BK, labels_B = (proxy.only(chosen_C, values_B) for values_B in batch)
+        state = state.replace(proxy=proxy_state)
     rngs = {"dropout": _dropout_key(seed, state.step)}
 
     def loss_of(params):
@@ -72,6 +79,7 @@ def train_on_batch(
         fast = {"params": params, "batch_stats": batch_stats}
         fast, slow = look_ahead(fast, state.slow, step=state.step + 1, **steps)
         params, batch_stats, state = fast["params"], fast["batch_stats"], state.replace(slow=slow)
+    count = len(labels_B) * experiment.mesh.size
     decay = config.train.ema_decay
     return state.replace(
         step=state.step + 1,
@@ -79,7 +87,7 @@ def train_on_batch(
         batch_stats=batch_stats,
         opt_state=opt_state,
         ema_params=optax.incremental_update(params, state.ema_params, 1 - decay) if decay else {},
-        metrics=_add(state, loss=loss, correct=correct, count=len(indices_B), first=state.step % steps_per_epoch == 0),
+        metrics=_add(state, loss=loss, correct=correct, count=count, first=state.step % steps_per_epoch == 0),
     )
 
 

@@ -185,3 +185,25 @@ class Training96:
         if self.step == self.steps:
             self.look_ahead(1.0)
         return loss.item()
+
+
+class Training96Faster(Training96):
+    """The loop of airbench96_faster: `proxy` trains in every fourth step, on the images that it chooses."""
+
+    def __init__(self, network, proxy, *, chosen, decay, batch_size, **settings):
+        super().__init__(network, decay=decay, batch_size=batch_size, **settings)
+        self.chosen, self.proxy = chosen, Training96(proxy, decay=decay, batch_size=batch_size, **settings)
+        proxy.whiten.bias.requires_grad = False
+        self.choices = []
+
+    def update(self, images_NCHW, labels_N):
+        network = self.proxy.network
+        losses_N = functional.cross_entropy(network(images_NCHW), labels_N, label_smoothing=0.2, reduction="none")
+        rows_C = losses_N.argsort()[-self.chosen :].sort().values
+        self.choices.append(rows_C.tolist())
+        if self.step % 4 == 0:
+            network.zero_grad(set_to_none=True)
+            losses_N[rows_C].sum().backward()
+            self.proxy.sgd.step()
+        self.proxy.schedule.step()
+        return super().update(images_NCHW[rows_C], labels_N[rows_C])

@@ -19,7 +19,7 @@ SMALL = {
 }
 
 
-@pytest.mark.parametrize("recipe", ["cnn_94", "cnn_96"])
+@pytest.mark.parametrize("recipe", ["cnn_94", "cnn_96", "cnn_96_faster"])
 def test_an_interrupted_run_ends_with_the_same_bits(recipe, tmp_path, monkeypatch):
     config = load_config(recipe, **SMALL)
     results = train_run(config, tmp_path / "whole")

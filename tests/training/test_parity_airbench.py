@@ -17,6 +17,7 @@ from cifar_jax.data.batches import place
 from cifar_jax.devices import DATA_AXIS, REPLICATED, replicate, split_over_devices
 from cifar_jax.evaluation.logits import compile_predict, predict_split
 from cifar_jax.training.losses import smoothed_targets, training_loss
+from cifar_jax.training.proxy import chosen_images, proxy_of
 from cifar_jax.training.state import initial_state
 from cifar_jax.training.step import compile_epoch_order, compile_steps
 
@@ -28,6 +29,7 @@ pytestmark = [pytest.mark.torch, pytest.mark.slow]
 WIDTHS, CLASSES, BATCH, EPOCHS, STEPS_PER_EPOCH = (8, 16, 12), 5, 20, 3, 2
 STEPS = EPOCHS * STEPS_PER_EPOCH
 NETWORKS = {"cnn_94": {}, "cnn_96": {"convs": 3, "logit_scale": 1 / 9, "new_statistics": 0.1}}
+NETWORKS["cnn_96_faster"] = NETWORKS["cnn_96"]
 
 
 def image_set(size, seed):
@@ -125,7 +127,7 @@ def train_both(experiment, training):
             if "norm" in name:
                 statistics = states[-1].batch_stats[name]
                 np.testing.assert_allclose(statistics["mean"], norm.running_mean, rtol=2e-3, atol=2e-3)
-                smallest = BATCH * 3 * 3  # values of a channel; PyTorch divides by their number - 1
+                smallest = chosen_images(experiment) * 3 * 3  # values of a channel; PyTorch divides by their number - 1
                 np.testing.assert_allclose(statistics["var"], norm.running_var, rtol=2 / smallest, atol=2e-3)
     return states
 
@@ -173,3 +175,30 @@ def test_training_of_airbench96():
     states = train_both(experiment, airbench_oracle.Training96(network, **settings))
     jax.tree.map(np.testing.assert_array_equal, states[-1].slow["params"], states[-1].params)
     assert_evaluates_as_published("cnn_96", experiment, states[-1].variables)
+
+
+def test_training_of_airbench96_faster():
+    decay, proxy_widths = 12.0, (4, 8, 8)
+    rate = load_config("cnn_96_faster").optimizer.learning_rate * BATCH / 1024
+    changes = {
+        **{"schedule.whiten_bias_epochs": 0.0, "schedule.warmup_percent": 34.0, "train.proxy_widths": proxy_widths},
+        **{"optimizer.learning_rate": rate, "optimizer.weight_decay": 2 * decay / 9},
+    }
+    experiment = experiment_of("cnn_96_faster", **changes)
+    state = initial_state(experiment)
+    network = network_of("cnn_96_faster", state.variables).train()
+    small = proxy_of(experiment)
+    statistics = jax.tree.map(np.ones_like, small.abstract_variables["batch_stats"])  # of no use
+    proxy = airbench_oracle.Network(proxy_widths, CLASSES, logit_scale=1 / 9)
+    proxy = proxy.load({"params": jax.device_get(state.proxy["params"]), "batch_stats": statistics}).train()
+    settings = {"steps": STEPS, "warmup_steps": 2, "batch_size": BATCH, "decay": decay, "chosen": BATCH // 2}
+    training = airbench_oracle.Training96Faster(network, proxy, **settings)
+    states = train_both(experiment, training)
+    proxies = [state.proxy["params"] for state in states]
+    expected = proxy.as_flax()
+    assert not expected.pop("whiten_bias")["bias"].any() and not proxies[-1]["whiten_bias"]["bias"].any()
+    assert_trees_close({layer: proxies[-1][layer] for layer in expected}, expected, 2e-3)
+    changes = [not all(map(np.array_equal, *map(jax.tree.leaves, pair))) for pair in itertools.pairwise(proxies)]
+    assert changes == [step % 4 == 0 for step in range(STEPS)]
+    assert len({tuple(rows) for rows in training.choices}) > 1
+    assert_evaluates_as_published("cnn_96_faster", experiment, states[-1].variables)
