@@ -30,6 +30,7 @@ class Key:
     help: str  # one line
     unit: str = ""
     free: bool = False  # may change when a run resumes, because it does not affect the trained model
+    is_argument: bool = False  # of the compiled training step: all values above 0 share one program
 
 
 def _is_integer(x: object) -> bool:
@@ -166,12 +167,18 @@ KEYS = {
     "model.check_input": Key(True, SWITCH, "refuse images on another scale than the weights were trained on"),
     "model.freeze_statistics": Key(True, SWITCH, "of frozen BatchNorm layers; False: those of each batch"),
     "optimizer.name": Key("sgd", one_of(*OPTIMIZERS), "lbfgs: linear probe on cached features"),
-    "optimizer.learning_rate": Key(0.1, above_0(1000), "peak; of muon, for the 3x3 kernels"),
+    "optimizer.learning_rate": Key(0.1, above_0(1000), "peak; of muon, for the 3x3 kernels", is_argument=True),
     "optimizer.momentum": Key(0.9, BELOW_1, "Nesterov momentum of sgd, b1 of adamw, beta of muon"),
-    "optimizer.weight_decay": Key(5e-4, number(0, 1000), "coupled for sgd, else decoupled; not on norms and biases"),
+    "optimizer.weight_decay": Key(
+        5e-4, number(0, 1000), "coupled for sgd, else decoupled; not on norms and biases", is_argument=True
+    ),
     "optimizer.uniform_decay": Key(False, SWITCH, "sgd: biases decay too, and no multiplier changes the decay"),
-    "optimizer.adam_learning_rate": Key(2e-3, above_0(1000), "muon: peak for all but the 3x3 kernels"),
-    "optimizer.sgd_learning_rate": Key(0.1, above_0(1000), "muon_sgd: peak for all but the 3x3 kernels"),
+    "optimizer.adam_learning_rate": Key(
+        2e-3, above_0(1000), "muon: peak for all but the 3x3 kernels", is_argument=True
+    ),
+    "optimizer.sgd_learning_rate": Key(
+        0.1, above_0(1000), "muon_sgd: peak for all but the 3x3 kernels", is_argument=True
+    ),
     "optimizer.sgd_momentum": Key(0.9, BELOW_1, "muon_sgd: Nesterov momentum for all but the 3x3 kernels"),
     # The first expression that matches a parameter's path applies; a parameter without a match is an error.
     "optimizer.rules": Key(((".*", 1.0),), MULTIPLIERS, "of the learning rate, by parameter path; 0 freezes"),

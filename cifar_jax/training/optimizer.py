@@ -4,6 +4,8 @@ import dataclasses
 import functools
 import math
 import re
+from collections.abc import Mapping
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -27,6 +29,13 @@ class Rule:
         """Part of the names of a checkpoint's arrays: where `is_early` is False, as in checkpoints without it."""
         early = ", is_early=True" if self.is_early else ""
         return f"Rule(multiplier={self.multiplier}, by_muon={self.by_muon}, in_head={self.in_head}{early})"
+
+
+class Coefficients(NamedTuple):
+    """What scales the updates of one rule: floats, or float32 arguments of a program that all their values share."""
+
+    rate: float | jax.Array  # the peak of its learning rate
+    decay: float | jax.Array  # its weight decay
 
 
 def learning_rate_schedule(schedule, *, updates_per_epoch: float, total_updates: int) -> optax.Schedule:
@@ -86,22 +95,43 @@ def _stage(layer: str) -> int:
     return int(match[1]) if match else 0
 
 
+def coefficients(settings, rules) -> dict[Rule, Coefficients]:
+    """Those of each rule that trains, from `settings` (`config.optimizer`) and the tree of `match_rules`."""
+    others = {"muon": settings.adam_learning_rate, "muon_sgd": settings.sgd_learning_rate}
+    uniform = settings.uniform_decay and settings.name in ("sgd", "muon_sgd")
+
+    def of(rule: Rule) -> Coefficients:
+        peak = settings.learning_rate if rule.by_muon else others.get(settings.name, settings.learning_rate)
+        return Coefficients(
+            rate=peak * rule.multiplier, decay=settings.weight_decay / (rule.multiplier if uniform else 1.0)
+        )
+
+    return {rule: of(rule) for rule in set(jax.tree.leaves(rules)) if rule.multiplier}
+
+
 def build(
-    settings, params, *, schedule: optax.Schedule, head_updates: int = 0, whiten_bias_updates: int = 0
+    settings,
+    params,
+    *,
+    schedule: optax.Schedule,
+    head_updates: int = 0,
+    whiten_bias_updates: int = 0,
+    given: Mapping[Rule, Coefficients] | None = None,
 ) -> optax.GradientTransformation:
     """The optax optimizer of `settings` (`config.optimizer`) for parameters shaped like `params`.
 
     Weight decay acts on kernels only, unless `uniform_decay` is set. Frozen parameters do not count in the norm that
     `clip_norm` bounds. In the first `head_updates` updates, only the head trains. Unless `whiten_bias_updates` is 0,
-    the rate of the layer `whiten_bias` falls linearly to 0 in that number of updates, whatever the schedule.
+    the rate of the layer `whiten_bias` falls linearly to 0 in that number of updates, whatever the schedule. Learning
+    rates and weight decay are those of `settings`, or `given`; no weight decay in `settings` is none in `given`.
     """
     if settings.name == "lbfgs":
         return optax.set_to_zero()  # the probe is fitted outside of the training step: see `probe/fit_head.py`
     if whiten_bias_updates and "whiten_bias" not in params:
         raise UsageError("--config.schedule.whiten_bias_epochs: this model has no layer whiten_bias; leave it out")
     rules = match_rules(settings, params, early_layer="whiten_bias" if whiten_bias_updates else "")
+    given = coefficients(settings, rules) if given is None else given
     by_sgd = settings.name in ("sgd", "muon_sgd")
-    others = {"muon": settings.adam_learning_rate, "muon_sgd": settings.sgd_learning_rate}
 
     def early_schedule(step):
         """Exactly 0 in the end: compiled, `optax.linear_schedule` may leave 1e-8."""
@@ -110,19 +140,16 @@ def build(
     def transformation(rule: Rule) -> optax.GradientTransformation:
         if rule.multiplier == 0:
             return optax.set_to_zero()
-        peak = settings.learning_rate if rule.by_muon else others.get(settings.name, settings.learning_rate)
 
         def rate(step):
             moves = jnp.logical_or(step >= head_updates, rule.in_head)
-            return peak * rule.multiplier * (early_schedule if rule.is_early else schedule)(step) * moves
+            return given[rule].rate * (early_schedule if rule.is_early else schedule)(step) * moves
 
         if rule.by_muon:
             return _muon(rate, momentum=settings.momentum, sums_gradients=settings.name == "muon_sgd")
-        if by_sgd and settings.uniform_decay:
-            decay = optax.add_decayed_weights(settings.weight_decay / rule.multiplier)
-        else:
-            are_kernels = functools.partial(jax.tree.map, lambda value: value.ndim > 1)
-            decay = optax.add_decayed_weights(settings.weight_decay, mask=are_kernels)
+        are_kernels = functools.partial(jax.tree.map, lambda value: value.ndim > 1)
+        decays = None if by_sgd and settings.uniform_decay else are_kernels
+        decay = optax.add_decayed_weights(given[rule].decay if settings.weight_decay else 0.0, mask=decays)
         if by_sgd:
             momentum = settings.momentum if settings.name == "sgd" else settings.sgd_momentum
             return optax.chain(decay, optax.trace(momentum, nesterov=True), optax.scale_by_learning_rate(rate))

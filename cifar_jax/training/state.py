@@ -57,8 +57,21 @@ class FilteringState(LookaheadState):
     proxy: Any  # 'params' and 'opt_state', see `training/proxy.py`
 
 
-def make_optimizer(experiment: Experiment, *, every: int = 1) -> optax.GradientTransformation:
-    """The optimizer of the configuration, for the parameters of the model, which gets one of `every` gradients."""
+def update_coefficients(experiment: Experiment) -> dict[optimizer.Rule, optimizer.Coefficients]:
+    """The learning rates and the weight decay of the configuration, by rule."""
+    config, params = experiment.config, experiment.abstract_variables["params"]
+    early_layer = "whiten_bias" if config.schedule.whiten_bias_epochs else ""
+    rules = optimizer.match_rules(config.optimizer, params, early_layer=early_layer)
+    return optimizer.coefficients(config.optimizer, rules)
+
+
+def make_optimizer(experiment: Experiment, coefficients=None, *, every: int = 1) -> optax.GradientTransformation:
+    """The optimizer of the configuration, for the parameters of the model.
+
+    Args:
+        coefficients: as from `update_coefficients`, with arguments of a program in place of the numbers.
+        every: the optimizer gets one of this many gradients.
+    """
     config, params = experiment.config, experiment.abstract_variables["params"]
 
     def updates_in(epochs: float) -> float:
@@ -71,6 +84,7 @@ def make_optimizer(experiment: Experiment, *, every: int = 1) -> optax.GradientT
         schedule=schedule if every == 1 else lambda update: schedule(every * update),
         head_updates=round(updates_in(config.schedule.head_epochs)),
         whiten_bias_updates=math.ceil(updates_in(config.schedule.whiten_bias_epochs)),
+        given=coefficients,
     )
 
 

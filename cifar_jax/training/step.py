@@ -17,14 +17,16 @@ from cifar_jax.models.freezing import keep_statistics
 from cifar_jax.preprocessing import augment
 from cifar_jax.training import losses, proxy
 from cifar_jax.training.lookahead import look_ahead
-from cifar_jax.training.state import Metrics, TrainState, abstract_state, make_optimizer
+from cifar_jax.training.optimizer import Coefficients, Rule
+from cifar_jax.training.state import Metrics, TrainState, abstract_state, make_optimizer, update_coefficients
 
 
 class EpochOrder(NamedTuple):
-    """What a program needs to know of an epoch; replicated. The seed is in it so that all seeds share one program."""
+    """What a program needs to know of an epoch; replicated. Runs that differ only in this share one program."""
 
     rows_EB: jax.Array  # int32: the row numbers of every batch
     seed: jax.Array  # int32: `train.seed`
+    coefficients: dict[Rule, Coefficients]  # float32: learning rates and weight decay
 
 
 def train_on_batch(
@@ -116,9 +118,9 @@ def compile_steps(experiment: Experiment):
 
     The state is donated: its buffers are reused and the argument becomes invalid; `metrics` is a copy.
     """
-    optimizer = make_optimizer(experiment)
 
     def body(state, split, order, image_size):
+        optimizer = make_optimizer(experiment, order.coefficients)
         indices_B = order.rows_EB[state.step % len(order.rows_EB)]
         images_BHWC, labels_B = gather(split, indices_B)
         settings = {"seed": order.seed, "experiment": experiment, "optimizer": optimizer, "image_size": image_size}
@@ -158,6 +160,7 @@ def compile_epoch_order(experiment: Experiment):
 
     def order(step, seed):
         epoch = step // experiment.steps_per_epoch
-        return EpochOrder(epoch_order(seed=seed, epoch=epoch, size=size, batch_size=config.batch_size), seed)
+        rows_EB = epoch_order(seed=seed, epoch=epoch, size=size, batch_size=config.batch_size)
+        return EpochOrder(rows_EB, seed, jax.tree.map(jnp.float32, update_coefficients(experiment)))
 
     return quickly_compiled(order, experiment.mesh)

@@ -1,5 +1,6 @@
 """The compiled training step: independent of the number of devices and of the steps per dispatch."""
 
+import copy
 import functools
 
 import jax
@@ -8,11 +9,12 @@ import pytest
 
 from cifar_jax import experiment as experiments
 from cifar_jax.config import default_config
+from cifar_jax.config.keys import KEYS
 from cifar_jax.data import Dataset, ImageSet
 from cifar_jax.data.batches import place
 from cifar_jax.devices import replicate
 from cifar_jax.training.state import initial_state
-from cifar_jax.training.step import compile_epoch_order, compile_steps
+from cifar_jax.training.step import compile_epoch_order, compile_steps, lower_steps
 
 
 def image_set(size, seed):
@@ -21,7 +23,7 @@ def image_set(size, seed):
     return ImageSet(random.integers(0, 256, (size, 8, 8, 3), np.uint8), random.integers(0, 5, size, np.int32), names)
 
 
-def experiment_of(*, devices=8, learning_rate=0.1, dropout=0.0):
+def experiment_of(*, devices=8, learning_rate=0.1, dropout=0.0, **changes):
     config = default_config()
     config.augment.update(flip="none", crop_padding=0)
     config.model.dropout = dropout
@@ -31,6 +33,7 @@ def experiment_of(*, devices=8, learning_rate=0.1, dropout=0.0):
     config.optimizer.rules = (("whiten/kernel", 0.0), (".*", 1.0))
     config.train.batch_size = 16
     config.train.epochs = 2
+    config.update_from_flattened_dict(changes)
     data = Dataset("synthetic", "a test", image_set(70, 0), image_set(9, 1), validation=image_set(11, 2))
     return experiments.assemble(config, data)
 
@@ -95,6 +98,26 @@ def test_a_step_moves_nothing_between_host_and_devices(eight):
         state, _ = eight.run(state, eight.split, order, steps=1)
         state, metrics = eight.run(state, eight.split, eight.order(state.step), steps=1)
     assert metrics.count == 32
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw", "muon", "muon_sgd"])
+def test_runs_that_differ_in_an_argument_share_one_program(optimizer):
+    def program(**changes):
+        experiment = experiment_of(devices=1, **{"optimizer.name": optimizer, "train.epochs": 1} | changes)
+        return lower_steps(experiment, steps=1).as_text()
+
+    arguments, usual = [key for key, declared in KEYS.items() if declared.is_argument], program()
+    assert program(**dict.fromkeys(arguments, 0.25)) == usual
+    assert usual not in (program(**{"optimizer.weight_decay": 0.0}), program(**{"optimizer.momentum": 0.25}))
+
+
+def test_the_arguments_of_the_program_have_their_effect(eight):
+    """A program compiled for one value, called with the order of another."""
+    changes = {"optimizer.weight_decay": 0.3, "learning_rate": 0.7}
+    expected, _ = Training(devices=8, **changes).go([1])
+    eight = copy.copy(eight)
+    eight.order = Training(devices=8, **changes).order
+    jax.tree.map(np.testing.assert_array_equal, eight.go([1])[0], expected)
 
 
 def test_metrics_are_reset_at_every_epoch(eight):
