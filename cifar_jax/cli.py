@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from cifar_jax import processes, signals
-from cifar_jax.config import load_config, recipes
+from cifar_jax.config import load_config, recipes, sweeps
 from cifar_jax.config.command_line import add_keys, overrides
 from cifar_jax.config.validate import require_known, validate
 from cifar_jax.errors import CifarJaxError, DataError, UsageError, is_out_of_memory, one_line
@@ -108,19 +108,31 @@ def run(argv: list[str], hooks: Sequence["Hook"] = ()) -> None:
     """
     flags = _parse(argv[1:])
     changes = overrides(flags)
+    swept = {key: values for key, values in changes.items() if isinstance(values, list)}
+    changes |= {key: values[0] for key, values in swept.items()}
     workdir = flags.workdir or str(Path("runs") / recipes.find(flags.config).stem)
     command = shlex.join([*_program(argv[0]), *argv[1:]])
     signals.before_end(functools.partial(_clean_up, flags.mode, workdir, command))
     if flags.mode in MODES_WITH_CONFIG:
         config = load_config(flags.config, **changes)
         validate(config, for_training=flags.mode == "train")
+        if swept and flags.mode != "train":
+            raise UsageError(f"--config.{min(swept)} with a list of values is for --mode train: give it one value")
+        if swept:
+            sweeps.combinations(config, swept)  # checks all values
     elif changes:
         hint = "--data names data that moved" if flags.mode == "evaluate" else "train another run to change it"
         raise UsageError(f"--mode {flags.mode} uses the configuration of the run, no --config.{min(changes)}: {hint}")
     if flags.mode == "predict":
         return _predict(workdir, flags)
     function = getattr(importlib.import_module(f"cifar_jax.modes.{flags.mode}"), flags.mode)  # modes/X.py: --mode X
-    if flags.mode == "train":
+    if swept:
+        from cifar_jax.modes.sweep import sweep
+        from cifar_jax.report.sweep import describe
+
+        summary = sweep(config, workdir, values=swept, command=command, hooks=hooks)
+        _print(*([describe(summary)] if summary else []), f"one folder per value: {workdir}")
+    elif flags.mode == "train":
         from cifar_jax.training.results import describe_results
 
         results = function(config, workdir, command=command, hooks=hooks)
@@ -170,7 +182,7 @@ def _clean_up(mode: str, workdir: str, command: str) -> str:
     remove_temporary_files()
     if mode not in ("train", "ablation"):
         return f" before --mode {mode} was done; start again with: {command}"
-    runs = ("", "seed_*/", "*/seed_*/")  # of one seed, of several, of an ablation
+    runs = ("", "*/", "*/seed_*/")  # of one seed; of several, or of a sweep; of an ablation, or of a sweep with seeds
     steps = [path for run in runs for path in Path(workdir).glob(f"{run}checkpoints/*") if path.name.isdecimal()]
     if not steps:
         return f" before anything was saved; start again with: {command}"

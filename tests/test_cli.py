@@ -75,6 +75,15 @@ def test_names_that_the_terminal_cannot_show_are_printed_as_escapes(tmp_path):
             "--config=cnn_scratch --config.trian.seed=2",
             "no configuration key 'trian.seed'; the nearest is 'train.seed'",
         ),
+        (
+            "--config=cnn_scratch --config.train.epochs=[1,0]",
+            "--config.train.epochs=0: must be an integer of at least 1",
+        ),
+        (
+            "--config=cnn_scratch --config.train.epochs=[1,2] --mode=inspect",
+            "train.epochs with a list of values is for",
+        ),
+        ("--config=cnn_scratch --config.train.seed=[1,2]", "train.seeds=N trains seeds"),
         ("--config=cnn_scratch --noconfig.train.epochs", "unknown flag --noconfig.train.epochs"),
         ("--config=cnn_scratch --mode=inspect --target=v5e-2", "--target: invalid choice: 'v5e-2'"),
         ("--config=cnn_scratch --target=v5e-1", "--target=v5e-1 is for --mode inspect"),

@@ -15,7 +15,10 @@ _TYPES = {bool: "true or false", int: "an integer", float: "a number", tuple: "a
 
 def add_keys(parser: argparse.ArgumentParser) -> None:
     """Adds `--config.KEY VALUE` for each configuration key, and `--noconfig.KEY` for each switch."""
-    add = functools.partial(parser.add_argument_group("configuration keys").add_argument, default=argparse.SUPPRESS)
+    group = parser.add_argument_group(
+        "configuration keys", "a list such as [0.1,0.2] of a number: a run for each value"
+    )
+    add = functools.partial(group.add_argument, default=argparse.SUPPRESS)
     for name, key in KEYS.items():
         default = str(key.default).replace(" ", "") or "''"
         unit = f" [{key.unit}]" if key.unit else ""
@@ -27,7 +30,7 @@ def add_keys(parser: argparse.ArgumentParser) -> None:
 
 
 def overrides(flags: argparse.Namespace) -> dict[str, object]:
-    """The values of the flags that the user set, by dotted key."""
+    """The values of the flags that the user set, by dotted key; a list is a sweep (values of keys are tuples)."""
     return {name.removeprefix("config."): value for name, value in vars(flags).items() if name.startswith("config.")}
 
 
@@ -47,6 +50,8 @@ def _parse(key: str, text: str) -> object:
             return tuple(value) if isinstance(value, list | tuple) else (value,)
         if kind is not str and not text.isascii():  # Python reads digits of all scripts
             raise ValueError
+        if kind is not str and text[:1] + text[-1:] == "[]":
+            return [kind(number) for number in text[1:-1].split(",")]
         return kind(text)
     except (KeyError, ValueError, SyntaxError, TypeError, MemoryError, RecursionError) as error:
         raise UsageError(f"{shown(key, text)}: must be {_TYPES[kind]}") from error

@@ -14,6 +14,7 @@ from ml_collections import ConfigDict
 from cifar_jax import experiment as experiments
 from cifar_jax.config.validate import to_json, validate
 from cifar_jax.devices import is_first_process, start
+from cifar_jax.errors import UsageError
 from cifar_jax.metrics.classification import mean_interval
 from cifar_jax.report import page
 from cifar_jax.report.finished_runs import comparable_accuracy
@@ -47,26 +48,37 @@ def train(config: ConfigDict, workdir: str | Path, *, command: str = "", hooks: 
     """
     validate(config, for_training=True)
     start(config)
-    if config.train.seeds == 1:
-        return train_run(config, workdir, command=command, hooks=hooks)
     results = train_seeds(config, workdir, command=command, hooks=hooks)
-    if is_first_process():
+    if is_first_process() and config.train.seeds > 1:
         from cifar_jax.report import comparison  # here: Matplotlib takes 0.3 s to import
 
         comparison.write(Path(workdir).absolute())
     return results
 
 
-def train_seeds(config: ConfigDict, workdir: str | Path, *, command: str = "", hooks: Sequence[Hook] = ()) -> dict:
-    """Trains `train.seeds` runs in WORKDIR/seed_N; finished runs are not trained again.
+def train_seeds(
+    config: ConfigDict,
+    workdir: str | Path,
+    *,
+    command: str = "",
+    hooks: Sequence[Hook] = (),
+    features: dict[str, np.ndarray] | None = None,
+) -> dict:
+    """Trains `train.seeds` runs in WORKDIR/seed_N, or one in WORKDIR; finished runs are not trained again.
 
     The runs are sequential: with `vmap` over seeds, convolutions become grouped ones, which are several times slower.
+    For arguments and errors see `train_run`.
 
     Returns:
-        The content of WORKDIR/results.json: for each split the accuracies, their mean and Student's 95 % interval.
+        The content of WORKDIR/results.json; of several seeds for each split the accuracies, their mean and Student's
+        95 % interval.
     """
+    features = {} if features is None else features
     first, number = config.train.seed, config.train.seeds
-    runs, features = [], {}
+    if number == 1:
+        return train_run(config, workdir, command=command, hooks=hooks, features=features)
+    require_no_run(workdir)
+    runs = []
     for seed in range(first, first + number):
         with config.unlocked():
             run_config = config.copy_and_resolve_references()
@@ -90,6 +102,12 @@ def train_seeds(config: ConfigDict, workdir: str | Path, *, command: str = "", h
     return results
 
 
+def require_no_run(workdir: str | Path) -> None:
+    """Raises UsageError if a folder for several runs holds the files of a single run."""
+    if RunFolder(Path(workdir)).is_run:
+        raise UsageError(f"--workdir={workdir} holds a single run: choose another folder for several runs")
+
+
 def train_run(
     config: ConfigDict,
     workdir: str | Path,
@@ -103,7 +121,7 @@ def train_run(
 
     Args:
         allow_fallback: train on drawn shapes if the data cannot be downloaded (never with several processes).
-        features: those of the frozen backbone, shared by runs that differ in the seed only; filled by the first.
+        features: those of the frozen backbone, shared by runs on the same data and model; filled by the first.
     """
     validate(config, for_training=True)
     folder = RunFolder(Path(workdir))

@@ -55,6 +55,21 @@ def test_overrides_are_converted_to_the_types_of_their_keys():
     }
 
 
+def test_a_list_of_numbers_is_a_sweep_and_a_key_of_tuples_has_none():
+    arguments = ["--config.optimizer.learning_rate=[1, 0.5,2e-3]", "--config.train.epochs=[3,4]"]
+    arguments += ["--config.model.widths=[8,16]", "--config.data.dir=[1]", "--config.model.name=[1]"]
+    assert parse(arguments) == {
+        "optimizer.learning_rate": [1.0, 0.5, 2e-3],
+        "train.epochs": [3, 4],
+        "model.widths": (8, 16),
+        "data.dir": "[1]",
+        "model.name": "[1]",
+    }
+    for text in ("[]", "[1,]", "[1", "1]", "[1,a]", "[[1]]", "[1.5]", "(1,2)"):
+        with pytest.raises(UsageError, match="must be an integer"):
+            parse([f"--config.train.epochs={text}"])
+
+
 @pytest.mark.parametrize("key", KEYS)
 def test_values_are_read_as_ml_collections_reads_them(key):
     """For every type, both accept the same texts and give equal values."""
