@@ -169,6 +169,7 @@ def test_commands_are_accepted(page, command, monkeypatch, tmp_path):
     for mode in cli.MODES:
         monkeypatch.setattr(f"cifar_jax.modes.{mode}.{mode}", raise_parsed)
     monkeypatch.setattr("cifar_jax.modes.predict.predict_table", raise_parsed)
+    monkeypatch.setattr("cifar_jax.modes.sweep.sweep", raise_parsed)
     monkeypatch.chdir(tmp_path)
     save_image(tmp_path / "my_images" / "cat.png")
     with pytest.raises(ParsedError):
@@ -195,6 +196,13 @@ def test_the_examples_of_the_api_run(monkeypatch, tmp_path, capsys):
     assert re.search(r"% of 400 test images", printed)
     assert "the nearest" in printed
     assert (tmp_path / "runs" / "api_longer" / "results.json").exists()
+
+
+@pytest.mark.slow
+def test_the_example_of_a_sweep_runs(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    summary = run_blocks(ROOT / "docs" / "sweeps.md")["summary"]
+    assert (tmp_path / "runs" / "sweep" / summary["best"] / "results.json").exists()
 
 
 @pytest.mark.slow

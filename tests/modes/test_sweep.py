@@ -5,7 +5,7 @@ import pytest
 from cifar_jax.config import load_config
 from cifar_jax.errors import UsageError
 from cifar_jax.modes.sweep import sweep
-from cifar_jax.modes.train import train_run
+from cifar_jax.modes.train import train_run, train_seeds
 from cifar_jax.runs.json_files import read_json
 from cifar_jax.runs.run_folder import RunFolder
 from cifar_jax.training.hooks import Hook
@@ -75,7 +75,9 @@ def test_invalid_values_are_refused_before_training(tmp_path):
     assert not (tmp_path / "sweep").exists()
 
 
-def test_the_folder_of_a_single_run_takes_no_sweep(tmp_path):
+def test_the_folder_of_a_single_run_holds_no_other_runs(tmp_path):
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(UsageError, match="holds a single run"):
         sweep(small(), tmp_path, values={"optimizer.learning_rate": [0.1, 0.2]})
+    with pytest.raises(UsageError, match="holds a single run"):
+        train_seeds(small(train__seeds=2), tmp_path)

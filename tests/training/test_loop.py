@@ -218,6 +218,9 @@ def test_every_result_names_the_fallback_data_set(tmp_path, monkeypatch, capfd):
 
 
 def test_several_seeds_give_a_mean_and_an_interval(tmp_path):
+    """One of them was already trained alone."""
+    train(small(train__seed=1, train__epochs=1), tmp_path / "seed_1")
+    before = RunFolder(tmp_path / "seed_1").results_json.stat().st_mtime_ns
     found = train_seeds(small(train__seeds=2, train__epochs=1), tmp_path)
     assert read_json(tmp_path / "results.json") == found and found["seeds"] == [0, 1]
     runs = [read_json(tmp_path / f"seed_{seed}" / "results.json") for seed in (0, 1)]
@@ -225,6 +228,7 @@ def test_several_seeds_give_a_mean_and_an_interval(tmp_path):
     low, high = found["test"]["accuracy_interval"]
     assert found["test"]["accuracies"] == accuracies
     assert found["test"]["accuracy"] == pytest.approx(np.mean(accuracies)) and low <= np.mean(accuracies) <= high
+    assert RunFolder(tmp_path / "seed_1").results_json.stat().st_mtime_ns == before
 
 
 def test_an_optional_hook_that_cannot_write_ends_with_one_warning_and_the_run_continues(tmp_path, caplog):
