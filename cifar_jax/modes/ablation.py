@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 from cifar_jax.config.validate import validate, with_fixes, with_overrides
 from cifar_jax.devices import is_first_process, start
 from cifar_jax.errors import UsageError
-from cifar_jax.modes.train import train_seeds
+from cifar_jax.modes.train import require_no_run, train_seeds
 from cifar_jax.report.ablation import AblationStep, write
 from cifar_jax.training import results
 
@@ -35,6 +35,7 @@ def ablation(config: ConfigDict, workdir: str | Path, *, command: str = "") -> l
     steps = ablation_steps(config)
     for _, step_config in steps:
         validate(step_config, for_training=True)
+    require_no_run(workdir)
     start(config)
     for step, step_config in steps:
         summary = train_seeds(step_config, Path(workdir) / step.folder, command=command)

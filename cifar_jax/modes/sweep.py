@@ -47,18 +47,17 @@ def sweep(
     batch_size = math.gcd(*(point.train.batch_size for _, point in combinations))  # the devices must divide them all
     start(with_overrides(config, {"train.batch_size": batch_size}))
     log.info("sweep: %d x %d runs, %s", len(combinations), config.train.seeds, sweeps.describe_programs(values))
-    same_features = not any(key.startswith("model.") for key in values)
-    features, points, failure = {}, [], None
+    features = None if any(key.startswith("model.") for key in values) else {}  # shared by runs of the same backbone
+    points, failure = [], None
     for changes, point in combinations:
-        folder, message = sweeps.folder_name(changes), ""
+        folder, problem = sweeps.folder_name(changes), ""
         log.info("%s", Path(workdir) / folder)
-        shared = features if same_features else {}
         try:
-            train_seeds(point, Path(workdir) / folder, command=command, hooks=hooks, features=shared)
+            train_seeds(point, Path(workdir) / folder, command=command, hooks=hooks, features=features)
         except NotFiniteError as error:
-            failure, message = error, "the loss is not finite"
             log.warning("%s", error)
-        points.append({"folder": folder, "changes": changes, "failure": message})
+            failure, problem = error, str(error).partition(":")[0]
+        points.append({"folder": folder, "changes": changes, "failure": problem})
     if all(point["failure"] for point in points):
         raise failure
     seeds = range(config.train.seed, config.train.seed + config.train.seeds)

@@ -4,6 +4,7 @@ import pytest
 
 from cifar_jax.config import load_config
 from cifar_jax.errors import UsageError
+from cifar_jax.modes.ablation import ablation
 from cifar_jax.modes.sweep import sweep
 from cifar_jax.modes.train import train_run, train_seeds
 from cifar_jax.runs.json_files import read_json
@@ -50,7 +51,9 @@ def test_each_value_is_an_ordinary_run_and_an_interrupted_sweep_resumes(tmp_path
     assert first.results_json.stat().st_mtime_ns == finished
     assert found == read_json(tmp_path / "sweep" / "sweep.json")
     *_, diverged = found["points"]
-    assert diverged["changes"] == {"optimizer.learning_rate": 1000.0} and "not finite" in diverged["failure"]
+    assert diverged["changes"] == {"optimizer.learning_rate": 1000.0} and diverged["failure"].startswith(
+        "the loss is not finite at step"
+    )
     accuracies = {}
     for rate in (0.05, 0.02):
         folder, alone = RunFolder(tmp_path / "sweep" / f"learning_rate_{rate}"), RunFolder(tmp_path / f"alone_{rate}")
@@ -81,3 +84,5 @@ def test_the_folder_of_a_single_run_holds_no_other_runs(tmp_path):
         sweep(small(), tmp_path, values={"optimizer.learning_rate": [0.1, 0.2]})
     with pytest.raises(UsageError, match="holds a single run"):
         train_seeds(small(train__seeds=2), tmp_path)
+    with pytest.raises(UsageError, match="holds a single run"):
+        ablation(small(train__seeds=2, ablation=(("slower", (("optimizer.learning_rate", 0.01),)),)), tmp_path)
