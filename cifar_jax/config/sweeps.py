@@ -22,8 +22,6 @@ def combinations(config: ConfigDict, values: Values) -> list[tuple[dict[str, flo
         _require_sweepable(key)
         if len(set(of_key)) < len(of_key):
             raise UsageError(f"{shown(key, list(of_key))}: a value is there twice: remove it")
-    if config.ablation:
-        raise UsageError("a sweep has no ablation steps: give one value for each key, or set --config.ablation=()")
     points = []
     for combination in itertools.product(*values.values()):
         changes = dict(zip(values, combination, strict=True))

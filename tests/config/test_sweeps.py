@@ -50,13 +50,6 @@ def test_what_cannot_be_swept_is_refused(values, message):
         combinations(default_config(), values)
 
 
-def test_an_ablation_takes_no_list():
-    config = default_config()
-    config.ablation = (("no norms", (("model.norm", "none"),)),)
-    with pytest.raises(UsageError, match="no ablation steps"):
-        combinations(config, {"optimizer.learning_rate": [0.1, 0.2]})
-
-
 def test_the_values_that_share_a_program_are_named():
     rates, decays = {"optimizer.learning_rate": [0.1, 0.2]}, {"optimizer.weight_decay": [0.0, 0.1]}
     assert describe_programs(rates) == "one compiled program for all values of optimizer.learning_rate"
