@@ -16,7 +16,7 @@ BLOCK = re.compile(r"^(Create|In) `(\S+?)`[^\n]*:\n\n```\w+\n(.*?)^```$", re.DOT
 SMALL = (
     *("--config.data.name=shapes", "--config.data.limit=200"),
     *("--config.train.epochs=1", "--config.train.batch_size=40"),
-    *("--config.model.stage_sizes=(1,1,1)", "--config.model.width=8", "--config.mesh.cpu_devices=1"),
+    *("--config.model.widths=(8,8,8)", "--config.mesh.cpu_devices=1"),
 )
 
 
@@ -73,9 +73,9 @@ def test_each_task_edits_few_files(extended):
 def test_the_extended_program_trains(extended):
     root, _ = extended
     flags = (*SMALL, "--config.augment.brightness=0.5", "--workdir=run")
-    run("--config=configs/wide_resnet.py", *flags, cwd=root)
+    run("--config=configs/vgg13.py", *flags, cwd=root)
     architecture = json.loads((root / "run" / "architecture.json").read_text())
-    assert {"stem_conv", "stage3_block1/conv2", "final_norm", "head"} <= {row["name"] for row in architecture["layers"]}
+    assert {"block1_conv1", "block3_norm2", "head"} <= {row["name"] for row in architecture["layers"]}
     history = json.loads((root / "run" / "history.json").read_text())
     # Of 10 classes, the binary cross-entropies of logits 0 sum to 6.9; a softmax cross-entropy begins at 2.3.
     assert history["loss"][0] > 2.5

@@ -140,10 +140,10 @@ KEYS = {
     "augment.cutout": Key(0, PIXELS, "side of a square set to the mean color; 0 = off", "pixels"),
     "augment.random_resized_crop": Key(0.0, number(0, 1), "smallest area of a random crop, of 1; 0 = off"),
     "augment.mixup": Key(0.0, number(0, 100), "alpha of the Beta distribution; 0 = off"),
-    "model.name": Key("cnn", TEXT, "cnn, airbench94, airbench96, resnet, or one that you added to `MODELS`"),
+    "model.name": Key("cnn", TEXT, "cnn, airbench94, airbench96, resnet, wide_resnet, or one added to `MODELS`"),
     "model.image_size": Key(0, PIXELS, "model input, resized in the compiled step; 0 = as loaded", "pixels"),
     "model.dtype": Key("auto", one_of("float32", "bfloat16", "auto"), "auto: bfloat16 on accelerators, else float32"),
-    "model.dropout": Key(0.0, BELOW_1, "probability that a feature before the head is set to 0; 0 = off"),
+    "model.dropout": Key(0.0, BELOW_1, "probability of a 0, before the head; of wide_resnet, in its blocks; 0 = off"),
     # cnn and airbench use the first two of these:
     "model.widths": Key((64, 128, 256), WIDTHS, "of the blocks; each block halves the image", "channels"),
     "model.convs_per_block": Key(2, integer(1, 32), "convolutions in each block"),

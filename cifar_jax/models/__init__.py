@@ -28,6 +28,7 @@ from cifar_jax.models.airbench import Airbench94, Airbench96
 from cifar_jax.models.classifier import Classifier
 from cifar_jax.models.cnn import CNN
 from cifar_jax.models.resnet import ResNet
+from cifar_jax.models.wide_resnet import WideResNet
 
 # The values of `config.model.name`.
 MODELS: dict[str, type[Classifier]] = {
@@ -35,6 +36,7 @@ MODELS: dict[str, type[Classifier]] = {
     "airbench96": Airbench96,
     "cnn": CNN,
     "resnet": ResNet,
+    "wide_resnet": WideResNet,
 }
 
 

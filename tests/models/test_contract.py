@@ -16,6 +16,7 @@ from cifar_jax.data import Dataset, ImageSet
 from cifar_jax.data.batches import place
 from cifar_jax.errors import UsageError
 from cifar_jax.models import MODELS
+from cifar_jax.models.freezing import keep_statistics
 from cifar_jax.training.optimizer import match_rules
 from cifar_jax.training.state import initial_state, initial_variables
 from cifar_jax.training.step import compile_epoch_order, compile_steps
@@ -28,6 +29,7 @@ SMALL = {
     "airbench96": {"widths": (8, 16), "convs_per_block": 3},
     "cnn": {"widths": (8, 16), "convs_per_block": 1},
     "resnet": {"stage_sizes": (1, 1, 1, 1), "width": 8, "block": "basic", "stem": "small"},
+    "wide_resnet": {"stage_sizes": (1, 1, 1), "width": 8},
 }
 HEAD_ONLY = (("^head/", 1.0), (".*", 0.0))
 
@@ -83,7 +85,7 @@ def test_training_the_head_only_changes_no_other_parameter_and_no_statistic(name
 
 
 # The layers towards the input.
-FROZEN = {**dict.fromkeys(MODELS, "^(whiten|block1)"), "resnet": "^(stem|stage1|stage2)"}
+FROZEN = {**dict.fromkeys(MODELS, "^(whiten|block1)"), **dict.fromkeys(("resnet", "wide_resnet"), "^(stem|stage[12])")}
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -151,16 +153,17 @@ def test_the_head_on_cached_features_gives_the_logits_of_the_network(name):
 
 @pytest.mark.parametrize("name", MODELS)
 def test_dropout_acts_in_training_only(name):
-    plain, dropping = experiment_of(name), experiment_of(name, dropout=0.5)
+    plain, dropping = (experiment_of(name, dropout=dropout, rules=HEAD_ONLY) for dropout in (0.0, 0.5))
     variables = with_random_head(initial_variables(dropping))
     assert_identical(variables, with_random_head(initial_variables(plain)))
     images_NHWC = plain.dataset.test.images_NHWC
     assert_identical(plain.logits(variables, images_NHWC), dropping.logits(variables, images_NHWC))
-    features_NC = jnp.ones((8, len(variables["params"]["head"]["kernel"])))
 
+    @jax.jit
     def logits(seed):
         rngs = {"dropout": jax.random.key(seed)}
-        return dropping.model.apply(variables, features_NC, train=True, method="classify", rngs=rngs)
+        with keep_statistics(dropping.frozen_norms):
+            return dropping.model.apply(variables, dropping.preprocessing(images_NHWC), train=True, rngs=rngs)
 
     assert_identical(logits(1), logits(1))
     assert (logits(1) != logits(2)).any()

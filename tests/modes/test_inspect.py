@@ -12,6 +12,7 @@ SMALL = {"model.image_size": 32, "train.batch_size": 64}
 SMALL_MODELS = {
     **{name: {"model.widths": (8, 8)} for name in ("airbench94", "airbench96", "cnn")},
     "resnet": {"model.stage_sizes": (1, 1, 1, 1), "model.width": 8},
+    "wide_resnet": {"model.stage_sizes": (1, 1), "model.width": 8},
 }
 
 

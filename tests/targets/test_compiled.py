@@ -18,6 +18,7 @@ SMALL = {"data.name": "cifar10", "data.limit": 2000, "model.image_size": 32, "tr
 SMALL_MODELS = {
     **{name: {"model.widths": (16, 32)} for name in ("airbench94", "airbench96", "cnn")},
     "resnet": {"model.stage_sizes": (1, 1, 1, 1), "model.width": 8},
+    "wide_resnet": {"model.stage_sizes": (1, 1), "model.width": 8},
 }
 
 needs_tpu_compiler = pytest.mark.skipif(not importlib.util.find_spec("libtpu"), reason="needs pip install '.[tpu]'")
