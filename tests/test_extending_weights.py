@@ -59,18 +59,18 @@ def publish(tmp_path, monkeypatch):
     return write
 
 
-def test_a_resnet101_is_one_entry_of_the_catalog(name, publish):
-    params, batch_stats = trees((3, 4, 23, 3), width=64)
+def test_a_resnet152_is_one_entry_of_the_catalog(name, publish):
+    params, batch_stats = trees((3, 8, 36, 3), width=64)
     publish((params, batch_stats))
     backbone = load(name)
-    assert backbone.stage_sizes == (3, 4, 23, 3)
+    assert backbone.stage_sizes == (3, 8, 36, 3)
     jax.tree.map(np.testing.assert_array_equal, backbone.params, params)
     jax.tree.map(np.testing.assert_array_equal, backbone.batch_stats, batch_stats)
 
 
-def test_a_resnet50_under_the_name_of_a_resnet101_is_refused(name, publish):
+def test_a_resnet50_under_the_name_of_a_resnet152_is_refused(name, publish):
     publish(trees((3, 4, 6, 3), width=8))
-    with pytest.raises(DataError, match=r"\(3, 4, 6, 3\).*should be.*\(3, 4, 23, 3\)"):
+    with pytest.raises(DataError, match=r"\(3, 4, 6, 3\).*should be.*\(3, 8, 36, 3\)"):
         load(name)
 
 

@@ -57,6 +57,12 @@ def _keras(network: str, ending: str, md5: str, variant: str, preprocessing: Pre
     return Entry(url, f"md5:{md5}", variant, preprocessing)
 
 
+def _torchvision(file: str, stage_sizes: tuple[int, ...], block: str = "bottleneck") -> Entry:
+    """The name of a file of torchvision ends in the beginning of its checksum."""
+    digits = file.rpartition("-")[2]
+    return Entry(f"{_TORCH}{file}.pth", f"sha256:{digits}", "v1.5", IMAGENET, stage_sizes, block=block)
+
+
 def _bit(file: str, *, image_size: int = 224) -> Entry:
     return Entry(f"{_BIT}{file}.npz", "", "bit", dataclasses.replace(PLUS_MINUS_ONE, image_size=image_size))
 
@@ -66,8 +72,12 @@ CATALOG: dict[str, Entry] = {
     "keras/resnet50_notop": _keras("resnet50", "_notop", "4d473c1dd8becc155b73f8504c6f6626", "v1", CAFFE),
     "keras/resnet50v2": _keras("resnet50v2", "", "3ef43a0b657b3be2300d5770ece849e0", "v2", PLUS_MINUS_ONE),
     "keras/resnet50v2_notop": _keras("resnet50v2", "_notop", "fac2f116257151a9d068a22e544a4917", "v2", PLUS_MINUS_ONE),
-    "torchvision/resnet50_v1": Entry(f"{_TORCH}resnet50-0676ba61.pth", "sha256:0676ba61", "v1.5", IMAGENET),
-    "torchvision/resnet50_v2": Entry(f"{_TORCH}resnet50-11ad3fa6.pth", "sha256:11ad3fa6", "v1.5", IMAGENET),
+    "torchvision/resnet18_v1": _torchvision("resnet18-f37072fd", (2, 2, 2, 2), "basic"),
+    "torchvision/resnet34_v1": _torchvision("resnet34-b627a593", (3, 4, 6, 3), "basic"),
+    "torchvision/resnet50_v1": _torchvision("resnet50-0676ba61", (3, 4, 6, 3)),
+    "torchvision/resnet50_v2": _torchvision("resnet50-11ad3fa6", (3, 4, 6, 3)),
+    "torchvision/resnet101_v1": _torchvision("resnet101-63fe2227", (3, 4, 23, 3)),
+    "torchvision/resnet101_v2": _torchvision("resnet101-cd907fc2", (3, 4, 23, 3)),
     **{
         name: Entry(f"{_HUB}{name}/resolve/main/model.safetensors", "", variant, preprocessing, also=tuple(also))
         for name, variant, preprocessing, *also in (

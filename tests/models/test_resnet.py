@@ -87,7 +87,7 @@ def training_step(model, variables, images_NHWC, *, devices=1, frozen_norms=()):
 @pytest.mark.parametrize(
     "settings, parameters, statistics",
     [
-        # Counts as published: torchvision, Keras (25,613,800 with the statistics), timm, and torchvision's ResNet-18.
+        # Counts as published: torchvision, Keras (25,613,800 with the statistics), timm; torchvision's other depths.
         (VARIANTS["v1.5"], 25_557_032, 53_120),
         (VARIANTS["v1"], 25_557_032, 53_120),
         (VARIANTS["caffe"], 25_557_032, 53_120),
@@ -95,8 +95,10 @@ def training_step(model, variables, images_NHWC, *, devices=1, frozen_norms=()):
         (VARIANTS["d"], 25_576_264, 53_248),
         (VARIANTS["bit"], 25_549_352, 0),
         ({"block": "basic", "stage_sizes": (2, 2, 2, 2)}, 11_689_512, 9_600),
+        ({"block": "basic", "stage_sizes": (3, 4, 6, 3)}, 21_797_672, 17_024),
+        ({"stage_sizes": (3, 4, 23, 3)}, 44_549_160, 105_344),
     ],
-    ids=[*("v1.5", "v1", "caffe", "v2", "d", "bit", "18")],
+    ids=[*("v1.5", "v1", "caffe", "v2", "d", "bit", "18", "34", "101")],
 )
 def test_the_number_of_parameters_is_as_published(settings, parameters, statistics):
     variables = abstract_variables(ResNet(num_classes=1000, **settings))

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from cifar_jax.pretrained import convert, load, write
+from cifar_jax.pretrained import CATALOG, convert, load, write
 from cifar_jax.pretrained.families import TORCHVISION
 
 torch = pytest.importorskip("torch")
@@ -47,6 +47,19 @@ def test_torchvision_and_timm(name, variant, settings, tmp_path, stages_of, rela
     backbone = load(tmp_path / "weights.pth")
     assert (backbone.variant, backbone.width, backbone.num_classes) == (variant, 64, 1000)
     assert_parity(name, backbone, model.stages, stages_of, relative_error)
+
+
+@pytest.mark.parametrize("name", ["torchvision/resnet18_v1", "torchvision/resnet34_v1", "torchvision/resnet101_v1"])
+def test_the_networks_of_torchvision(name, tmp_path, stages_of, relative_error):
+    """Random weights of the classes of torchvision, with the architecture of the catalog."""
+    models = pytest.importorskip("torchvision.models")
+    model = torch_oracle.randomize(getattr(models, name.removeprefix("torchvision/").removesuffix("_v1"))())
+    torch.save(model.state_dict(), tmp_path / "weights.pth")
+    backbone = load(tmp_path / "weights.pth")
+    assert backbone.architecture == {field: getattr(CATALOG[name], field) for field in backbone.architecture}
+    with torch.no_grad():
+        expected = model(torch.tensor(images(97).transpose(0, 3, 1, 2)))
+    assert relative_error(stages_of(backbone, images(97))["logits"], expected) < 1e-5
 
 
 def test_caffe(tmp_path, stages_of, relative_error):
