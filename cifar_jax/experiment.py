@@ -230,9 +230,10 @@ def _require_fitting_batch(experiment: Experiment) -> None:
     if batch_size % devices:
         fix = f"use a multiple of {devices}, or --config.mesh.devices=N"
         raise UsageError(f"{key} does not divide by the {devices} devices: {fix}")
-    if experiment.config.augment.mixup and (batch_size // devices) % 2:
-        fix = f"{key} must be a multiple of {2 * devices} on {devices} devices"
-        raise UsageError(f"--config.augment.mixup blends pairs: {fix}")
+    for name in ("mixup", "cutmix"):
+        if experiment.config.augment[name] and (batch_size // devices) % 2:
+            fix = f"{key} must be a multiple of {2 * devices} on {devices} devices"
+            raise UsageError(f"--config.augment.{name} blends pairs: {fix}")
     if batch_size > len(images):
         raise UsageError(f"{key} is more than the {len(images)} training images: lower it")
 

@@ -140,6 +140,8 @@ KEYS = {
     "augment.cutout": Key(0, PIXELS, "side of a square set to the mean color; 0 = off", "pixels"),
     "augment.random_resized_crop": Key(0.0, number(0, 1), "smallest area of a random crop, of 1; 0 = off"),
     "augment.mixup": Key(0.0, number(0, 100), "alpha of the Beta distribution; 0 = off"),
+    "augment.cutmix": Key(0.0, number(0, 100), "alpha of the Beta distribution; 0 = off"),
+    "augment.trivial_augment": Key(False, SWITCH, "TrivialAugment Wide: one random operation for each image"),
     "model.name": Key("cnn", TEXT, "cnn, airbench94, airbench96, resnet, wide_resnet, or one added to `MODELS`"),
     "model.image_size": Key(0, PIXELS, "model input, resized in the compiled step; 0 = as loaded", "pixels"),
     "model.dtype": Key("auto", one_of("float32", "bfloat16", "auto"), "auto: bfloat16 on accelerators, else float32"),

@@ -44,9 +44,13 @@ RULES = (
         lambda c: not (c.model.pretrained and c.model.stem),
     ),
     (
-        "--config.train.cached_features: each image is seen once: set --config.augment.flip=none, and "
-        "augment.crop_padding, cutout, random_resized_crop and mixup to 0",
+        "--config.train.cached_features: each image is seen once: set --config.augment.flip=none, "
+        "augment.trivial_augment=False, and augment.crop_padding, cutout, random_resized_crop, mixup and cutmix to 0",
         lambda c: not (c.train.cached_features and _augments(c)),
+    ),
+    (
+        "--config.augment: set one of mixup={0.augment.mixup} and cutmix={0.augment.cutmix} to 0",
+        lambda c: not (c.augment.mixup and c.augment.cutmix),
     ),
     (
         "--config.optimizer.name=lbfgs fits a linear probe in one epoch: set --config.train.cached_features=True and "

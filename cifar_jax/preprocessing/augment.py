@@ -13,6 +13,7 @@ from jax import lax
 
 from cifar_jax.data.batches import my_part
 from cifar_jax.preprocessing.resize import resampling_weights
+from cifar_jax.preprocessing.trivial_augment import trivial_augment
 
 
 def augment_batch(images_BHWC, targets_BK, indices_B, settings, prepare, *, seed, step, epoch):
@@ -28,10 +29,14 @@ def augment_batch(images_BHWC, targets_BK, indices_B, settings, prepare, *, seed
         epoch: number of the epoch, from 0.
     """
     key, batch_size = jax.random.key(seed), len(indices_B)
-    # A fifth key would leave these four as they are.
-    move_key, cutout_key, mixup_key, crop_key = jax.random.split(jax.random.fold_in(key, step), 4)
+    # One more key would leave these six as they are.
+    move_key, cutout_key, mixup_key, crop_key, trivial_key, cutmix_key = jax.random.split(
+        jax.random.fold_in(key, step), 6
+    )
     moves = {"seed": seed, "flip": settings.flip, "crop_padding": settings.crop_padding}
     images_BHWC = move_and_flip(images_BHWC, indices_B=indices_B, epoch=epoch, key=move_key, **moves)
+    if settings.trivial_augment:
+        images_BHWC = trivial_augment(images_BHWC, key=trivial_key, batch_size=batch_size)
     if settings.random_resized_crop:
         crop = {"min_area": settings.random_resized_crop, "size": prepare.image_size, "method": prepare.resize_method}
         images_BHWC = random_resized_crop(images_BHWC, key=crop_key, batch_size=batch_size, **crop)
@@ -40,6 +45,8 @@ def augment_batch(images_BHWC, targets_BK, indices_B, settings, prepare, *, seed
         images_BHWC = cutout(images_BHWC, key=cutout_key, batch_size=batch_size, side=settings.cutout)
     if settings.mixup:
         images_BHWC, targets_BK = mixup(images_BHWC, targets_BK, key=mixup_key, alpha=settings.mixup)
+    if settings.cutmix:
+        images_BHWC, targets_BK = cutmix(images_BHWC, targets_BK, key=cutmix_key, alpha=settings.cutmix)
     return images_BHWC, targets_BK
 
 
@@ -168,3 +175,37 @@ def mixup(images_BHWC, targets_BK, *, key: jax.Array, alpha: float):
         return (weight * pairs + (1 - weight) * pairs[:, ::-1]).reshape(values_B.shape)
 
     return blend(images_BHWC), blend(targets_BK)
+
+
+def cutmix(images_BHWC, targets_BK, *, key: jax.Array, alpha: float):
+    """Replaces a box of each image by its neighbor's pixels, and as large a share of its target by the neighbor's.
+
+    Yun et al., CutMix: Regularization Strategy to Train Strong Classifiers with Localizable Features, 2019. One box per
+    batch, of the share 1 - Beta(alpha, alpha) around a random pixel; cut off at the border, it counts with its rest.
+    Pairs are those of `mixup`.
+    """
+    weight_key, center_key = jax.random.split(key)
+    height, width = images_BHWC.shape[1:3]
+    center_2 = jax.random.randint(center_key, (2,), 0, jnp.array([height, width]))
+    in_box_HW = box_around(center_2, jax.random.beta(weight_key, alpha, alpha), shape=(height, width))
+    share = in_box_HW.mean()
+
+    def of_neighbors(values_B):
+        return values_B.reshape(-1, 2, *values_B.shape[1:])[:, ::-1].reshape(values_B.shape)
+
+    mixed_BHWC = jnp.where(in_box_HW[..., None], of_neighbors(images_BHWC), images_BHWC)
+    return mixed_BHWC, (1 - share) * targets_BK + share * of_neighbors(targets_BK)
+
+
+def box_around(center_2: jax.Array, weight: jax.Array, *, shape: tuple[int, int]) -> jax.Array:
+    """bool (height, width) of `shape`: a box of the share 1 - `weight` (0..1) around a pixel (row, column).
+
+    As in the authors' code, its sides and their halves are rounded down.
+    """
+    halves_2 = (jnp.array(shape) * jnp.sqrt(1 - weight)).astype(jnp.int32) // 2
+
+    def inside(number, side):
+        position = jnp.arange(side)
+        return (position >= center_2[number] - halves_2[number]) & (position < center_2[number] + halves_2[number])
+
+    return inside(0, shape[0])[:, None] & inside(1, shape[1])[None, :]

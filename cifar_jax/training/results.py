@@ -58,7 +58,11 @@ def describe_start(experiment: Experiment, folder: RunFolder) -> None:
     classes.label_distribution(counts, train.class_names, title=title, path=path)
     before_NHWC, after_ENHWC = seen_in_training(experiment)
     stored, seen = before_NHWC.shape[1], after_ENHWC.shape[2]
-    kinds = [f"{key.replace('_', ' ')} {value}" for key, value in experiment.config.augment.items() if value]
+    kinds = [
+        key.replace("_", " ") + ("" if value is True else f" {value}")
+        for key, value in experiment.config.augment.items()
+        if value
+    ]
     image_grids.augmentation(
         before_NHWC,
         after_ENHWC,

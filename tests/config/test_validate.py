@@ -120,10 +120,17 @@ def test_cached_features_exclude_augmentation():
     fixed = {"augment__flip": "none", "augment__crop_padding": 0, "train__cached_features": True}
     validate(with_values(**fixed))
     augmented = {"flip": "random", "crop_padding": 2, "cutout": 4, "random_resized_crop": 0.5, "mixup": 0.1}
+    augmented |= {"cutmix": 1.0, "trivial_augment": True}
     assert set(augmented) == set(default_config().augment)
     for key, value in augmented.items():
         text = message(validate, with_values(**{**fixed, f"augment__{key}": value}))
         assert text.startswith("--config.train.cached_features: each image is seen once") and key in text
+
+
+def test_mixup_excludes_cutmix():
+    validate(with_values(augment__cutmix=1.0))
+    text = message(validate, with_values(augment__mixup=0.2, augment__cutmix=1.0))
+    assert text == "--config.augment: set one of mixup=0.2 and cutmix=1.0 to 0"
 
 
 def test_lbfgs_requires_cached_features_one_epoch_no_dropout_and_no_label_smoothing():

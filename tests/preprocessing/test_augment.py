@@ -199,3 +199,55 @@ def test_mixup_blends_neighbors_with_one_weight():
         after = np.array(after)
         np.testing.assert_allclose(after[::2] + after[1::2], before[::2] + before[1::2], atol=1e-6)
         np.testing.assert_allclose(after[::2], weight * before[::2] + (1 - weight) * before[1::2], atol=1e-6)
+
+
+def box_of_the_authors(center, weight, shape):
+    """`rand_bbox` of the authors' code and of timm: the first and last row and column of the box."""
+    sides = [int(side * np.sqrt(1 - weight)) for side in shape]
+    return [
+        (max(c - side // 2, 0), min(c + side // 2, limit)) for c, side, limit in zip(center, sides, shape, strict=True)
+    ]
+
+
+@pytest.mark.parametrize("shape", [(32, 32), (9, 14)])
+def test_the_box_of_cutmix_is_that_of_the_authors(shape):
+    random = np.random.default_rng(4)
+    box_around = jax.jit(functools.partial(augment.box_around, shape=shape))
+    for weight in (*random.uniform(size=30), 0.0, 1.0):
+        center = random.integers(0, shape)
+        (top, bottom), (left, right) = box_of_the_authors(center, weight, shape)
+        expected_HW = np.zeros(shape, bool)
+        expected_HW[top:bottom, left:right] = True
+        np.testing.assert_array_equal(box_around(center, weight), expected_HW)
+
+
+@pytest.mark.parametrize("key", range(3))
+def test_cutmix_replaces_one_box_and_its_share_of_the_target_on_one_device_and_on_eight(key):
+    images_BHWC = np.broadcast_to(np.arange(16, dtype=np.float32)[:, None, None, None], (16, 12, 9, 3))
+    targets_BK = np.eye(16, dtype=np.float32)
+    mixed = {}
+    for devices in (1, 8):
+        on_mesh = split_over_devices(
+            functools.partial(augment.cutmix, key=jax.random.key(key), alpha=1.0),
+            make_mesh(devices),
+            in_specs=(SHARDED, SHARDED),
+            out_specs=SHARDED,
+        )
+        mixed[devices] = jax.device_get(jax.jit(on_mesh)(images_BHWC, targets_BK))
+    np.testing.assert_array_equal(mixed[1][0], mixed[8][0])
+    np.testing.assert_array_equal(mixed[1][1], mixed[8][1])
+    mixed_BHWC, mixed_BK = mixed[1]
+    neighbors = np.arange(16) ^ 1
+    replaced_BHW = (mixed_BHWC != images_BHWC).all(axis=-1)
+    assert (replaced_BHW == replaced_BHW[0]).all() and 0 < replaced_BHW[0].sum() < 12 * 9
+    rows, columns = replaced_BHW[0].any(axis=1), replaced_BHW[0].any(axis=0)
+    np.testing.assert_array_equal(replaced_BHW[0], np.outer(rows, columns))
+    np.testing.assert_array_equal(mixed_BHWC[replaced_BHW], images_BHWC[neighbors][replaced_BHW])
+    share = replaced_BHW[0].mean()
+    np.testing.assert_allclose(mixed_BK, (1 - share) * targets_BK + share * targets_BK[neighbors], atol=1e-6)
+
+
+def test_new_augmentations_leave_the_random_numbers_of_the_others_as_they_are():
+    key = jax.random.fold_in(jax.random.key(3), 7)
+    data = [jax.random.key_data(jax.random.split(key, number)) for number in (4, 6)]
+    np.testing.assert_array_equal(data[0], data[1][:4])
