@@ -187,6 +187,7 @@ KEYS = {
     "optimizer.layer_decay": Key(1.0, above_0(1), "multiplies the rate once per stage away from the head"),
     "optimizer.clip_norm": Key(0.0, number(0, LARGE), "global norm of the gradient; 0 = off"),
     "optimizer.accumulate_steps": Key(1, integer(1, 10**6), "whose gradients are averaged into one update", "batches"),
+    "optimizer.sam_radius": Key(0.0, number(0, 1000), "sharpness-aware minimization, twice the work; 0 = off"),
     "schedule.name": Key("cosine", one_of("cosine", "linear", "step", "constant"), "after a linear warm-up"),
     "schedule.final_fraction": Key(0.0, number(0, 1), "at the end of cosine and linear", "of the peak"),
     "schedule.initial_fraction": Key(0.0, number(0, 1), "at the start of a warm-up; 0 = 1 / its steps", "of the peak"),

@@ -18,6 +18,7 @@ from cifar_jax.preprocessing import augment
 from cifar_jax.training import losses, proxy
 from cifar_jax.training.lookahead import look_ahead
 from cifar_jax.training.optimizer import Coefficients, Rule
+from cifar_jax.training.sam import highest_nearby
 from cifar_jax.training.state import Metrics, TrainState, abstract_state, make_optimizer, update_coefficients
 
 
@@ -69,10 +70,15 @@ def train_on_batch(
         loss = losses.training_loss(logits_BK, targets_BK)
         return loss, (logits_BK, updated.get("batch_stats", state.batch_stats))
 
-    (loss, (logits_BK, batch_stats)), gradients = jax.value_and_grad(loss_of, has_aux=True)(state.params)
+    differentiate = jax.value_and_grad(loss_of, has_aux=True)
+    (loss, (logits_BK, batch_stats)), gradients = differentiate(state.params)
     correct = (logits_BK.argmax(-1) == labels_B).sum(dtype=jnp.int32)
     loss, gradients = lax.pmean((loss, gradients), DATA_AXIS)
     correct = lax.psum(correct, DATA_AXIS)
+    if radius := config.optimizer.sam_radius:  # running statistics, loss and accuracy are those of the first pass
+        nearby = highest_nearby(state.params, gradients, radius=radius, rules=config.optimizer.rules)
+        _, gradients = differentiate(nearby)
+        gradients = lax.pmean(gradients, DATA_AXIS)
 
     updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
