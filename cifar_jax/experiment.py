@@ -1,6 +1,7 @@
 """A configuration with its data, preprocessing and model. Training and evaluation start here."""
 
 import dataclasses
+import functools
 import logging
 
 import jax
@@ -71,6 +72,20 @@ class Experiment:
         """Side of the model's input in pixels while it trains in `epoch` (from 0): see `train.image_sizes`."""
         sizes = self.config.train.image_sizes or (self.preprocessing.image_size,)
         return sizes[epoch * len(sizes) // self.config.train.epochs]
+
+    @functools.cached_property
+    def class_weights(self) -> np.ndarray:
+        """The inverse frequency of each class in the training split, float32 (K,); a balanced split has weights of 1.
+
+        Raises:
+            UsageError: a class without a training image.
+        """
+        train = self.splits["train"]
+        counts_K = np.bincount(train.labels_N, minlength=len(train.class_names))
+        if not counts_K.all():
+            name = train.class_names[counts_K.argmin()]
+            raise UsageError(f"--config.train.class_weights=balanced: class {name!r} has no training image")
+        return (len(train) / (len(counts_K) * counts_K)).astype(np.float32)
 
     @property
     def data_description(self) -> dict:
@@ -199,7 +214,7 @@ def _with_validation(dataset: Dataset, data_config) -> Dataset:
 
 
 def require_trainable(experiment: Experiment) -> None:
-    """Checks that there is a validation split where one is needed, and that batches and schedule fit.
+    """Checks the validation split, batches, schedule, proxy and class weights of a run that trains.
 
     Raises:
         UsageError: naming the key and a fix.
@@ -213,6 +228,8 @@ def require_trainable(experiment: Experiment) -> None:
     _require_fitting_schedule(experiment)
     if experiment.config.train.hardest_fraction < 1:
         _require_proxy(experiment)
+    if experiment.config.train.class_weights != "none":
+        _ = experiment.class_weights
 
 
 def note_other_devices(experiment: Experiment) -> None:

@@ -206,6 +206,7 @@ KEYS = {
     "train.seed": Key(0, SEED, "of initial weights, order and augmentation"),
     "train.seeds": Key(1, integer(1, 1000), "with train.seed, train.seed + 1, ...; reports their mean", "runs"),
     "train.label_smoothing": Key(0.1, BELOW_1, "probability spread over all classes"),
+    "train.class_weights": Key("none", one_of("none", "balanced"), "of the loss; balanced: by inverse frequency"),
     "train.cached_features": Key(False, SWITCH, "compute the features of a frozen backbone once; train the head"),
     "train.ema_decay": Key(0.0, BELOW_1, "per update, of averaged weights for evaluation; 0 = off"),
     "train.lookahead_steps": Key(0, STEPS, "until training restarts from a slow average; 0 = off", "steps"),

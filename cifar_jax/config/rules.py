@@ -132,7 +132,7 @@ EFFECTS = (
         (
             *("optimizer.learning_rate", "optimizer.momentum", "optimizer.weight_decay", "optimizer.layer_decay"),
             *("optimizer.clip_norm", "optimizer.accumulate_steps", "schedule.", "train.ema_decay"),
-            *("train.lookahead_steps", "optimizer.sam_radius"),
+            *("train.lookahead_steps", "train.class_weights", "optimizer.sam_radius"),
         ),
         lambda c: c.optimizer.name != "lbfgs",
         "optimizer.name=lbfgs fits the head in one optimization without it",

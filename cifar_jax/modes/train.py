@@ -139,6 +139,10 @@ def train_run(
     experiments.note_other_devices(experiment)
     if "validation" not in experiment.splits:
         log.info("no validation split: the last epoch is evaluated, and no temperature is fitted")
+    if config.train.class_weights != "none":
+        names, weights_K = experiment.dataset.class_names, experiment.class_weights
+        low, high = weights_K.argmin(), weights_K.argmax()
+        log.info("class weights: %.3g (%s) to %.3g (%s)", weights_K[low], names[low], weights_K[high], names[high])
     if config.train.init_from:
         experiment = warm_start.warm_started(experiment)
     if experiment.backbone and config.model.check_input and not recorded:

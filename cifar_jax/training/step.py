@@ -61,6 +61,8 @@ def train_on_batch(
         batch = images_BHWC, targets_BK, labels_B
         images_BHWC, targets_BK, labels_B = (proxy.only(chosen_C, values_B) for values_B in batch)
         state = state.replace(proxy=proxy_state)
+    if config.train.class_weights != "none":
+        targets_BK = losses.weighted_targets(targets_BK, labels_B, experiment.class_weights)
     rngs = {"dropout": _dropout_key(seed, state.step)}
 
     def loss_of(params):

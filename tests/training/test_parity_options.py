@@ -1,4 +1,4 @@
-"""SAM against PyTorch in float64, on one device and on eight.
+"""Options of the training step, SAM and class weights, against PyTorch in float64, on one device and on eight.
 
 Run with `pytest -m torch`. The tests are skipped where PyTorch is not installed.
 """
@@ -12,6 +12,7 @@ from cifar_jax.config import default_config
 from cifar_jax.data import Dataset, ImageSet
 from cifar_jax.data.batches import place
 from cifar_jax.devices import replicate
+from cifar_jax.errors import UsageError
 from cifar_jax.training.state import initial_state
 from cifar_jax.training.step import compile_epoch_order, compile_steps
 
@@ -133,3 +134,21 @@ def test_sam_takes_the_gradient_at_the_highest_point_nearby(frozen, devices):
     assert_equal(state, losses, *train_by_torch(experiment, batches, radius=0.3, trained=trained))
     plain, _ = train_by_torch(experiment, batches, trained=trained)
     assert abs(state.params["head"]["kernel"] - plain.parameters[HEAD].detach().numpy()).max() > 1e-3
+
+
+@pytest.mark.parametrize("devices", [1, 8])
+def test_balanced_class_weights_are_those_of_torch(devices):
+    experiment = experiment_of(devices, **{"train.class_weights": "balanced"})
+    counts_K = np.bincount(experiment.splits["train"].labels_N, minlength=CLASSES)
+    weights_K = 50 / (CLASSES * counts_K)  # scikit-learn's class_weight='balanced'
+    np.testing.assert_allclose(experiment.class_weights, weights_K, rtol=1e-6)
+    assert weights_K.max() > 3 * weights_K.min()
+    state, losses, batches = train_here(experiment)
+    assert_equal(state, losses, *train_by_torch(experiment, batches, weight=torch.tensor(weights_K)))
+
+
+def test_a_class_without_training_images_has_no_weight():
+    experiment = experiment_of(1, **{"train.class_weights": "balanced"})
+    experiment.splits["train"].labels_N[experiment.splits["train"].labels_N == 2] = 0
+    with pytest.raises(UsageError, match="class 'c' has no training image"):
+        experiments.require_trainable(experiment)
