@@ -6,6 +6,7 @@ import hashlib
 
 import numpy as np
 
+from cifar_jax.data.encoded import EncodedImages
 from cifar_jax.errors import DataError, UsageError, printable
 
 ORIGIN = "from the splits of the source"
@@ -13,9 +14,9 @@ ORIGIN = "from the splits of the source"
 
 @dataclasses.dataclass(frozen=True)
 class ImageSet:
-    """One split: decoded images and their labels."""
+    """One split: images and their labels."""
 
-    images_NHWC: np.ndarray  # uint8, 0 to 255, RGB
+    images_NHWC: np.ndarray | EncodedImages  # uint8, 0 to 255, RGB; the latter are decoded when they are read
     labels_N: np.ndarray  # int32, indices into class_names
     class_names: tuple[str, ...]  # in label order
 
@@ -24,13 +25,18 @@ class ImageSet:
 
     def take(self, indices_N: np.ndarray) -> "ImageSet":
         """The images at `indices_N`, in that order."""
-        return ImageSet(self.images_NHWC[indices_N], self.labels_N[indices_N], self.class_names)
+        return ImageSet(self.images_NHWC.take(indices_N, axis=0), self.labels_N[indices_N], self.class_names)
+
+    @property
+    def is_streamed(self) -> bool:
+        """Whether the images are decoded when they are read."""
+        return isinstance(self.images_NHWC, EncodedImages)
 
     @functools.cached_property
     def fingerprint(self) -> str:
-        """sha256 (hex) of shape, pixels and labels."""
+        """sha256 (hex) of shape, pixels and labels; of streamed images, names and sizes of the files for the pixels."""
         sha256 = hashlib.sha256(repr(self.images_NHWC.shape).encode())
-        sha256.update(np.ascontiguousarray(self.images_NHWC))
+        sha256.update(self.images_NHWC.identity if self.is_streamed else np.ascontiguousarray(self.images_NHWC))
         sha256.update(np.ascontiguousarray(self.labels_N.astype("<i4")))
         return sha256.hexdigest()
 
@@ -52,6 +58,16 @@ class Dataset:
     @property
     def class_names(self) -> tuple[str, ...]:
         return self.train.class_names
+
+    @property
+    def is_streamed(self) -> bool:
+        """Whether the images are decoded when they are read."""
+        return self.train.is_streamed
+
+    @property
+    def nbytes(self) -> int:
+        """Of all images, decoded."""
+        return sum(images.images_NHWC.nbytes for images in self.splits.values())
 
     @property
     def splits(self) -> dict[str, ImageSet]:

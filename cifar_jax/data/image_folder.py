@@ -1,5 +1,6 @@
 """An image folder `split/class/file`, or an archive of one."""
 
+import dataclasses
 import re
 import unicodedata
 from collections.abc import Callable
@@ -9,9 +10,10 @@ import numpy as np
 
 from cifar_jax.data import archives, decode
 from cifar_jax.data.dataset import Dataset, ImageSet
+from cifar_jax.data.encoded import EncodedImages, different_sizes
 from cifar_jax.data.layout import CLASS_NAMES, EXPECTED, Layout, Parts, arrange
 from cifar_jax.data.leftovers import passed_over
-from cifar_jax.data.listing import Listing
+from cifar_jax.data.listing import Listing, list_folder
 from cifar_jax.data.splits import assemble
 from cifar_jax.errors import DataError, UsageError
 
@@ -39,28 +41,72 @@ def read(path: Path, *, image_size: int) -> Dataset:
         UsageError: the images differ in size and `image_size` is 0.
     """
     with archives.opened(path) as listing:
-        files = {tuple(name.split("/")) for name in listing.files}
-        images = sorted(parts for parts in files if parts[-1].lower().endswith(decode.SUFFIXES))
-        if not images:
-            raise DataError(f"{path}: contains no images; {EXPECTED}")
-        texts = sorted(parts for parts in files if parts[-1].lower().endswith(".txt"))
-        read_text = _text_reader(listing, path)
-        layout = arrange(path, images, texts, read_text)
-        notes, warnings = passed_over(listing, layout, path)
-        class_folders = sorted({folder for folder, _ in layout.splits["train"]})
-        _require_printable(class_folders, path)
-        class_names = tuple(class_folders)
-        if (file := (*layout.outer, CLASS_NAMES)) in files:
-            class_names, missing = _class_names(class_folders, read_text(file))
-            notes += [f"{'/'.join(file)} (no line for {missing[0]})"] if missing else []
-        pixels = _decode(listing, layout, path, image_size=image_size)
-    sets = {
-        split: ImageSet(images_NHWC, _labels(layout, split, class_folders), class_names)
-        for split, images_NHWC in pixels.items()
+        contents = _contents(listing, path)
+        return contents.dataset(_decode(listing, contents.layout, path, image_size=image_size))
+
+
+def index(path: Path, *, image_size: int) -> Dataset:
+    """As `read` for a folder, but the images stay in their files: see `EncodedImages`.
+
+    An image that cannot be read, or is of another size, is then an error when it is needed.
+    """
+    listing = list_folder(path)
+    contents = _contents(listing, path)
+    names = {split: _names(labeled) for split, labeled in contents.layout.splits.items()}
+    nodes = {split: list(map(listing.readable, part)) for split, part in names.items()}
+    first = next(iter(names.values()))[0]
+    shape = (image_size, image_size, 3) if image_size else decode.read_image(path / first, size=0).shape
+    images = {
+        split: EncodedImages(
+            path,
+            np.array(part, object),
+            np.array([node.size for node in nodes[split]]),
+            image_size=image_size,
+            shape=shape,
+        )
+        for split, part in names.items()
     }
-    name = re.sub(r"\.(zip|tar|tgz|txz|tar\.gz|tar\.xz|tar\.bz2)$", "", path.name)
-    found = {"origin": layout.origin, "passed_over": tuple(notes), "warnings": tuple(warnings)}
-    return assemble(name=name, source=str(path), **sets, **found)
+    return contents.dataset(images)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Contents:
+    """What a folder or an archive holds, before any image is read."""
+
+    path: Path
+    layout: Layout
+    class_folders: list[str]
+    class_names: tuple[str, ...]
+    notes: list[str]
+    warnings: list[str]
+
+    def dataset(self, images: dict[str, np.ndarray | EncodedImages]) -> Dataset:
+        """With the images of each split, in the order of the layout."""
+        sets = {
+            split: ImageSet(images_NHWC, _labels(self.layout, split, self.class_folders), self.class_names)
+            for split, images_NHWC in images.items()
+        }
+        name = re.sub(r"\.(zip|tar|tgz|txz|tar\.gz|tar\.xz|tar\.bz2)$", "", self.path.name)
+        found = {"passed_over": tuple(self.notes), "warnings": tuple(self.warnings)}
+        return assemble(name=name, source=str(self.path), origin=self.layout.origin, **sets, **found)
+
+
+def _contents(listing: Listing, path: Path) -> _Contents:
+    files = {tuple(name.split("/")) for name in listing.files}
+    images = sorted(parts for parts in files if parts[-1].lower().endswith(decode.SUFFIXES))
+    if not images:
+        raise DataError(f"{path}: contains no images; {EXPECTED}")
+    texts = sorted(parts for parts in files if parts[-1].lower().endswith(".txt"))
+    read_text = _text_reader(listing, path)
+    layout = arrange(path, images, texts, read_text)
+    notes, warnings = passed_over(listing, layout, path)
+    class_folders = sorted({folder for folder, _ in layout.splits["train"]})
+    _require_printable(class_folders, path)
+    class_names = tuple(class_folders)
+    if (file := (*layout.outer, CLASS_NAMES)) in files:
+        class_names, missing = _class_names(class_folders, read_text(file))
+        notes += [f"{'/'.join(file)} (no line for {missing[0]})"] if missing else []
+    return _Contents(path, layout, class_folders, class_names, notes, warnings)
 
 
 def _text_reader(listing: Listing, path: Path) -> Callable[[Parts], str]:
@@ -106,8 +152,7 @@ def _decode(listing: Listing, layout: Layout, path: Path, *, image_size: int) ->
                 pixels = {split: np.empty((len(part), *shape), np.uint8) for split, part in layout.splits.items()}
             if image_HWC.shape != shape:
                 sizes = (f"{s[1]}x{s[0]} ({n})" for s, n in ((shape, first), (image_HWC.shape, name)))
-                problem = f"images of different sizes, {' and '.join(sizes)}"
-                raise UsageError(f"{path}: {problem}; set --config.data.image_size=N to resize them all")
+                raise different_sizes(path, " and ".join(sizes))
             pixels[split][row] = image_HWC
     return pixels
 

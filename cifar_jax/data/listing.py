@@ -49,11 +49,7 @@ class Listing:
 
     def read(self, name: str) -> bytes:
         """The content of a file; DataError if it cannot be read."""
-        node, where = self.files[name], f"{self._where}/{name}"
-        if node.problem:
-            raise DataError(f"{where}: {node.problem}; replace or remove it")
-        if node.size > MAX_FILE_BYTES:
-            raise DataError(f"{where}: {node.size:,} bytes; images and texts of up to {MAX_FILE_BYTES:,} are read")
+        node, where = self.readable(name), f"{self._where}/{name}"
         try:
             return self._read(node)
         except DataError as error:
@@ -62,6 +58,15 @@ class Listing:
             raise DataError(
                 f"{where}: cannot be read ({error.strerror}); check that it is there and readable"
             ) from error
+
+    def readable(self, name: str) -> Node:
+        """The node of a file; DataError if it is none that can be read, or is too large."""
+        node, where = self.files[name], f"{self._where}/{name}"
+        if node.problem:
+            raise DataError(f"{where}: {node.problem}; replace or remove it")
+        if node.size > MAX_FILE_BYTES:
+            raise DataError(f"{where}: {node.size:,} bytes; images and texts of up to {MAX_FILE_BYTES:,} are read")
+        return node
 
 
 def walk(listing: Listing, top: str, children: Callable[[str], Iterable[tuple[str, Node]]]) -> Listing:
