@@ -89,8 +89,12 @@ def _require_platform() -> None:
 
 def _cores_that_divide(batch_size: int) -> int:
     """The largest number of cores among which the batch divides evenly, an even number each (mixup pairs images)."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return next(devices for devices in range(cores, 0, -1) if devices == 1 or batch_size % (2 * devices) == 0)
+    return next(devices for devices in range(cores(), 0, -1) if devices == 1 or batch_size % (2 * devices) == 0)
+
+
+def cores() -> int:
+    """The CPU cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _keep_compiled_programs() -> None:
@@ -203,6 +207,18 @@ def shard_rows(array_N: np.ndarray, mesh: Mesh) -> jax.Array:
         return np.pad(rows_of_device, padding) if padding[0][1] else rows_of_device
 
     return jax.make_array_from_callback((rows, *array_N.shape[1:]), sharding, part)
+
+
+def rows_of_process(size: int, mesh: Mesh) -> np.ndarray:
+    """Which of `size` rows, split over the mesh, the devices of this process have; increasing."""
+    parts = NamedSharding(mesh, SHARDED).addressable_devices_indices_map((size,)).values()
+    return np.sort(np.concatenate([np.arange(size)[part] for part in parts]))
+
+
+def shard_rows_of_process(arrays, mesh: Mesh):
+    """Uploads host arrays that have only the `rows_of_process`; the rows of the results are split over the mesh."""
+    sharding = NamedSharding(mesh, SHARDED)
+    return jax.tree.map(functools.partial(jax.make_array_from_process_local_data, sharding), arrays)
 
 
 def sharded_like(tree, mesh: Mesh):

@@ -10,7 +10,7 @@ from flax.traverse_util import flatten_dict
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from cifar_jax import devices, models, pretrained
+from cifar_jax import devices, memory, models, pretrained
 from cifar_jax.config import recipes
 from cifar_jax.data import Dataset, ImageSet, load, split_train_validation
 from cifar_jax.errors import UsageError
@@ -21,6 +21,9 @@ from cifar_jax.pretrained import Backbone
 
 # On the fallback data set, training is cut to this many epochs: about three minutes on two cores.
 FALLBACK_EPOCHS = 4
+# Decoded images may take this share of the free memory, or data.pipeline=auto streams them.
+SHARE_OF_IMAGES = 0.5
+STREAMED_SAMPLE = 5000  # images for the statistics of streamed ones; ImageNet at 224 pixels: 22 s of one core
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,7 +31,7 @@ class Experiment:
     """A configuration with its data, model and devices.
 
     Attributes:
-        config: with fewer epochs on the fallback data set.
+        config: with fewer epochs on the fallback data set, and the data.pipeline that was chosen.
         dataset: with its validation images split off; without any if `data.validation_fraction` is 0.
         backbone: the pretrained weights that the model starts from; its trees are empty if a checkpoint has them.
         initial_weights: params and batch_stats of the run `train.init_from`, in place of the model's own values.
@@ -63,7 +66,12 @@ class Experiment:
 
     @property
     def steps_per_dispatch(self) -> int:
-        """The most batches in one compiled call; on CPU one, because XLA:CPU is many times slower inside a loop."""
+        """The most batches in one compiled call.
+
+        On CPU one, because XLA:CPU is many times slower inside a loop; one as well if they are streamed.
+        """
+        if self.dataset.is_streamed:
+            return 1
         on_cpu = devices.platform_of(self.mesh) == "cpu"
         configured = self.config.train.steps_per_dispatch or (1 if on_cpu else self.log_every_steps)
         return min(configured, self.log_every_steps)
@@ -118,27 +126,36 @@ class Experiment:
 def build(config: ConfigDict, *, allow_fallback: bool, mesh: Mesh | None = None) -> Experiment:
     """Loads the data and the pretrained weights that `config` names and builds the model for them.
 
-    `mesh` has the devices to compile for; None = those of this machine, see `config.mesh`.
+    `mesh` has the devices to compile for, whose memory decides nothing; None = those of this machine, see
+    `config.mesh`.
 
     Raises:
         UsageError: an unknown model, a path or key that does not fit the data, or images that are not square.
         DataError: data or weights that cannot be found or read.
     """
     models.report_unused_keys(config.model)
+    room = None if mesh else functools.partial(_room_for_images, config)
     if not config.model.pretrained:
-        return assemble(config, load(config.data, allow_fallback=allow_fallback), mesh=mesh)
+        return assemble(config, load(config.data, allow_fallback=allow_fallback, room=room), mesh=mesh)
     backbone = pretrained.load(config.model.pretrained).with_channels(config.model.input_channels)
-    experiment = assemble(config, load(config.data, allow_fallback=allow_fallback), backbone, mesh=mesh)
+    experiment = assemble(config, load(config.data, allow_fallback=allow_fallback, room=room), backbone, mesh=mesh)
     logging.info("weights: %s", backbone.summary(used=experiment.preprocessing))
     return experiment
+
+
+def _room_for_images(config: ConfigDict) -> int:
+    """Bytes: each process holds all decoded images, and the devices together hold them as well."""
+    mesh = devices.make_mesh(config.mesh.devices)
+    return int(SHARE_OF_IMAGES * min(memory.free_bytes(), devices.free_bytes(mesh) * mesh.size))
 
 
 def assemble(
     config: ConfigDict, dataset: Dataset, backbone: Backbone | None = None, *, mesh: Mesh | None = None
 ) -> Experiment:
     """As `build`, from a data set and weights that are already loaded."""
+    config = config.copy_and_resolve_references()
+    config.data.pipeline = "stream" if dataset.is_streamed else "device"
     if dataset.is_fallback:
-        config = config.copy_and_resolve_references()
         config.train.epochs = min(config.train.epochs, FALLBACK_EPOCHS)
     dataset = _with_validation(dataset, config.data)
     logging.info("data: %s", dataset)
@@ -191,10 +208,19 @@ def _preprocessing(model_config, images: ImageSet, backbone: Backbone | None) ->
     """That of the pretrained weights; without them, with the statistics of the training images."""
     image_size = model_config.image_size or images.images_NHWC.shape[1]
     if backbone is None:
-        return Preprocessing(*channel_statistics(images), image_size)
+        return Preprocessing(*channel_statistics(_for_statistics(images)), image_size)
     published = backbone.preprocessing
     mean, std = tuple(model_config.input_mean) or published.mean, tuple(model_config.input_std) or published.std
     return Preprocessing(mean, std, image_size, published.resize_method)
+
+
+def _for_statistics(images: ImageSet) -> ImageSet:
+    """All images, or of many streamed ones a sample."""
+    n, size = len(images), min(len(images), STREAMED_SAMPLE)
+    if not images.is_streamed or size == n:
+        return images
+    logging.info("data: mean and standard deviation are those of %s of %s streamed images", f"{size:,}", f"{n:,}")
+    return images.take(np.arange(size) * n // size)
 
 
 def _with_validation(dataset: Dataset, data_config) -> Dataset:

@@ -130,7 +130,7 @@ KEYS = {
     "data.name": Key("cifar10", one_of("cifar10", "cifar100", "shapes", "folder"), "shapes: drawn by the program"),
     "data.dir": Key("", TEXT, "TFDS folder, Toronto archive, images, .npz; '' = $CIFAR_JAX_DATA", free=True),
     "data.fallback": Key("shapes", one_of("", "shapes"), "data set where data.name is not available; '' = error"),
-    "data.pipeline": Key("device", one_of("device"), "device: the whole split is kept in device memory"),
+    "data.pipeline": Key("auto", one_of("auto", "device", "stream"), "stream: decoded as needed; device: kept there"),
     "data.image_size": Key(0, PIXELS, "images of a folder are resized to this square; 0 = as stored", "pixels"),
     "data.validation_fraction": Key(0.1, BELOW_1, "share of train, if the source has no such split; 0 = none"),
     "data.split_seed": Key(0, SEED, "of the train/validation split, so that seeds share a split"),

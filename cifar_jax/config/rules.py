@@ -113,6 +113,11 @@ TRAINING_RULES = (
 
 # Keys (a group of keys ends in '.' or '_'), the condition under which they have an effect, and why they have none.
 EFFECTS = (
+    (
+        ("train.steps_per_dispatch",),
+        lambda c: c.data.pipeline != "stream",
+        "data.pipeline=stream passes one batch to each call",
+    ),
     (("schedule.decay_",), lambda c: c.schedule.name == "step", "only schedule.name=step uses it"),
     (
         ("schedule.final_fraction",),

@@ -1,14 +1,21 @@
-"""A split on the devices, and the batches gathered from it inside the compiled step."""
+"""The batches of a split on the devices: gathered from the whole split inside the compiled step, or streamed.
 
+Both kinds of split have `batches`, whose elements are passed to a compiled program, and both kinds of element have
+`batch`, which gives the program its images. Nothing else distinguishes them.
+"""
+
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jax.sharding import Mesh
 
 from cifar_jax.data.dataset import ImageSet
-from cifar_jax.devices import DATA_AXIS, shard_rows
+from cifar_jax.data.stream import stream
+from cifar_jax.devices import DATA_AXIS, cores, rows_of_process, shard_rows, shard_rows_of_process, sharded_like
 
 
 class DeviceSplit(NamedTuple):
@@ -17,10 +24,57 @@ class DeviceSplit(NamedTuple):
     images_NHWC: jax.Array  # uint8
     labels_N: jax.Array  # int32
 
+    def batches(self, rows_EB: jax.Array | np.ndarray, *, start: int = 0) -> Iterator["DeviceSplit"]:
+        """The split itself, for every batch."""
+        while True:
+            yield self
 
-def place(images: ImageSet, mesh: Mesh) -> DeviceSplit:
-    """Uploads a split once, before training."""
+    def batch(self, indices_B: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """See `gather`."""
+        return gather(self, indices_B)
+
+
+class DeviceBatch(NamedTuple):
+    """One batch of a `StreamedSplit`, its rows divided among the devices."""
+
+    images_BHWC: jax.Array  # uint8
+    labels_B: jax.Array  # int32
+
+    def batch(self, indices_B: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """This device's part of the batch; `indices_B` are those that it was streamed with."""
+        return self.images_BHWC, self.labels_B
+
+
+class StreamedSplit:
+    """A split of which only the batches in use are in memory; each process decodes those of its devices."""
+
+    def __init__(self, images: ImageSet, mesh: Mesh):
+        self._images, self._mesh = images, mesh
+
+    def batches(self, rows_EB: jax.Array | np.ndarray, *, start: int = 0) -> Iterator[DeviceBatch]:
+        """The batches with these row numbers from batch `start` on, decoded and uploaded ahead; close it after use."""
+        rows_EB = jax.device_get(rows_EB)[start:]
+        here = rows_of_process(rows_EB.shape[1], self._mesh)
+
+        def place(images_BHWC: np.ndarray, labels_B: np.ndarray) -> DeviceBatch:
+            return DeviceBatch(*shard_rows_of_process((images_BHWC, labels_B), self._mesh))
+
+        return stream(self._images, rows_EB[:, here], threads=cores(), place=place)
+
+
+def place(images: ImageSet, mesh: Mesh) -> DeviceSplit | StreamedSplit:
+    """Uploads a split once, before training, or prepares to stream it."""
+    if images.is_streamed:
+        return StreamedSplit(images, mesh)
     return DeviceSplit(shard_rows(images.images_NHWC, mesh), shard_rows(images.labels_N, mesh))
+
+
+def abstract_batch(images: ImageSet, mesh: Mesh, *, batch_size: int) -> DeviceSplit | DeviceBatch:
+    """Shapes, dtypes and shardings of an element of `place(images, mesh).batches`; nothing is computed."""
+    if images.is_streamed:
+        blank_BHWC = np.broadcast_to(np.uint8(0), (batch_size, *images.images_NHWC.shape[1:]))  # takes no memory
+        return sharded_like(DeviceBatch(blank_BHWC, np.zeros(batch_size, np.int32)), mesh)
+    return sharded_like(DeviceSplit(images.images_NHWC, images.labels_N), mesh)
 
 
 def gather(split: DeviceSplit, indices_B: jax.Array) -> tuple[jax.Array, jax.Array]:

@@ -1,8 +1,10 @@
 """From `config.data` to a `Dataset`."""
 
 import dataclasses
+import logging
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
@@ -32,7 +34,10 @@ class Reader(Protocol):
 READERS: tuple[Reader, ...] = (tfds, npz, cifar_archive, image_folder)  # the first that finds its kind reads it
 
 
-def load(data_config: ConfigDict, *, allow_fallback: bool) -> Dataset:
+log = logging.getLogger(__name__)
+
+
+def load(data_config: ConfigDict, *, allow_fallback: bool, room: Callable[[], int] | None = None) -> Dataset:
     """Finds and reads the data set that `config.data` names.
 
     In this order: data.dir; $CIFAR_JAX_DATA; TFDS's own directory; a download; and, with `allow_fallback` and
@@ -40,21 +45,28 @@ def load(data_config: ConfigDict, *, allow_fallback: bool) -> Dataset:
 
     Args:
         allow_fallback: False with several processes, and wherever another data set would be wrong.
+        room: the bytes of decoded images above which data.pipeline=auto streams; None = it never does.
 
     Returns:
-        Images uint8 (N, H, W, 3) RGB, labels int32 (N,); at most data.limit of each split, stratified.
+        Images uint8 (N, H, W, 3) RGB, labels int32 (N,); at most data.limit of each split, stratified. They are decoded
+        when they are read if data.pipeline is 'stream', or 'auto' and they are too large.
 
     Raises:
         UsageError: a path that does not exist, or a key that does not fit the data.
         DataError: data that is missing, damaged or of another kind; the message names the file.
     """
     name, limit = data_config.name, data_config.limit
+    streams = data_config.pipeline == "stream"
     if name == "shapes":
+        if streams:
+            raise _not_streamed("the drawn shapes")
         if data_config.dir or data_config.image_size:
             raise UsageError("--config.data.name=shapes is drawn at 32x32; leave out data.dir and data.image_size")
         return require_two_classes(_draw(limit))
     path = _configured_path(data_config)
     if path is None:
+        if streams:
+            raise _not_streamed(f"{name} of TensorFlow Datasets")
         try:
             path = tfds.find(tfds.default_data_dir(), name=name) or tfds.download_and_prepare(name)
         except tfds.Unavailable as error:
@@ -64,7 +76,7 @@ def load(data_config: ConfigDict, *, allow_fallback: bool) -> Dataset:
                 return dataclasses.replace(drawn, name=f"shapes (stand-in for {name})", is_fallback=True)
             options = "; ".join(_ways_to_get(name))
             raise DataError(f"{name} was not found and cannot be downloaded ({error}): {options}") from error
-    dataset = _named(_read(path, name=name, image_size=data_config.image_size), name, path)
+    dataset = _named(_read(path, data_config, room), name, path)
     require_two_classes(dataset)
     if not limit:
         return dataset
@@ -94,14 +106,30 @@ def _configured_path(data_config: ConfigDict) -> Path | None:
     return path.resolve()
 
 
-def _read(path: Path, *, name: str, image_size: int) -> Dataset:
-    """Reads a data set of any kind, from the cache if it has been read before."""
+def _read(path: Path, data_config: ConfigDict, room: Callable[[], int] | None) -> Dataset:
+    """Reads a data set of any kind, from the cache if it has been read before; or indexes a folder to stream it."""
     for reader in READERS:
-        if location := reader.find(path, name=name):
-            return cached(location, read=reader.read, image_size=image_size)
+        if location := reader.find(path, name=data_config.name):
+            is_folder = reader is image_folder and location.is_dir()
+            if data_config.pipeline == "stream":
+                if not is_folder:
+                    raise _not_streamed(str(path))
+                return image_folder.index(location, image_size=data_config.image_size)
+            if data_config.pipeline == "auto" and is_folder and room:
+                dataset = image_folder.index(location, image_size=data_config.image_size)
+                if dataset.nbytes > (limit := room()):
+                    sizes = f"{dataset.nbytes / 1e9:,.1f} GB decoded, at most {limit / 1e9:,.1f} GB are kept in memory"
+                    log.info("data.pipeline=stream, chosen for %s: %s", path, sizes)
+                    return dataset
+            return cached(location, read=reader.read, image_size=data_config.image_size)
     raise DataError(
         f"{path}: no reader recognizes it; expected .npz, .tar, .tar.gz, .tar.xz or .zip: wrong path, or damaged"
     )
+
+
+def _not_streamed(source: str) -> UsageError:
+    fix = "unpack an archive, or use --config.data.pipeline=device"
+    return UsageError(f"--config.data.pipeline=stream: {source}: only a folder of image files can be streamed; {fix}")
 
 
 def _named(dataset: Dataset, name: str, path: Path) -> Dataset:

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 
 from cifar_jax.data import batches
-from cifar_jax.data.batches import DeviceSplit
+from cifar_jax.data.batches import DeviceBatch, DeviceSplit
 from cifar_jax.devices import shard_rows, sharded_like
 from cifar_jax.evaluation.logits import compile_predict, predict_split
 from cifar_jax.experiment import Experiment
@@ -31,16 +31,17 @@ def place_features(experiment: Experiment, split: str, variables: dict) -> Devic
     return DeviceSplit(shard_rows(experiment.features[split], mesh), shard_rows(images.labels_N, mesh))
 
 
-def abstract_split(experiment: Experiment, split: str) -> DeviceSplit:
-    """A split as training and evaluation have it on the devices, features instead of images where they are cached.
+def abstract_data(experiment: Experiment, split: str, *, batch_size: int) -> DeviceSplit | DeviceBatch:
+    """What training and evaluation pass to a program with a batch; features instead of images where they are cached.
 
     Shapes, dtypes and shardings only; nothing is computed.
     """
-    images, inputs_N = experiment.splits[split], experiment.splits[split].images_NHWC
-    if experiment.config.train.cached_features:
-        channels = experiment.abstract_variables["params"]["head"]["kernel"].shape[0]
-        inputs_N = np.broadcast_to(np.float32(0), (len(images), channels))
-    return sharded_like(DeviceSplit(inputs_N, images.labels_N), experiment.mesh)
+    images = experiment.splits[split]
+    if not experiment.config.train.cached_features:
+        return batches.abstract_batch(images, experiment.mesh, batch_size=batch_size)
+    channels = experiment.abstract_variables["params"]["head"]["kernel"].shape[0]
+    features_NC = np.broadcast_to(np.float32(0), (len(images), channels))
+    return sharded_like(DeviceSplit(features_NC, images.labels_N), experiment.mesh)
 
 
 def classify(experiment: Experiment, variables: dict, features_NC: jax.Array) -> jax.Array:

@@ -1,5 +1,6 @@
 """Logits of whole splits, computed on the devices, each image exactly once."""
 
+import contextlib
 import math
 from collections.abc import Callable
 
@@ -9,7 +10,7 @@ import numpy as np
 from jax import lax
 from jax.sharding import Mesh
 
-from cifar_jax.data.batches import DeviceSplit, gather
+from cifar_jax.data.batches import DeviceSplit, StreamedSplit
 from cifar_jax.devices import (
     DATA_AXIS,
     REPLICATED,
@@ -34,15 +35,17 @@ def mirrored_and_shifted(images_NHWC: jax.Array) -> tuple[list[jax.Array], list[
 
 
 def jit_predict(mesh: Mesh, *, forward: Callable, tta: bool):
-    """The jitted `predict(variables, split, indices_B)` -> {'plain': logits_BK}, float32, on every device.
+    """The jitted `predict(variables, data, indices_B)` -> {'plain': logits_BK}, float32, on every device.
+
+    `data` is an element of the `batches` of a split.
 
     Args:
         forward: (variables, a batch of the split: uint8 images (B, H, W, 3) or features (B, C)) -> logits_BK.
         tta: also return 'tta', the logits averaged over the `mirrored_and_shifted` views.
     """
 
-    def predict(variables, split, indices_B):
-        images_BHWC, _ = gather(split, indices_B)
+    def predict(variables, data, indices_B):
+        images_BHWC, _ = data.batch(indices_B)
         if not tta:
             logits = {"plain": forward(variables, images_BHWC)}
         else:
@@ -60,28 +63,32 @@ def compile_predict(mesh: Mesh, *, forward: Callable, tta: bool):
     """As `jit_predict`; each size of batch is compiled on first use, if it fits into the memory of the devices."""
     jitted, programs = jit_predict(mesh, forward=forward, tta=tta), {}
 
-    def run(variables, split, indices_B):
+    def run(variables, data, indices_B):
         size = len(indices_B)
         if size not in programs:
-            lowered = jitted.lower(variables, split, indices_B)
+            lowered = jitted.lower(variables, data, indices_B)
             programs[size] = compile_to_fit(lowered, mesh, key="evaluation.batch_size", batch_size=size)
         with naming_batch("evaluation.batch_size", size):
-            return programs[size](variables, split, indices_B)
+            return programs[size](variables, data, indices_B)
 
     return run
 
 
 def predict_split(
-    predict, variables, split: DeviceSplit, *, size: int, batch_size: int, mesh: Mesh
+    predict, variables, split: DeviceSplit | StreamedSplit, *, size: int, batch_size: int, mesh: Mesh
 ) -> dict[str, np.ndarray]:
     """Logits of the `size` images of a split, in order, float32 (N, K) on the host.
 
     The last batch is padded with repeated images, whose logits are dropped.
     """
     batch_size = math.ceil(min(batch_size, size) / mesh.size) * mesh.size
-    batches = []
-    for start in range(0, size, batch_size):
-        indices_B = np.minimum(np.arange(start, start + batch_size, dtype=np.int32), size - 1)
-        batches.append(predict(variables, split, replicate(indices_B, mesh)))
-    on_host = jax.device_get(batches)  # one transfer, after all batches are dispatched
+    rows_N = np.arange(math.ceil(size / batch_size) * batch_size, dtype=np.int32)
+    rows_EB = np.minimum(rows_N, size - 1).reshape(-1, batch_size)
+    logits = []
+    with contextlib.closing(split.batches(rows_EB)) as batches:
+        for indices_B, data in zip(rows_EB, batches, strict=False):
+            logits.append(predict(variables, data, replicate(indices_B, mesh)))
+            if isinstance(split, StreamedSplit):  # no more batches and logits on the devices than two
+                logits[-2:-1] = jax.device_get(logits[-2:-1])
+    on_host = jax.device_get(logits)  # of a split on the devices one transfer, after all batches are dispatched
     return {name: np.concatenate([batch[name] for batch in on_host])[:size] for name in on_host[0]}

@@ -12,7 +12,7 @@ from rich.table import Column, Table
 
 from cifar_jax.config.validate import validate
 from cifar_jax.devices import describe, start
-from cifar_jax.evaluation.features import abstract_split
+from cifar_jax.evaluation.features import abstract_data
 from cifar_jax.experiment import Experiment, note_other_devices, require_trainable, without_data
 from cifar_jax.runs.json_files import write_json
 from cifar_jax.targets import catalog, report, topology
@@ -97,12 +97,14 @@ def _schedule(experiment: Experiment) -> Table:
 
 
 def _memory(experiment: Experiment) -> Table:
-    state, split = abstract_state(experiment), abstract_split(experiment, "train")
+    state = abstract_state(experiment)
+    data = abstract_data(experiment, "train", batch_size=experiment.config.train.batch_size)
+    of_data = "streamed batch" if experiment.dataset.is_streamed else "training split"
     compiled = lower_steps(experiment, steps=1).compile()
     sizes = {
         "parameters": tree_bytes(state.params),
         "optimizer state": tree_bytes(state.opt_state),
-        f"training split, {split.images_NHWC.dtype}, all devices": tree_bytes(split),
+        f"{of_data}, {data[0].dtype}, all devices": tree_bytes(data),
         "temporaries of a step, per device": compiled.memory_analysis().temp_size_in_bytes,
     }
     table = Table("part", _right("MB"), title=f"memory on {describe(experiment.mesh)}")

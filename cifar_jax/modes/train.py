@@ -130,6 +130,7 @@ def train_run(
     folder.require_writable()
     recorded = folder.recorded() if folder.is_run else None
     if recorded:
+        config = _with_recorded_pipeline(config, recorded)
         _require_same_configuration(config, folder, recorded)
     if config.train.init_from:
         warm_start.require_run(config.train.init_from)
@@ -189,6 +190,14 @@ def _finished(folder: RunFolder) -> dict | None:
 def _with_place_of_data(config: dict, source: str) -> dict:
     """The plain configuration with the absolute path of the data, so that other modes find them from any directory."""
     return config | {"data": config["data"] | {"dir": source}} if os.path.isabs(source) else config
+
+
+def _with_recorded_pipeline(config: ConfigDict, recorded: dict) -> ConfigDict:
+    """With the choice that data.pipeline=auto made at the start of the run: the free memory may be another now."""
+    if config.data.pipeline == "auto":
+        config = config.copy_and_resolve_references()
+        config.data.pipeline = recorded["config"]["data"]["pipeline"]
+    return config
 
 
 def _require_same_configuration(config: ConfigDict, folder: RunFolder, recorded: dict) -> None:

@@ -1,7 +1,6 @@
 """The input of a model: images resized to its input size and normalized per channel."""
 
 import dataclasses
-import math
 
 import jax
 import jax.numpy as jnp
@@ -37,7 +36,7 @@ class Preprocessing:
 def channel_statistics(images: ImageSet) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean and standard deviation of each channel, of pixel values scaled to 0..1, std at least 0.001."""
     # In parts that fit the CPU's cache, because bincount makes 8 bytes of each: 0.3 s for CIFAR, 1.2 s in one part.
-    parts = np.array_split(images.images_NHWC, math.ceil(len(images) / 256))
+    parts = (images.images_NHWC[start : start + 256] for start in range(0, len(images), 256))
     counts = sum(np.stack([np.bincount(part[..., c].ravel(), minlength=256) for c in range(3)]) for part in parts)
     values = np.arange(256) / 255
     total = counts.sum(axis=1)

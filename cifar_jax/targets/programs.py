@@ -9,11 +9,11 @@ from collections.abc import Iterator
 import jax
 import jax.numpy as jnp
 
-from cifar_jax.data.batches import DeviceSplit
-from cifar_jax.devices import replicated_like, sharded_like
+from cifar_jax.data.batches import DeviceBatch, DeviceSplit, abstract_batch
+from cifar_jax.devices import replicated_like
 from cifar_jax.errors import is_out_of_memory, one_line
 from cifar_jax.evaluation.evaluate import with_tta
-from cifar_jax.evaluation.features import abstract_split, classify, features
+from cifar_jax.evaluation.features import abstract_data, classify, features
 from cifar_jax.evaluation.logits import jit_predict
 from cifar_jax.experiment import Experiment
 from cifar_jax.models import summary
@@ -104,26 +104,40 @@ def evaluation_step(experiment: Experiment) -> Step:
     state, validates = abstract_state(experiment), "validation" in experiment.splits
     train_bytes = _shard_bytes(experiment, "train") if validates else 0
     other_bytes = train_bytes + tree_bytes(state) - tree_bytes(state.variables)
-    split = abstract_split(experiment, "validation" if validates else "test")
-    views = 6 if tta else 1
-    return _forward_step("evaluation", experiment, split, forward, tta=tta, views=views, other_bytes=other_bytes)
+    split = "validation" if validates else "test"
+    batch_size = _evaluation_batch(experiment, split)
+    data = abstract_data(experiment, split, batch_size=batch_size)
+    settings = {"tta": tta, "views": 6 if tta else 1, "other_bytes": other_bytes, "batch_size": batch_size}
+    return _forward_step("evaluation", experiment, data, forward, **settings)
 
 
 def features_step(experiment: Experiment) -> Step:
     """The backbone, once per image of the training split, before training."""
-    images = experiment.splits["train"]
-    split = sharded_like(DeviceSplit(images.images_NHWC, images.labels_N), experiment.mesh)
-    forward = functools.partial(features, experiment)
+    batch_size = _evaluation_batch(experiment, "train")
+    data = abstract_batch(experiment.splits["train"], experiment.mesh, batch_size=batch_size)
     other_bytes = tree_bytes(abstract_state(experiment).opt_state)
-    return _forward_step("features", experiment, split, forward, tta=False, views=1, other_bytes=other_bytes)
+    settings = {"tta": False, "views": 1, "other_bytes": other_bytes, "batch_size": batch_size}
+    return _forward_step("features", experiment, data, functools.partial(features, experiment), **settings)
+
+
+def _evaluation_batch(experiment: Experiment, split: str) -> int:
+    """Images of one call, as in `evaluation.logits.predict_split`."""
+    size, devices = min(experiment.config.evaluation.batch_size, len(experiment.splits[split])), experiment.mesh.size
+    return math.ceil(size / devices) * devices
 
 
 def _forward_step(
-    name: str, experiment: Experiment, split: DeviceSplit, forward, *, tta: bool, views: int, other_bytes: int
+    name: str,
+    experiment: Experiment,
+    data: DeviceSplit | DeviceBatch,
+    forward,
+    *,
+    batch_size: int,
+    tta: bool,
+    views: int,
+    other_bytes: int,
 ) -> Step:
     mesh = experiment.mesh
-    batch_size = min(experiment.config.evaluation.batch_size, len(split.labels_N))
-    batch_size = math.ceil(batch_size / mesh.size) * mesh.size
     variables = replicated_like(abstract_state(experiment).variables, mesh)
     indices_B = replicated_like(jax.ShapeDtypeStruct((batch_size,), jnp.int32), mesh)
     size = experiment.preprocessing.image_size
@@ -132,7 +146,7 @@ def _forward_step(
         rows = rows[-1:]  # the head
     return Step(
         name,
-        jit_predict(mesh, forward=forward, tta=tta).lower(variables, split, indices_B),
+        jit_predict(mesh, forward=forward, tta=tta).lower(variables, data, indices_B),
         batch_key="evaluation.batch_size",
         batch_size=batch_size,
         steps=1,
@@ -172,4 +186,5 @@ def _flops_of_training(experiment: Experiment) -> int:
 
 
 def _shard_bytes(experiment: Experiment, split: str) -> int:
-    return tree_bytes(abstract_split(experiment, split)) // experiment.mesh.size
+    batch_size = experiment.config.train.batch_size if split == "train" else _evaluation_batch(experiment, split)
+    return tree_bytes(abstract_data(experiment, split, batch_size=batch_size)) // experiment.mesh.size

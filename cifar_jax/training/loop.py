@@ -12,7 +12,7 @@ import jax
 import numpy as np
 
 from cifar_jax import devices, memory, processes
-from cifar_jax.data import batches
+from cifar_jax.data.batches import place
 from cifar_jax.devices import is_first_process
 from cifar_jax.errors import CifarJaxError
 from cifar_jax.evaluation import features
@@ -51,7 +51,7 @@ class Trainer:
         """`record`: the content of config.json, of which every checkpoint keeps a copy."""
         config = experiment.config
         self.experiment, self.folder, self.record, self.config = experiment, folder, record, config
-        self.steps_per_epoch = experiment.steps_per_epoch
+        self.steps_per_epoch, self.batch_size = experiment.steps_per_epoch, config.train.batch_size
         self.log_every = experiment.log_every_steps
         self.on_cpu = devices.platform_of(experiment.mesh) == "cpu"
         self.writes = is_first_process()
@@ -111,7 +111,7 @@ class Trainer:
         if self.config.train.cached_features:
             self.data = features.place_features(self.experiment, "train", state.variables)
         else:
-            self.data = batches.place(self.experiment.splits["train"], self.experiment.mesh)
+            self.data = place(self.experiment.splits["train"], self.experiment.mesh)
         self._epoch_order = compile_epoch_order(self.experiment)
         self._seed = devices.replicate(np.int32(self.config.train.seed), self.experiment.mesh)
         self._run_steps, self._programs = compile_steps(self.experiment), {}
@@ -155,25 +155,26 @@ class Trainer:
         order = self._epoch_order(state.step, self._seed)
         speeds, in_flight = [], None
         self._restart_clock(step)
-        while step < end:
-            next_step = self._next_stop(step)
-            program = self._program(state, order, steps=next_step - step)
-            self._call("before_steps", step)
-            with jax.transfer_guard("disallow"), devices.naming_batch("train.batch_size", self.config.train.batch_size):
-                state, metrics = program(state, self.data, order)
-            self._call("after_steps", next_step, metrics)
-            self._describe_start()
-            # At most one dispatch ahead, so that a signal stops the run within two. On CPU that would take a gigabyte
-            # more: no dispatch ahead.
-            jax.block_until_ready(metrics if self.on_cpu else in_flight)
-            step, in_flight = next_step, metrics
-            logs = step % self.steps_per_epoch % self.log_every == 0
-            if logs:
-                speeds.append(self._log(step, metrics))
-            if step < end and (number := self.stop.number(agree=logs)):  # at the end: after validation
-                self._stop(state, number)
-            if self.config.checkpoint.every_steps and step % self.config.checkpoint.every_steps == 0 and step < end:
-                self._save(state, val_accuracy=None)
+        with contextlib.closing(self.data.batches(order.rows_EB, start=step % self.steps_per_epoch)) as batches:
+            while step < end:
+                next_step, data = self._next_stop(step), next(batches)
+                program = self._program(state, data, order, steps=next_step - step)
+                self._call("before_steps", step)
+                with jax.transfer_guard("disallow"), devices.naming_batch("train.batch_size", self.batch_size):
+                    state, metrics = program(state, data, order)
+                self._call("after_steps", next_step, metrics)
+                self._describe_start()
+                # At most one dispatch ahead, so that a signal stops the run within two. On CPU that would take a
+                # gigabyte more: no dispatch ahead.
+                jax.block_until_ready(metrics if self.on_cpu else in_flight)
+                step, in_flight = next_step, metrics
+                logs = step % self.steps_per_epoch % self.log_every == 0
+                if logs:
+                    speeds.append(self._log(step, metrics))
+                if step < end and (number := self.stop.number(agree=logs)):  # at the end: after validation
+                    self._stop(state, number)
+                if self.config.checkpoint.every_steps and step % self.config.checkpoint.every_steps == 0 and step < end:
+                    self._save(state, val_accuracy=None)
         self._require_finite(jax.device_get(metrics))
         return state, statistics.median(speeds)
 
@@ -217,18 +218,18 @@ class Trainer:
             stops.append(every - step % every)
         return step + min(stops)
 
-    def _program(self, state: TrainState, order: EpochOrder, *, steps: int) -> Callable:
+    def _program(self, state: TrainState, data, order: EpochOrder, *, steps: int) -> Callable:
         """The training step compiled for `steps` batches per call; DataError if it does not fit into memory."""
         image_size = self.experiment.training_size(int(state.step) // self.steps_per_epoch)
         if (steps, image_size) not in self._programs:
             self._call("on_compile")
             started = time.perf_counter()
-            lowered = self._run_steps.lower(state, self.data, order, steps=steps, image_size=image_size)
+            lowered = self._run_steps.lower(state, data, order, steps=steps, image_size=image_size)
             self._programs[steps, image_size] = devices.compile_to_fit(
                 lowered,
                 self.experiment.mesh,
                 key="train.batch_size",
-                batch_size=self.config.train.batch_size,
+                batch_size=self.batch_size,
                 fixed_bytes=2 * tree_bytes(state.params),  # gradients and updates
             )
             self.compile_seconds += time.perf_counter() - started
@@ -249,7 +250,7 @@ class Trainer:
         self._require_finite(metrics)
         before, first_step = self._clock
         self._restart_clock(step)
-        speed = (step - first_step) * self.config.train.batch_size / (self._clock[0] - before)
+        speed = (step - first_step) * self.batch_size / (self._clock[0] - before)
         values = {
             "learning_rate": self._learning_rate(step - 1),
             "images_per_second": speed,

@@ -9,9 +9,9 @@ import jax.numpy as jnp
 import optax
 from jax import lax
 
-from cifar_jax.data.batches import epoch_order, gather
+from cifar_jax.data.batches import epoch_order
 from cifar_jax.devices import DATA_AXIS, REPLICATED, SHARDED, quickly_compiled, replicated_like, split_over_devices
-from cifar_jax.evaluation.features import abstract_split
+from cifar_jax.evaluation.features import abstract_data
 from cifar_jax.experiment import Experiment
 from cifar_jax.models.freezing import keep_statistics
 from cifar_jax.preprocessing import augment
@@ -120,23 +120,24 @@ def _add(state: TrainState, *, loss, correct, count: int, first) -> Metrics:
 
 
 def compile_steps(experiment: Experiment):
-    """`run(state, split, order, steps=n, image_size=s) -> (state, metrics)`: the next n batches in one dispatch.
+    """`run(state, data, order, steps=n, image_size=s) -> (state, metrics)`: the next n batches in one dispatch.
 
-    All of them are of one epoch, and `image_size` is the `training_size` of that epoch.
+    `data` is an element of the `batches` of a split: the split itself, or one streamed batch, and then n is 1. All
+    batches are of one epoch, and `image_size` is the `training_size` of that epoch.
 
     The state is donated: its buffers are reused and the argument becomes invalid; `metrics` is a copy.
     """
 
-    def body(state, split, order, image_size):
+    def body(state, data, order, image_size):
         optimizer = make_optimizer(experiment, order.coefficients)
         indices_B = order.rows_EB[state.step % len(order.rows_EB)]
-        images_BHWC, labels_B = gather(split, indices_B)
+        images_BHWC, labels_B = data.batch(indices_B)
         settings = {"seed": order.seed, "experiment": experiment, "optimizer": optimizer, "image_size": image_size}
         return train_on_batch(state, images_BHWC, labels_B, indices_B, **settings)
 
-    def on_device(state, split, order, *, steps, image_size):
+    def on_device(state, data, order, *, steps, image_size):
         def step(state, _):
-            return body(state, split, order, image_size), None
+            return body(state, data, order, image_size), None
 
         if steps == 1:
             state, _ = step(state, None)
@@ -144,11 +145,11 @@ def compile_steps(experiment: Experiment):
             state, _ = lax.scan(step, state, length=steps)
         return state, state.metrics
 
-    def run(state, split, order, *, steps, image_size=experiment.preprocessing.image_size):
+    def run(state, data, order, *, steps, image_size=experiment.preprocessing.image_size):
         function = functools.partial(on_device, steps=steps, image_size=image_size)
         specs = (REPLICATED, SHARDED, REPLICATED)
         on_mesh = split_over_devices(function, experiment.mesh, in_specs=specs, out_specs=REPLICATED)
-        return on_mesh(state, split, order)
+        return on_mesh(state, data, order)
 
     return jax.jit(run, donate_argnums=0, static_argnames=("steps", "image_size"))
 
@@ -158,8 +159,8 @@ def lower_steps(experiment: Experiment, *, steps: int) -> jax.stages.Lowered:
     mesh, state = experiment.mesh, abstract_state(experiment)
     order = replicated_like(jax.eval_shape(compile_epoch_order(experiment), state.step, state.step), mesh)
     image_size = max(experiment.config.train.image_sizes or (experiment.preprocessing.image_size,))
-    arguments = state, abstract_split(experiment, "train"), order
-    return compile_steps(experiment).lower(*arguments, steps=steps, image_size=image_size)
+    data = abstract_data(experiment, "train", batch_size=experiment.config.train.batch_size)
+    return compile_steps(experiment).lower(state, data, order, steps=steps, image_size=image_size)
 
 
 def compile_epoch_order(experiment: Experiment):

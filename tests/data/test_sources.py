@@ -213,3 +213,40 @@ def test_no_progress_bar_if_stderr_is_not_a_terminal(ten_classes, capfd):
     _load(name="folder", dir=str(ten_classes))
     captured = capfd.readouterr()
     assert captured.out == captured.err.strip() == ""  # rich before 14.3 prints an empty line
+
+
+def test_a_folder_is_streamed_when_asked_for_or_too_large_for_the_memory(ten_classes, caplog):
+    settings = {"name": "folder", "dir": str(ten_classes), "limit": 20}
+    config = default_config().data
+    config.update(settings)
+    decoded = 60 * 32 * 32 * 3  # also of the images beyond data.limit, which a reader decodes as well
+
+    def load(pipeline, room):
+        config.pipeline = pipeline
+        return data.load(config, allow_fallback=False, room=room)
+
+    with caplog.at_level("INFO"):
+        assert load("auto", lambda: decoded - 1).is_streamed
+    assert f"data.pipeline=stream, chosen for {ten_classes}: 0.0 GB decoded, at most 0.0 GB are kept" in caplog.text
+    assert not load("auto", lambda: decoded).is_streamed
+    assert not load("auto", None).is_streamed
+    assert not load("device", lambda: pytest.fail("asked for the memory")).is_streamed
+    streamed = load("stream", lambda: pytest.fail("asked for the memory"))
+    assert streamed.is_streamed and len(streamed.train) == 20
+    np.testing.assert_array_equal(streamed.train.images_NHWC[:], load("device", None).train.images_NHWC)
+
+
+@pytest.mark.parametrize("source", ["zip", "npz", "archive", "tfds", "shapes"])
+def test_only_a_folder_of_images_is_streamed(tmp_path, cifar, ten_classes, source):
+    keys = {"name": "shapes" if source == "shapes" else "cifar10", "pipeline": "stream"}
+    if source == "zip":
+        keys["dir"] = shutil.make_archive(str(tmp_path / "images"), "zip", ten_classes)
+    elif source == "npz":
+        keys["dir"] = str(tmp_path / "arrays.npz")
+        ones_N = np.ones(10, int)
+        images_NHWC = np.zeros((10, 8, 8, 3), np.uint8)
+        np.savez(keys["dir"], x_train=images_NHWC, y_train=ones_N, x_test=images_NHWC, y_test=ones_N)
+    elif source == "archive":
+        keys["dir"] = str(cifar(10).unpack(cifar_archive.CIFAR10_PYTHON, tmp_path))
+    with pytest.raises(UsageError, match=r"data\.pipeline=stream: .*: only a folder of image files .*pipeline=device$"):
+        _load(**keys, allow_fallback=True)
