@@ -7,10 +7,11 @@ import logging
 import jax
 import numpy as np
 from flax.traverse_util import flatten_dict
+from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from cifar_jax import devices, memory, models, pretrained
+from cifar_jax import devices, memory, models, pretrained, processes
 from cifar_jax.config import recipes
 from cifar_jax.data import Dataset, ImageSet, load, split_train_validation
 from cifar_jax.errors import UsageError
@@ -144,9 +145,17 @@ def build(config: ConfigDict, *, allow_fallback: bool, mesh: Mesh | None = None)
 
 
 def _room_for_images(config: ConfigDict) -> int:
-    """Bytes: each process holds all decoded images, and the devices together hold them as well."""
+    """Bytes: each process holds all decoded images, and the devices together hold them as well.
+
+    The least of all processes, which must make the same choice.
+    """
     mesh = devices.make_mesh(config.mesh.devices)
-    return int(SHARE_OF_IMAGES * min(memory.free_bytes(), devices.free_bytes(mesh) * mesh.size))
+    room = int(SHARE_OF_IMAGES * min(memory.free_bytes(), devices.free_bytes(mesh) * mesh.size))
+    if jax.process_count() == 1:
+        return room
+    processes.wait_for_all("memory for images")  # a collective waits only 30 s for a slow file system
+    megabytes = min(room >> 20, 2**31 - 1)
+    return int(np.min(multihost_utils.process_allgather(np.int32(megabytes)))) << 20
 
 
 def assemble(
@@ -219,7 +228,7 @@ def _for_statistics(images: ImageSet) -> ImageSet:
     n, size = len(images), min(len(images), STREAMED_SAMPLE)
     if not images.is_streamed or size == n:
         return images
-    logging.info("data: mean and standard deviation are those of %s of %s streamed images", f"{size:,}", f"{n:,}")
+    logging.info("mean and standard deviation are those of %s of %s streamed images", f"{size:,}", f"{n:,}")
     return images.take(np.arange(size) * n // size)
 
 

@@ -115,3 +115,15 @@ def test_one_line_names_the_recipes_for_the_devices_at_hand(recipe, platform, no
     experiment.note_other_devices(built)
     notes = [record.message for record in caplog.records if record.message.startswith("note: ")]
     assert notes == ([f"note: {note}"] if note else [])
+
+
+def test_all_processes_take_the_least_room_for_images(monkeypatch):
+    config = default_config()
+    config.mesh.devices = 1
+    monkeypatch.setattr(experiment.memory, "free_bytes", lambda: 6 << 30)
+    assert experiment._room_for_images(config) == 3 << 30
+    monkeypatch.setattr(experiment.jax, "process_count", lambda: 2)
+    for other in (1 << 30, 5 << 30):
+        there = other >> 20
+        monkeypatch.setattr(experiment.multihost_utils, "process_allgather", lambda here, there=there: [here, there])
+        assert experiment._room_for_images(config) == min(other, 3 << 30)

@@ -1,6 +1,11 @@
 """Streamed runs are those of the same images in memory, bit for bit, wherever they are interrupted."""
 
+import os
 import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -25,6 +30,7 @@ from cifar_jax.training.state import initial_state
 
 pytestmark = pytest.mark.slow
 
+ROOT = Path(__file__).parents[2]
 CLOCKS = {"images_per_second", "seconds"}
 
 
@@ -147,3 +153,36 @@ def test_the_number_of_batches_in_a_call_is_refused():
     config = small("", train__steps_per_dispatch=4)
     with pytest.raises(UsageError, match=r"steps_per_dispatch=4 has no effect: data\.pipeline=stream passes one"):
         require_effect(config, ["train.steps_per_dispatch"])
+
+
+def test_two_processes_that_decode_their_shares_train_as_one(folder, tmp_path):
+    command = [sys.executable, "main.py", "--config=cnn_scratch", "--config.data.name=folder", "--config.data.dir"]
+    command += [
+        str(folder),
+        "--config.data.pipeline=stream",
+        "--config.data.image_size=16",
+        "--noconfig.evaluation.tta",
+    ]
+    command += ["--config.model.widths=(8,8)", "--config.train.batch_size=20", "--config.train.epochs=1"]
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    kept = {name: value for name, value in os.environ.items() if name not in ("XLA_FLAGS", "PJRT_NPROC")}
+    kept |= {"JAX_PLATFORMS": "cpu", "no_proxy": "127.0.0.1"}
+    together = {"JAX_COORDINATOR_ADDRESS": address, "JAX_NUM_PROCESSES": "2"}
+
+    def start(name: str, cpu_devices: int, variables: dict[str, str]) -> subprocess.Popen:
+        more = [f"--config.mesh.cpu_devices={cpu_devices}", "--workdir", str(tmp_path / name)]
+        return subprocess.Popen(command + more, cwd=ROOT, env=kept | variables, stderr=subprocess.PIPE, text=True)
+
+    started = [start("two", 1, together | {"JAX_PROCESS_ID": number}) for number in "01"] + [start("one", 2, {})]
+    for process in started:
+        _, err = process.communicate(timeout=600)
+        assert process.returncode == 0, err
+    for name, values in history(tmp_path / "one").items():
+        assert history(tmp_path / "two")[name] == pytest.approx(values, rel=1e-5), name
+    logits = []
+    for name in ("two", "one"):
+        with np.load(RunFolder(tmp_path / name).evaluation_dir("test") / "predictions.npz") as saved:
+            logits.append(saved["logits"])
+    np.testing.assert_allclose(*logits, atol=1e-5)
