@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from cifar_jax.data.dataset import Dataset, ImageSet
-from cifar_jax.data.listing import list_folder, version
+from cifar_jax.data.listing import Listing, list_folder, version
 from cifar_jax.files.atomic import atomic_path
 from cifar_jax.files.cache import cache_root
 
@@ -25,13 +25,16 @@ _NOTES = ("origin", "passed_over", "warnings")  # of a data set; they are in the
 log = logging.getLogger(__name__)
 
 
-def cached(path: Path, *, read: Callable[..., Dataset], image_size: int) -> Dataset:
+def cached(path: Path, *, read: Callable[..., Dataset], image_size: int, listing: Listing | None = None) -> Dataset:
     """`read(path, image_size=image_size)` of a file or directory, from the cache if it is there.
 
     A damaged entry is rebuilt; a cache that cannot be written causes a warning.
+
+    Args:
+        listing: of the directory, if it is known.
     """
     source_hash = hashlib.sha256(repr((path.resolve(), image_size, read.__module__)).encode()).hexdigest()[:20]
-    entry = cache_root() / "data" / f"{source_hash}-{_state_hash(path)}.npz"
+    entry = cache_root() / "data" / f"{source_hash}-{_state_hash(path, listing)}.npz"
     dataset = _load(entry)
     if dataset is None:
         log.info("reading %s; later runs take the decoded images from %s", path, entry.parent)
@@ -45,10 +48,10 @@ def cached(path: Path, *, read: Callable[..., Dataset], image_size: int) -> Data
     return dataset
 
 
-def _state_hash(path: Path) -> str:
+def _state_hash(path: Path, listing: Listing | None) -> str:
     """Of what is read: each file with its version, links followed; each folder, for an empty one may be a class."""
     if path.is_dir():
-        listing = list_folder(path)
+        listing = listing or list_folder(path)
         names = (listing.folders, listing.loops, listing.hidden)
         state = [sorted((name, *node) for name, node in listing.files.items()), *map(sorted, names)]
     else:

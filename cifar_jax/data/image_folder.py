@@ -45,12 +45,20 @@ def read(path: Path, *, image_size: int) -> Dataset:
         return contents.dataset(_decode(listing, contents.layout, path, image_size=image_size))
 
 
-def index(path: Path, *, image_size: int) -> Dataset:
+def most_bytes(listing: Listing, *, image_size: int) -> int:
+    """What the images of a folder, used or not, take when they are decoded to squares of `image_size` pixels."""
+    return 3 * image_size**2 * sum(name.lower().endswith(decode.SUFFIXES) for name in listing.files)
+
+
+def index(path: Path, *, image_size: int, listing: Listing | None = None) -> Dataset:
     """As `read` for a folder, but the images stay in their files: see `EncodedImages`.
 
     An image that cannot be read, or is of another size, is then an error when it is needed.
+
+    Args:
+        listing: of the folder, if it is known.
     """
-    listing = list_folder(path)
+    listing = listing or list_folder(path)
     contents = _contents(listing, path)
     names = {split: _names(labeled) for split, labeled in contents.layout.splits.items()}
     nodes = {split: list(map(listing.readable, part)) for split, part in names.items()}

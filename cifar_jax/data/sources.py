@@ -13,12 +13,15 @@ from ml_collections import ConfigDict
 from cifar_jax.data import cifar_archive, drawn_shapes, image_folder, npz, tfds
 from cifar_jax.data.cache import cached
 from cifar_jax.data.dataset import Dataset, require_two_classes
+from cifar_jax.data.listing import Listing, list_folder
 from cifar_jax.data.splits import stratified_subset
 from cifar_jax.errors import DataError, UsageError
 from cifar_jax.files.cache import expanded
 
 VARIABLE = "CIFAR_JAX_DATA"
 PUBLISHED = {"cifar10": ("CIFAR-10", 10), "cifar100": ("CIFAR-100", 100)}  # title and number of classes
+
+log = logging.getLogger(__name__)
 
 
 class Reader(Protocol):
@@ -32,9 +35,6 @@ class Reader(Protocol):
 
 
 READERS: tuple[Reader, ...] = (tfds, npz, cifar_archive, image_folder)  # the first that finds its kind reads it
-
-
-log = logging.getLogger(__name__)
 
 
 def load(data_config: ConfigDict, *, allow_fallback: bool, room: Callable[[], int] | None = None) -> Dataset:
@@ -108,23 +108,38 @@ def _configured_path(data_config: ConfigDict) -> Path | None:
 
 def _read(path: Path, data_config: ConfigDict, room: Callable[[], int] | None) -> Dataset:
     """Reads a data set of any kind, from the cache if it has been read before; or indexes a folder to stream it."""
+    image_size = data_config.image_size
     for reader in READERS:
         if location := reader.find(path, name=data_config.name):
-            is_folder = reader is image_folder and location.is_dir()
-            if data_config.pipeline == "stream":
-                if not is_folder:
-                    raise _not_streamed(str(path))
-                return image_folder.index(location, image_size=data_config.image_size)
-            if data_config.pipeline == "auto" and is_folder and room:
-                dataset = image_folder.index(location, image_size=data_config.image_size)
-                if dataset.nbytes > (limit := room()):
-                    sizes = f"{dataset.nbytes / 1e9:,.1f} GB decoded, at most {limit / 1e9:,.1f} GB are kept in memory"
-                    log.info("data.pipeline=stream, chosen for %s: %s", path, sizes)
-                    return dataset
-            return cached(location, read=reader.read, image_size=data_config.image_size)
+            listing = list_folder(location) if reader is image_folder and location.is_dir() else None
+            if dataset := _streamed(listing, location, data_config, room):
+                return dataset
+            return cached(location, read=reader.read, image_size=image_size, listing=listing)
     raise DataError(
         f"{path}: no reader recognizes it; expected .npz, .tar, .tar.gz, .tar.xz or .zip: wrong path, or damaged"
     )
+
+
+def _streamed(
+    listing: Listing | None, path: Path, data_config: ConfigDict, room: Callable[[], int] | None
+) -> Dataset | None:
+    """The folder with this listing, indexed, if it is to be streamed, else None."""
+    pipeline, image_size = data_config.pipeline, data_config.image_size
+    if pipeline == "stream" and not listing:
+        raise _not_streamed(str(path))
+    if pipeline == "stream":
+        return image_folder.index(path, image_size=image_size, listing=listing)
+    if pipeline == "device" or not (listing and room):
+        return None
+    limit = room()
+    if image_size and image_folder.most_bytes(listing, image_size=image_size) <= limit:
+        return None  # an index takes a second for 60,000 files
+    dataset = image_folder.index(path, image_size=image_size, listing=listing)
+    if dataset.nbytes <= limit:
+        return None
+    sizes = f"{dataset.nbytes / 1e9:,.1f} GB decoded, at most {limit / 1e9:,.1f} GB are kept in memory"
+    log.info("data.pipeline=stream, chosen for %s: %s", path, sizes)
+    return dataset
 
 
 def _not_streamed(source: str) -> UsageError:

@@ -215,11 +215,12 @@ def test_no_progress_bar_if_stderr_is_not_a_terminal(ten_classes, capfd):
     assert captured.out == captured.err.strip() == ""  # rich before 14.3 prints an empty line
 
 
-def test_a_folder_is_streamed_when_asked_for_or_too_large_for_the_memory(ten_classes, caplog):
-    settings = {"name": "folder", "dir": str(ten_classes), "limit": 20}
+@pytest.mark.parametrize("image_size", [0, 8])
+def test_a_folder_is_streamed_when_asked_for_or_too_large_for_the_memory(ten_classes, write_images, image_size, caplog):
+    write_images(ten_classes, {"photos": 3}, size=(32, 32))  # not used
     config = default_config().data
-    config.update(settings)
-    decoded = 60 * 32 * 32 * 3  # also of the images beyond data.limit, which a reader decodes as well
+    config.update(name="folder", dir=str(ten_classes), limit=20, image_size=image_size)
+    decoded = 60 * 3 * (image_size or 32) ** 2  # also of the images beyond data.limit, which a reader decodes as well
 
     def load(pipeline, room):
         config.pipeline = pipeline
