@@ -137,7 +137,7 @@ def measured_speed(folder: Path, arguments: argparse.Namespace) -> dict[str, dic
 
 
 def measured_memory(folder: Path, pipeline: str) -> dict:
-    """Of a process of its own, with an empty cache of decoded images."""
+    """In a separate process, with an empty cache of decoded images."""
     with tempfile.TemporaryDirectory() as cache:
         environment = {**os.environ, "CIFAR_JAX_CACHE": cache, "PYTHONPATH": os.pathsep.join(sys.path)}
         command = [sys.executable, __file__, pipeline, json.dumps({"folder": str(folder), "run": True})]

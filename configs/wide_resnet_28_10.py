@@ -31,4 +31,5 @@ def get_config() -> ConfigDict:
     config.train.epochs = 200
     config.train.batch_size = 128
     config.train.label_smoothing = 0.0
+    config.mesh.sized_for = "accelerator"
     return config

@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cifar_jax import experiment
+from cifar_jax import devices, experiment
 from cifar_jax.config import default_config, load_config
 from cifar_jax.data import Dataset, ImageSet
 from cifar_jax.errors import UsageError
+from cifar_jax.training.requirements import note_other_devices, require_trainable
 
 
 def test_one_line_of_the_log_describes_the_data(caplog):
@@ -37,7 +38,7 @@ def test_a_validation_split_that_is_needed_but_empty_is_refused():
         experiment.build(config, allow_fallback=False)
     probe = load_config("resnet50_frozen", **{"data.name": "shapes", "data.validation_fraction": 0.0})
     with pytest.raises(UsageError, match=r"validation_fraction=0: optimizer\.name=lbfgs chooses the L2 strength"):
-        experiment.require_trainable(experiment.without_data(probe))
+        require_trainable(experiment.without_data(probe))
 
 
 def test_a_validation_split_of_the_source_is_used_whatever_the_fraction(caplog):
@@ -90,10 +91,13 @@ def test_batch_and_schedule_fit_into_the_run(changes, message):
     small = {"data.name": "shapes", "data.limit": 66, "mesh.devices": 1, "train.batch_size": 6, "train.epochs": 1}
     config = default_config()
     config.update_from_flattened_dict(small)
-    experiment.require_trainable(experiment.without_data(config))
+    require_trainable(experiment.without_data(config))
     config.update_from_flattened_dict(changes)
     with pytest.raises(UsageError, match=message):
-        experiment.require_trainable(experiment.without_data(config))
+        require_trainable(experiment.without_data(config))
+
+
+FOR_ACCELERATORS = ("cnn_94", "cnn_96", "cnn_96_faster", "resnet18", "wide_resnet_28_10")
 
 
 @pytest.mark.parametrize(
@@ -101,7 +105,7 @@ def test_batch_and_schedule_fit_into_the_run(changes, message):
     [
         ("cnn_94", "cpu", "this recipe is sized for a GPU or TPU; for CPU: cnn_scratch"),
         ("cnn_96", "tpu", None),
-        ("cnn_scratch", "gpu", "this recipe is sized for CPU; for a GPU or TPU: cnn_94, cnn_96, cnn_96_faster"),
+        ("cnn_scratch", "gpu", f"this recipe is sized for CPU; for a GPU or TPU: {', '.join(FOR_ACCELERATORS)}"),
         ("cnn_scratch", "cpu", None),
         ("resnet50_pretrain", "cpu", None),
         ("resnet50_pretrain", "gpu", None),
@@ -111,8 +115,8 @@ def test_one_line_names_the_recipes_for_the_devices_at_hand(recipe, platform, no
     caplog.set_level(logging.INFO)
     small = {"model.widths": (4,)} if recipe.startswith("cnn") else {"model.stage_sizes": (1,), "model.width": 4}
     built = experiment.without_data(load_config(recipe, **{"data.name": "shapes"} | small))
-    monkeypatch.setattr(experiment.devices, "platform_of", lambda mesh: platform)
-    experiment.note_other_devices(built)
+    monkeypatch.setattr(devices, "platform_of", lambda mesh: platform)
+    note_other_devices(built)
     notes = [record.message for record in caplog.records if record.message.startswith("note: ")]
     assert notes == ([f"note: {note}"] if note else [])
 

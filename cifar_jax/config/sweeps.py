@@ -22,6 +22,8 @@ def combinations(config: ConfigDict, values: Values) -> list[tuple[dict[str, flo
         _require_sweepable(key)
         if len(set(of_key)) < len(of_key):
             raise UsageError(f"{shown(key, list(of_key))}: a value is there twice: remove it")
+    if not config.data.validation_fraction:
+        raise UsageError("--config.data.validation_fraction=0: a sweep chooses on validation images: raise it")
     points = []
     for combination in itertools.product(*values.values()):
         changes = dict(zip(values, combination, strict=True))

@@ -13,10 +13,11 @@ from rich.table import Column, Table
 from cifar_jax.config.validate import validate
 from cifar_jax.devices import describe, start
 from cifar_jax.evaluation.features import abstract_data
-from cifar_jax.experiment import Experiment, note_other_devices, require_trainable, without_data
+from cifar_jax.experiment import Experiment, without_data
 from cifar_jax.runs.json_files import write_json
 from cifar_jax.targets import catalog, report, topology
 from cifar_jax.training import results
+from cifar_jax.training.requirements import note_other_devices, require_trainable
 from cifar_jax.training.state import abstract_state, tree_bytes, update_schedule
 from cifar_jax.training.step import lower_steps
 

@@ -21,7 +21,7 @@ from cifar_jax.report.finished_runs import comparable_accuracy
 from cifar_jax.runs.json_files import plain, write_json
 from cifar_jax.runs.metadata import steps
 from cifar_jax.runs.run_folder import RunFolder
-from cifar_jax.training import input_check, warm_start
+from cifar_jax.training import input_check, requirements, warm_start
 from cifar_jax.training.hooks import Hook
 from cifar_jax.training.loop import Trainer
 from cifar_jax.training.restore import require_same_backbone, with_recorded_data
@@ -136,8 +136,8 @@ def train_run(
         warm_start.require_run(config.train.init_from)
     experiment = experiments.build(config, allow_fallback=allow_fallback and jax.process_count() == 1)
     experiment = dataclasses.replace(experiment, features={} if features is None else features)
-    experiments.require_trainable(experiment)
-    experiments.note_other_devices(experiment)
+    requirements.require_trainable(experiment)
+    requirements.note_other_devices(experiment)
     if "validation" not in experiment.splits:
         log.info("no validation split: the last epoch is evaluated, and no temperature is fitted")
     if config.train.class_weights != "none":

@@ -13,6 +13,7 @@ from cifar_jax.data import Dataset, ImageSet
 from cifar_jax.data.batches import place
 from cifar_jax.devices import replicate
 from cifar_jax.errors import UsageError
+from cifar_jax.training.requirements import require_trainable
 from cifar_jax.training.state import initial_state
 from cifar_jax.training.step import compile_epoch_order, compile_steps
 
@@ -151,4 +152,4 @@ def test_a_class_without_training_images_has_no_weight():
     experiment = experiment_of(1, **{"train.class_weights": "balanced"})
     experiment.splits["train"].labels_N[experiment.splits["train"].labels_N == 2] = 0
     with pytest.raises(UsageError, match="class 'c' has no training image"):
-        experiments.require_trainable(experiment)
+        require_trainable(experiment)

@@ -10,6 +10,7 @@ from cifar_jax.data.batches import place
 from cifar_jax.devices import REPLICATED, SHARDED, replicate, split_over_devices
 from cifar_jax.errors import UsageError
 from cifar_jax.training import proxy
+from cifar_jax.training.requirements import require_trainable
 from cifar_jax.training.state import LookaheadState, initial_state, make_optimizer
 from cifar_jax.training.step import compile_epoch_order, compile_steps
 
@@ -53,7 +54,7 @@ def test_the_images_of_the_highest_loss_are_chosen_in_their_order(devices):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("lookahead", [0, 2])
-def test_one_device_and_four_train_alike(lookahead):
+def test_one_device_and_four_give_the_same_training(lookahead):
     states = []
     for devices in (1, 4):
         experiment = small(**{"mesh.devices": devices, "train.lookahead_steps": lookahead})
@@ -85,7 +86,7 @@ def test_what_has_no_proxy_is_refused(changes, message):
     config = load_config("cnn_scratch", **{"train.hardest_fraction": 0.5, "mesh.devices": 4} | SMALL_CNN)
     config.update_from_flattened_dict(changes)
     with pytest.raises(UsageError, match=message):
-        experiments.require_trainable(experiments.without_data(config))
+        require_trainable(experiments.without_data(config))
 
 
 SMALL_CNN = {name: value for name, value in SMALL.items() if not name.startswith("train.look")}
