@@ -20,7 +20,7 @@ LAYERS = (  # a part imports only from parts that are listed above it
     ("signals",),
     ("config", "devices", "metrics"),
     ("data",),
-    ("preprocessing", "models", "runs"),
+    ("corruptions", "preprocessing", "models", "runs"),
     ("pretrained", "report"),
     ("experiment",),
     ("evaluation",),
