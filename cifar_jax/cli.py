@@ -138,10 +138,12 @@ def run(argv: list[str], hooks: Sequence["Hook"] = ()) -> None:
         results = function(config, workdir, command=command, hooks=hooks)
         _print(describe_results(results), f"run folder: {workdir}", f"report: {Path(workdir) / 'report.html'}")
     elif flags.mode == "evaluate":
+        from cifar_jax.evaluation import suites
         from cifar_jax.training.results import describe_metrics
 
         selection = {"split": flags.split, "checkpoint": flags.checkpoint, "tta": flags.tta, "data": flags.data}
-        _print(describe_metrics(function(workdir, **selection)))
+        metrics = function(workdir, **selection, suite=flags.suite)
+        _print(suites.describe(metrics) if flags.suite else describe_metrics(metrics))
     elif flags.mode == "inspect":
         from rich.console import Console
 
@@ -244,6 +246,12 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
     add("--mode", default="train", choices=MODES, type=_mode, metavar="MODE", help="see above; default: train")
     add("--workdir", type=_folder, metavar="DIR", help="the run folder; default: runs/RECIPE")
     add("--split", default="test", choices=("test", "validation", "train"), help="evaluate; default: test")
+    add(
+        "--suite",
+        default="",
+        metavar="SUITE",
+        help="evaluate: corruptions (of the test images), or a folder with the files of CIFAR-10-C or CIFAR-10.1",
+    )
     add("--checkpoint", default="best", metavar="C", help="evaluate, predict, export: best (default), latest or a step")
     add(
         "--tta", action="store_true", default=None, help="evaluate, predict: augment the images; default: as configured"
@@ -266,6 +274,8 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
         raise UsageError(f"unknown flag --{name}; {f'the nearest is --{near[0]}' if near else '--help lists them'}")
     if flags.target and flags.mode != "inspect":
         raise UsageError(f"--target={flags.target} is for --mode inspect: add it, or remove --target")
+    if flags.suite and flags.mode != "evaluate":
+        raise UsageError(f"--suite={flags.suite} is for --mode evaluate: add it, or remove --suite")
     if flags.output and flags.mode not in ("predict", "export") and not flags.target:
         raise UsageError(f"--output={flags.output}: only predict, export and inspect --target write it; remove it")
     required = {"train": "config", "inspect": "config", "ablation": "config", "predict": "images", "export": "output"}

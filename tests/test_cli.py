@@ -87,6 +87,12 @@ def test_names_that_the_terminal_cannot_show_are_printed_as_escapes(tmp_path):
         ("--config=cnn_scratch --noconfig.train.epochs", "unknown flag --noconfig.train.epochs"),
         ("--config=cnn_scratch --mode=inspect --target=v5e-2", "--target: invalid choice: 'v5e-2'"),
         ("--config=cnn_scratch --target=v5e-1", "--target=v5e-1 is for --mode inspect"),
+        ("--config=cnn_scratch --suite=corruptions", "--suite=corruptions is for --mode evaluate"),
+        ("--mode=evaluate --suite=x --workdir=run", "--suite=x: must be corruptions, or a folder with the files"),
+        (
+            "--mode=evaluate --suite=corruptions --split=train --workdir=run",
+            "is for the test split: remove --split=train",
+        ),
         ("--config=cnn_scratch --output=x.json", "--output=x.json: only predict, export and inspect --target"),
         ("--config=cnn_scratch --mode=inspect --output=x.json", "--output=x.json: only predict, export and inspect"),
         ("--config=cnn_scratch stray", "stray argument 'stray'"),

@@ -159,9 +159,9 @@ def summarize(*, logits_NK: np.ndarray, labels_N: np.ndarray, class_names: Seque
         "accuracy": correct / n,
         "accuracy_interval": list(wilson_interval(correct, n)),
         "loss": loss,
-        "loss_interval": _normal_interval(loss, loss_N),
+        "loss_interval": normal_interval(loss, loss_N),
         "ece": ece,
-        "ece_interval": _normal_interval(ece, sign_B[bin_N] * (confidence_N - correct_N), highest=1.0),
+        "ece_interval": normal_interval(ece, sign_B[bin_N] * (confidence_N - correct_N), highest=1.0),
         "ece_bins": ECE_BINS,
         "reliability": {name: values_B.tolist() for name, values_B in bins.items()},
         "macro_f1": statistics.fmean(classes["f1"]),
@@ -197,7 +197,7 @@ def _ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
     return np.where(whole > 0, part / np.maximum(whole, 1), 0.0)
 
 
-def _normal_interval(mean: float, values_N: np.ndarray, *, highest: float = math.inf) -> list[float]:
+def normal_interval(mean: float, values_N: np.ndarray, *, highest: float = math.inf) -> list[float]:
     """95 % interval of the mean of `values_N`, clipped to 0..`highest`."""
     half = Z * float(values_N.std()) / math.sqrt(len(values_N))
     return [max(0.0, mean - half), min(highest, mean + half)]

@@ -32,6 +32,11 @@ FIGURES = {  # by section, in order, with captions
     },
 }
 
+CORRUPTIONS = (
+    "Accuracy on the test images under 15 corruptions at five severities (Hendrycks and Dietterich 2019), and the mean "
+    "ECE at each severity. The frost is drawn: it is not the published one."
+)
+
 
 def write(folder: RunFolder) -> Path:
     """Writes report.html of a finished run, self-contained and without scripts, and returns its path.
@@ -39,23 +44,27 @@ def write(folder: RunFolder) -> Path:
     Raises:
         DataError: results.json or another file of the folder is missing or damaged.
     """
-    recorded = folder.recorded()
+    recorded, results = folder.recorded(), folder.results()
+    sections = {
+        section: [
+            (image, caption)
+            for name, caption in captions.items()
+            if (image := _figure(folder.figures_dir / f"{name}.png", alt=caption))
+        ]
+        for section, captions in FIGURES.items()
+    }
+    corruptions = folder.evaluation_dir("corruptions") / f"step_{results['best_step']}" / "corruptions.png"
+    if corruptions.exists() and (image := _figure(corruptions, alt=CORRUPTIONS)):
+        sections["Corrupted images"] = [(image, CORRUPTIONS)]
     write_page(
         folder.report_html,
         "run.html",
         name=run_name(folder),
         command=recorded["command"],
         config=flatten(recorded["config"]),
-        results=folder.results(),
+        results=results,
         architecture=folder.architecture(),
-        sections={
-            section: [
-                (image, caption)
-                for name, caption in captions.items()
-                if (image := _figure(folder.figures_dir / f"{name}.png", alt=caption))
-            ]
-            for section, captions in FIGURES.items()
-        },
+        sections=sections,
     )
     return folder.report_html
 
