@@ -47,6 +47,8 @@ def evaluate_suite(
 ) -> dict:
     """Evaluates the test images, and then each set of images once, with a temperature fitted on validation images.
 
+    Without a validation split, there is no temperature: 'temperature' and each 'temperature_scaled' are left out.
+
     Args:
         variables: params and batch_stats, replicated.
         sets: with their names; those of one name are severities. All have the same images under different corruptions.
@@ -65,16 +67,18 @@ def evaluate_suite(
         logits = predict_split(predict, variables, placed, size=size, batch_size=batch_size, mesh=mesh)
         return logits["tta" if tta else "plain"]
 
-    validation = experiment.splits["validation"]
-    temperature = fit_temperature(logits_NK=logits_of(validation), labels_N=validation.labels_N)
+    temperature = None
+    if validation := experiment.splits.get("validation"):
+        temperature = fit_temperature(logits_NK=logits_of(validation), labels_N=validation.labels_N)
 
     def evaluated(images: ImageSet) -> tuple[dict, np.ndarray]:
         logits_NK, labels_N = logits_of(images), images.labels_N
         labels = {"labels_N": labels_N, "class_names": images.class_names}
         summary = summarize(logits_NK=logits_NK, **labels)
-        scaled = summarize(logits_NK=logits_NK / temperature, **labels)
         metrics = {name: summary[name] for name in HEADLINE}
-        metrics["temperature_scaled"] = {name: scaled[name] for name in CALIBRATION}
+        if temperature:
+            scaled = summarize(logits_NK=logits_NK / temperature, **labels)
+            metrics["temperature_scaled"] = {name: scaled[name] for name in CALIBRATION}
         return metrics, logits_NK.argmax(axis=1) == labels_N
 
     clean, _ = evaluated(experiment.splits["test"])
@@ -88,7 +92,7 @@ def evaluate_suite(
     correct_CSN = np.array([*correct.values()])
     by_severity = zip(*metrics.values(), strict=True)
     return {
-        "temperature": temperature,
+        **({"temperature": temperature} if temperature else {}),
         "clean": clean,
         "sets": metrics,
         "severities": [_mean(each, correct_CSN[:, place]) for place, each in enumerate(by_severity)],
@@ -100,13 +104,14 @@ def _mean(metrics: Sequence[dict], correct_SN: np.ndarray) -> dict:
     """Of several sets of the same images."""
     share_N = correct_SN.mean(axis=0)
     accuracy = float(share_N.mean())
+    scaled = [each["temperature_scaled"]["ece"] for each in metrics if "temperature_scaled" in each]
     return {
         "n": len(share_N),
         "accuracy": accuracy,
         "accuracy_interval": normal_interval(accuracy, share_N, highest=1.0),
         "corruption_error": 1 - accuracy,
         "ece": statistics.fmean(each["ece"] for each in metrics),
-        "temperature_scaled": {"ece": statistics.fmean(each["temperature_scaled"]["ece"] for each in metrics)},
+        **({"temperature_scaled": {"ece": statistics.fmean(scaled)}} if scaled else {}),
     }
 
 
@@ -145,9 +150,10 @@ def describe(result: dict) -> str:
     rows = {name: [each["accuracy"] for each in by_severity] for name, by_severity in result["sets"].items()}
     rows["mean"] = [each["accuracy"] for each in severities]
     lines += [_row(name, accuracies) for name, accuracies in rows.items()]
-    scaled = [each["temperature_scaled"]["ece"] for each in severities]
     lines += [_row("ECE (%)", [each["ece"] for each in severities])]
-    lines += [_row(f"ECE (%), temperature {result['temperature']:.2f}", scaled)]
+    if "temperature" in result:
+        scaled = [each["temperature_scaled"]["ece"] for each in severities]
+        lines += [_row(f"ECE (%), temperature {result['temperature']:.2f}", scaled)]
     return "\n".join([*lines, *(f"note: {note}" for note in result["notes"])])
 
 

@@ -69,12 +69,15 @@ def evaluate(
 
 
 def _evaluate_suite(experiment: Experiment, restored: Restored, folder: RunFolder, *, suite: str, tta: bool) -> dict:
+    if suite == "corruptions" and experiment.dataset.is_streamed:
+        raise UsageError("--suite=corruptions reads all test images at once; data.pipeline=stream does not keep them")
     if suite == "corruptions":
         kind, title, notes = suite, "15 corruptions of the test images", suites.notes(experiment)
         sets = suites.computed(experiment)
     else:
         kind, title, notes = shifted.find(expanded(suite)), f"{shifted.find(expanded(suite))} in {suite}", []
         sets = shifted.read(expanded(suite), experiment.dataset.class_names)
+        log.info("labels 0, 1, ... of %s: %s", suite, ", ".join(experiment.dataset.class_names))
     result = {
         "data": experiment.dataset.name,
         "split": "test",

@@ -54,8 +54,10 @@ def _matrix(axes: Axes, rows: Mapping[str, list[float]]) -> None:
 def _calibration(axes: Axes, result: Mapping) -> None:
     """The ECE without corruption and its mean over the corruptions at each severity."""
     points = [result["clean"], *result["severities"]]
-    scaled = [point["temperature_scaled"] for point in points]
-    lines = ("as trained", points, style.VERMILLION, "o-"), ("with temperature", scaled, style.BLUE, "s--")
+    lines = [("as trained", points, style.VERMILLION, "o-")]
+    if "temperature" in result:
+        scaled = [point["temperature_scaled"] for point in points]
+        lines += [("with temperature", scaled, style.BLUE, "s--")]
     for label, values, color, marker in lines:
         axes.plot([100 * value["ece"] for value in values], marker, color=color, label=label)
     axes.set_xticks(range(len(points)), ["none", *range(1, len(points))])

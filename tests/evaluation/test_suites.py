@@ -67,6 +67,17 @@ def test_means_are_over_sets_and_their_intervals_over_images(experiment):
     assert result["clean"]["accuracy"] == (softmax(experiment.splits["test"]).argmax(axis=1) == LABELS_N).mean()
 
 
+def test_without_a_validation_split_there_is_no_temperature(experiment, tmp_path):
+    del experiment.splits["validation"]
+    sets = [(name, image_set()) for name in ("fog", "snow") for _ in range(5)]
+    result = suites.evaluate_suite(experiment, {"w": jnp.asarray(WEIGHTS_FK)}, iter(sets), tta=False)
+    assert "temperature" not in repr(result)
+    result |= {"data": "random", "suite": "two", "tta": False, "checkpoint_step": 1, "notes": []}
+    assert "temperature" not in suites.describe(result)
+    suites.write(tmp_path, result, run="run")
+    assert (tmp_path / "corruptions.png").is_file()
+
+
 @pytest.mark.slow
 def test_a_run_is_evaluated_on_computed_corruptions_and_on_files(tmp_path, monkeypatch):
     kept = {name: suite.CORRUPTIONS[name] for name in ("contrast", "jpeg_compression")}

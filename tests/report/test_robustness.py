@@ -13,6 +13,7 @@ def test_every_accuracy_and_every_mean_is_in_the_figure(drawn, tmp_path):
         "data": "CIFAR-10",
         "suite": "two corruptions",
         "tta": False,
+        "temperature": 0.5,
         "clean": metrics(0.95),
         "sets": sets,
         "severities": [metrics(0.85 - 0.1 * s) for s in range(5)],
