@@ -1,4 +1,4 @@
-"""cnn_96 on the hardest half of each batch, 45 epochs.
+"""airbench96 on the hardest images, 45 epochs.
 
     cifar-jax --config cnn_96_faster
 

@@ -90,6 +90,18 @@ def test_ablations(name):
     assert f"from {first:.1f} to {last:.1f} %" in text_of("docs/results.md")
 
 
+def test_the_ablation_of_the_cnn_depends_on_its_budget():
+    page = text_of("docs/ablation.md")
+    long, short = (
+        {step["name"]: 100 * step["gain"] for step in load_results(name)["steps"][1:]}
+        for name in ("ablation_cnn", "ablation_cnn_3_epochs")
+    )
+    rate, augmentation = "learning rate falls to zero", "mirrored and shifted images"
+    assert f"mirrored and shifted images gain {long[augmentation]:.1f} points" in page
+    assert f"the same falling rate costs {-short[rate]:.1f} points" in page
+    assert f"the same augmentation gains {short[augmentation]:.1f} points" in page
+
+
 @pytest.mark.parametrize("path", sorted((ROOT / "benchmarks" / "results").glob("target_*.json")), ids=lambda p: p.stem)
 def test_recipes_compiled_for_a_device_fit(path):
     results = json.loads(path.read_text())
