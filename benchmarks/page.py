@@ -225,14 +225,14 @@ def targets() -> str:
         results = json.loads(path.read_text())
         step = results["programs"]["training"]
         recipe = path.stem.removeprefix("target_").removesuffix(f"_{results['target']}")
-        batch = results["largest_batch"]["fits"]
+        batch = results["largest_batch"]["fits"] if "largest_batch" in results else None
         rows.append(
             (
                 f"`{recipe}`, {results['image_size']} pixels",
                 results["target"],
                 f"{step['batch_size']:,}",
                 f"{step['memory']['needed'] / 1e9:.2f} GB",
-                f"{batch:,}" if batch else "none",
+                "not searched" if batch is None else f"{batch:,}" if batch else "none",
                 f"{step['roofline']['images_per_second_at_most']:,.0f}",
                 f"{step['compile_seconds']:.0f} s",
                 link(path.stem),
