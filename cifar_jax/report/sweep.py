@@ -45,13 +45,13 @@ def describe(summary: Mapping) -> str:
     best = next(point for point in summary["points"] if point["folder"] == summary["best"])
     names = [_values(point) for point in summary["points"]]
     of_seeds = f", mean of {len(summary['seeds'])} seeds" if len(summary["seeds"]) > 1 else ""
-    lines = [f"{summary['data']}, validation, n = {best['validation']['n']:,}{of_seeds}"]
+    views = ", with test-time augmentation" if summary["test"]["tta"] else ""
+    lines = [f"{summary['data']}, validation, n = {best['validation']['n']:,}{of_seeds}{views}"]
     for name, point in zip(names, summary["points"], strict=True):
         outcome = point["failure"] or _accuracy(point["validation"]) + ("  best" if point is best else "")
         lines.append(f"  {name:{max(map(len, names))}}  {outcome}")
-    views = " with test-time augmentation" if summary["test"]["tta"] else ""
-    lines.append(f"{summary['data']}, test, n = {summary['test']['n']:,}{of_seeds}")
-    return "\n".join([*lines, f"  {_values(best)}  {_accuracy(summary['test'])}{views}"])
+    lines.append(f"{summary['data']}, test, n = {summary['test']['n']:,}{of_seeds}{views}")
+    return "\n".join([*lines, f"  {_values(best)}  {_accuracy(summary['test'])}"])
 
 
 def _values(point: Mapping) -> str:
