@@ -53,7 +53,9 @@ def write(folder: RunFolder) -> Path:
         ]
         for section, captions in FIGURES.items()
     }
-    corruptions = folder.evaluation_dir("corruptions") / f"step_{results['test']['checkpoint_step']}" / "corruptions.png"
+    corruptions = (
+        folder.evaluation_dir("corruptions") / f"step_{results['test']['checkpoint_step']}" / "corruptions.png"
+    )
     if corruptions.exists() and (image := _figure(corruptions, alt=CORRUPTIONS)):
         sections["Corrupted images"] = [(image, CORRUPTIONS)]
     write_page(
