@@ -67,8 +67,6 @@ def train_seeds(
     """Trains `train.seeds` runs in WORKDIR/seed_N, or one in WORKDIR; finished runs are not trained again.
 
     The runs are sequential: with `vmap` over seeds, convolutions become grouped ones, which are several times slower.
-    Heads on cached features do not gain either, because each seed gathers other batches: on CPU, 8 heads by `vmap` take
-    11 times the processor time of one (batches of 512, 2,048 features).
     For arguments and errors see `train_run`.
 
     Returns:
