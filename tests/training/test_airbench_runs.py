@@ -1,14 +1,13 @@
 """The recipes of airbench, made small, as complete runs: interrupted in the middle, they end with the same bits."""
 
-import signal
-
 import jax
 import numpy as np
 import pytest
+from interruption import stop_after
 
 from cifar_jax.config import load_config
 from cifar_jax.modes.train import train_run
-from cifar_jax.signals import Interrupted, StopSignal
+from cifar_jax.signals import Interrupted
 from cifar_jax.training.restore import restore_run
 
 pytestmark = pytest.mark.slow
@@ -24,14 +23,8 @@ def test_an_interrupted_run_ends_with_the_same_bits(recipe, tmp_path, monkeypatc
     config = load_config(recipe, **SMALL)
     results = train_run(config, tmp_path / "whole")
     assert results["test"]["without_tta"]["n"] == 400
-    calls = []
-
-    def stop_after_seven(self, *, agree):
-        calls.append(agree)
-        return signal.SIGTERM if len(calls) == 7 else 0
-
     with monkeypatch.context() as patch:
-        patch.setattr(StopSignal, "number", stop_after_seven)
+        stop_after(patch, 7)
         with pytest.raises(Interrupted):
             train_run(config, tmp_path / "stopped")
     train_run(config, tmp_path / "stopped")

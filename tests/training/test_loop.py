@@ -1,12 +1,12 @@
 """Complete runs in this process: the files they write, and that an interrupted run resumes exactly."""
 
 import errno
-import signal
 import warnings
 
 import jax
 import numpy as np
 import pytest
+from interruption import stop_after
 
 from cifar_jax.config import default_config
 from cifar_jax.data import tfds
@@ -17,7 +17,7 @@ from cifar_jax.runs.checkpoints import Checkpoints
 from cifar_jax.runs.forms import COLUMNS
 from cifar_jax.runs.json_files import read_json
 from cifar_jax.runs.run_folder import RunFolder
-from cifar_jax.signals import Interrupted, StopSignal
+from cifar_jax.signals import Interrupted
 from cifar_jax.training.hooks import Hook
 from cifar_jax.training.loop import NotFiniteError
 from cifar_jax.training.restore import restore_run
@@ -38,17 +38,6 @@ def small(**changes):
     config.mesh.devices = 1
     config.update_from_flattened_dict({key.replace("__", "."): value for key, value in changes.items()})
     return config
-
-
-def stop_after(monkeypatch, steps: int) -> None:
-    """Simulates a SIGTERM during step `steps` of the next call."""
-    calls = []
-
-    def number(self, *, agree):
-        calls.append(agree)
-        return signal.SIGTERM if len(calls) == steps else 0
-
-    monkeypatch.setattr(StopSignal, "number", number)
 
 
 def latest(workdir):
@@ -309,7 +298,7 @@ def test_each_size_has_an_equal_share_of_the_epochs_and_resumes_exactly(tmp_path
     assert rising[:2] == constant[:2]
     assert rising[2] != constant[2]
     with monkeypatch.context() as patch:
-        stop_after(patch, steps=5)  # in the third epoch, two batches each
+        stop_after(patch, 5)  # in the third epoch, two batches each
         with pytest.raises(Interrupted):
             losses("stopped", 16, 24)
     assert losses("stopped", 16, 24) == rising

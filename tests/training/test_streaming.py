@@ -1,7 +1,6 @@
 """Streamed runs are those of the same images in memory, bit for bit, wherever they are interrupted."""
 
 import os
-import signal
 import socket
 import subprocess
 import sys
@@ -10,6 +9,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from interruption import stop_after
 from PIL import Image
 
 from cifar_jax import experiment as experiments
@@ -23,7 +23,7 @@ from cifar_jax.modes.inspect import inspect
 from cifar_jax.modes.train import train_run as train
 from cifar_jax.runs.json_files import read_json
 from cifar_jax.runs.run_folder import RunFolder
-from cifar_jax.signals import Interrupted, StopSignal
+from cifar_jax.signals import Interrupted
 from cifar_jax.targets.programs import evaluation_step, training_step
 from cifar_jax.training.restore import restore_run
 from cifar_jax.training.state import initial_state
@@ -90,14 +90,8 @@ def test_a_streamed_run_equals_one_with_its_images_on_the_devices(runs):
 
 
 def test_a_streamed_run_resumes_exactly_in_the_middle_of_an_epoch(runs, folder, tmp_path, monkeypatch):
-    calls = []
-
-    def number(self, *, agree):
-        calls.append(agree)
-        return signal.SIGTERM if len(calls) in (2, 7) else 0  # a call for each step
-
     with monkeypatch.context() as patch:
-        patch.setattr(StopSignal, "number", number)
+        stop_after(patch, 2, 7)
         for steps in (2, 7):
             with pytest.raises(Interrupted, match=f"after step {steps} of 10"):
                 train(small(folder), tmp_path / "run")

@@ -1,9 +1,8 @@
 """data.validation_fraction=0: a run on all training images, whose last epoch is evaluated."""
 
-import signal
-
 import numpy as np
 import pytest
+from interruption import stop_after
 
 from cifar_jax import evaluate, experiment, load_config, load_run, predict
 from cifar_jax.errors import DataError, UsageError
@@ -14,7 +13,7 @@ from cifar_jax.runs.checkpoints import Checkpoints
 from cifar_jax.runs.forms import HISTORY
 from cifar_jax.runs.json_files import read_json
 from cifar_jax.runs.run_folder import RunFolder
-from cifar_jax.signals import Interrupted, StopSignal
+from cifar_jax.signals import Interrupted
 from cifar_jax.training.hooks import Hook
 from cifar_jax.training.restore import with_recorded_data
 
@@ -84,14 +83,8 @@ def test_what_needs_validation_is_refused_or_left_out(finished):
 
 
 def test_an_interrupted_run_resumes(finished, tmp_path, monkeypatch):
-    calls = []
-
-    def stop_after_seven(self, *, agree):
-        calls.append(agree)
-        return signal.SIGTERM if len(calls) == 7 else 0
-
     with monkeypatch.context() as patch:
-        patch.setattr(StopSignal, "number", stop_after_seven)
+        stop_after(patch, 7)
         with pytest.raises(Interrupted):
             train_run(small(), tmp_path)
     assert evaluate(tmp_path, split="train")["checkpoint_step"] == 7  # the newest, although in mid-epoch
