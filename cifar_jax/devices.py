@@ -1,7 +1,8 @@
 """Devices, processes and shardings. No other file creates them.
 
-The mesh has one axis, `data`. The batch and the data set are split over it; everything else is replicated. The same
-program runs on a CPU, on GPUs, on TPUs and on several hosts.
+The mesh has two axes, `data` and `fsdp`. The batch and the data set are split over both; everything else is replicated,
+unless `mesh.fsdp` splits the parameters over the second (`training/sharding.py`). The same program runs on a CPU, on
+GPUs, on TPUs and on several hosts.
 """
 
 import contextlib
@@ -21,7 +22,8 @@ from cifar_jax import memory, processes
 from cifar_jax.errors import DataError, UsageError, is_out_of_memory, one_line
 from cifar_jax.files.cache import cache_root
 
-DATA_AXIS = "data"
+FSDP_AXIS = "fsdp"
+DATA_AXIS = ("data", FSDP_AXIS)
 SHARDED = PartitionSpec(DATA_AXIS)
 REPLICATED = PartitionSpec()
 
@@ -119,23 +121,32 @@ def quickly_compiled(function, mesh: Mesh | None = None):
     return jax.jit(function, compiler_options=options, **shardings)
 
 
-def make_mesh(number: int = 0) -> Mesh:
+def make_mesh(number: int = 0, *, fsdp: int = 1) -> Mesh:
     """The mesh over the first `number` devices of all processes (0 = all of them).
 
     Raises:
-        UsageError: there are fewer devices than `number`.
+        UsageError: there are fewer devices than `number`, or `mesh_over` reports an error.
     """
     devices = jax.devices()
     if number > len(devices):
         raise UsageError(
             f"--config.mesh.devices={number}: there are {len(devices)} ({devices[0].platform}); use at most that many"
         )
-    return mesh_over(devices[: number or None])
+    return mesh_over(devices[: number or None], fsdp=fsdp)
 
 
-def mesh_over(devices: Sequence[jax.Device]) -> Mesh:
-    """The mesh over these devices, which may be of another machine (`targets/topology.py`)."""
-    return Mesh(np.array(devices), (DATA_AXIS,))
+def mesh_over(devices: Sequence[jax.Device], *, fsdp: int = 1) -> Mesh:
+    """The mesh over these devices, which may be of another machine (`targets/topology.py`).
+
+    Args:
+        fsdp: the number of neighboring devices that share one copy of the parameters.
+
+    Raises:
+        UsageError: the number of devices is not a multiple of `fsdp`.
+    """
+    if len(devices) % fsdp:
+        raise UsageError(f"--config.mesh.fsdp={fsdp}: the {len(devices)} devices do not divide by it; use a divisor")
+    return Mesh(np.array(devices).reshape(-1, fsdp), DATA_AXIS)
 
 
 def platform_of(mesh: Mesh) -> str:
@@ -181,9 +192,22 @@ def replicate(tree, mesh: Mesh):
 
 
 def replicated_like(tree, mesh: Mesh):
-    """Shapes and dtypes of `tree` with the replicated sharding: the target for restoring a checkpoint."""
-    sharding = NamedSharding(mesh, REPLICATED)
-    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), tree)
+    """Shapes and dtypes of `tree` with the replicated sharding."""
+    return placed_like(tree, jax.tree.map(lambda _: REPLICATED, tree), mesh)
+
+
+def placed_like(tree, specs, mesh: Mesh):
+    """Shapes and dtypes of `tree`, each with its element of `specs`: the target for restoring a checkpoint."""
+
+    def placed(x, spec):
+        return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=NamedSharding(mesh, spec))
+
+    return jax.tree.map(placed, tree, specs)
+
+
+def split_along(dimension: int) -> PartitionSpec:
+    """Of arrays of which the devices along `FSDP_AXIS` have equal parts."""
+    return PartitionSpec(*[None] * dimension, FSDP_AXIS)
 
 
 def shard_rows(array_N: np.ndarray, mesh: Mesh) -> jax.Array:

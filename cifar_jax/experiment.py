@@ -173,7 +173,7 @@ def assemble(
     if height != width:
         raise UsageError(f"images of {width}x{height} pixels: set --config.data.image_size=N to make them square")
     _require_fitting_sizes(config, stored_size=height)
-    mesh = mesh or devices.make_mesh(config.mesh.devices)
+    mesh = mesh or devices.make_mesh(config.mesh.devices, fsdp=config.mesh.fsdp)
     experiment = Experiment(
         config=config,
         mesh=mesh,

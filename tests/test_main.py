@@ -34,6 +34,7 @@ SMALL = (
     "--noconfig.evaluation.tta",
 )
 OF_SEVERAL = (*SMALL, "--config.train.epochs=2", "--config.train.batch_size=200")  # 4 steps
+SGD = ("--config.optimizer.name=sgd", "--config.optimizer.learning_rate=0.05", "--config.optimizer.momentum=0.9")
 CLOCKS = {"images_per_second", "seconds"}
 TIMEOUT_S = 600  # for one start, on a busy machine
 
@@ -164,18 +165,14 @@ def test_a_signal_in_the_final_evaluation_ends_with_one_line_that_says_what_is_s
     assert err.splitlines()[-1].startswith(f"error: stopped by SIGINT; {saved}") and err.count("error: ") == 1
 
 
-@pytest.fixture(scope="module")
-def alone(main, environment) -> RunFolder:
-    """What several processes must equal: the same run in one process on one device."""
-    workdir = pathlib.Path(environment["HOME"]) / "alone"
-    code, _, err = main(*OF_SEVERAL, "--config.mesh.cpu_devices=1", "--workdir", workdir)
-    assert code == 0, err
-    return RunFolder(workdir)
-
-
-@pytest.mark.parametrize("number", [2, 4])
-def test_several_processes_share_one_run(start, alone, number, tmp_path):
+@pytest.mark.parametrize(
+    "number, options, fsdp", [(2, (), 1), (4, (), 1), (4, SGD, 4)], ids=["two", "four", "four with split parameters"]
+)
+def test_several_processes_share_one_run(start, main, number, options, fsdp, tmp_path):
     """Each process has one device. All print the result, the first writes the run folder."""
+    small = (*OF_SEVERAL, *options, "--config.mesh.cpu_devices=1")
+    code, _, err = main(*small, "--workdir", tmp_path / "alone")
+    assert code == 0, err
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -185,8 +182,8 @@ def test_several_processes_share_one_run(start, alone, number, tmp_path):
         "JAX_NUM_PROCESSES": str(number),
         "no_proxy": "127.0.0.1",
     }
-    small = (*OF_SEVERAL, "--config.mesh.cpu_devices=1", "--workdir", tmp_path / "run")
-    processes = [start(*small, **variables, JAX_PROCESS_ID=str(process_id)) for process_id in range(number)]
+    shared = (*small, f"--config.mesh.fsdp={fsdp}", "--workdir", tmp_path / "run")
+    processes = [start(*shared, **variables, JAX_PROCESS_ID=str(process_id)) for process_id in range(number)]
     try:
         outputs = [process.communicate(timeout=TIMEOUT_S) for process in processes]
     finally:
@@ -198,7 +195,7 @@ def test_several_processes_share_one_run(start, alone, number, tmp_path):
     assert f"accuracy {results['test']['accuracy']:.2%}" in outputs[0][0]
     assert len({out.splitlines()[-1] for out, _ in outputs}) == 1
     assert len(read_json(tmp_path / "run" / "history.json")["epoch"]) == 2
-    assert_same_parameters(tmp_path / "run", alone.path, tolerance=1e-5)
+    assert_same_parameters(tmp_path / "run", tmp_path / "alone", tolerance=1e-5)
 
 
 def assert_same_parameters(workdir, other, *, tolerance: float) -> None:

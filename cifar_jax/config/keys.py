@@ -94,6 +94,7 @@ def _is_regex(x: str) -> bool:
 BELOW_1 = Range("a finite number of at least 0 and below 1", lambda x: _is_number(x) and 0 <= x < 1)
 SEED = integer(0, 2**31 - 1)
 TEXT = Range("text of at most 4096 characters without control characters", _is_text)  # the longest path on Linux
+REGEX = Range("a regular expression", lambda x: _is_text(x) and _is_regex(x))
 SWITCH = Range("True or False", lambda x: isinstance(x, bool))
 PIXELS = integer(0, 4096)  # 16 million pixels
 IMAGES = integer(1, 1_000_000)  # in a batch; ImageNet has 1.3 million
@@ -222,6 +223,8 @@ KEYS = {
     "checkpoint.keep": Key(2, integer(1, 10_000), "latest checkpoints, besides the best on validation", free=True),
     "mesh.sized_for": Key("", one_of("", "cpu", "accelerator"), "a recipe's devices; elsewhere a note", free=True),
     "mesh.devices": Key(0, integer(0, 100_000), "number of devices to use; 0 = all", free=True),
+    "mesh.fsdp": Key(1, integer(1, 100_000), "devices that share one copy of the parameters", free=True),
+    "mesh.fsdp_parameters": Key("kernel$", REGEX, "paths of the parameters that they split", free=True),
     "mesh.cpu_devices": Key(0, integer(0, 256), "parts of the CPU; 0 = one per core that divides the batch", free=True),
     "mesh.compilation_cache": Key(True, SWITCH, "keep compiled programs in $CIFAR_JAX_CACHE/compiled", free=True),
     "ablation": Key((), FIXES, "--mode ablation: the fixes, applied one after another"),

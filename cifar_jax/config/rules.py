@@ -109,6 +109,16 @@ TRAINING_RULES = (
         "--config.model.pretrained, images are normalized by their own mean and standard deviation: remove these keys",
         lambda c: c.model.pretrained or not (c.model.input_mean or c.model.input_std or c.model.input_channels),
     ),
+    (
+        "--config.mesh.fsdp={0.mesh.fsdp}: optimizer.name={0.optimizer.name} needs whole parameters: set it to sgd or "
+        "adamw, or mesh.fsdp to 1",
+        lambda c: c.mesh.fsdp == 1 or c.optimizer.name in ("sgd", "adamw"),
+    ),
+    (
+        "--config.mesh.fsdp={0.mesh.fsdp}: set --config.train.cached_features=False and "
+        "--config.train.hardest_fraction=1: they need whole parameters",
+        lambda c: c.mesh.fsdp == 1 or not (c.train.cached_features or c.train.hardest_fraction < 1),
+    ),
 )
 
 # Keys (a group of keys ends in '.' or '_'), the condition under which they have an effect, and why they have none.
@@ -124,6 +134,7 @@ EFFECTS = (
         lambda c: c.schedule.name in ("cosine", "linear"),
         "only schedule.name=cosine and linear use it",
     ),
+    (("mesh.fsdp_parameters",), lambda c: c.mesh.fsdp > 1, "mesh.fsdp=1 splits no parameter"),
     (("train.proxy_widths",), lambda c: c.train.hardest_fraction < 1, "train.hardest_fraction=1 has no proxy"),
     (("schedule.initial_fraction",), lambda c: _units(c, "warmup"), "there is no warm-up"),
     (("optimizer.adam_learning_rate",), lambda c: c.optimizer.name == "muon", "only optimizer.name=muon uses it"),

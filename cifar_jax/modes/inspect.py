@@ -18,7 +18,7 @@ from cifar_jax.runs.json_files import write_json
 from cifar_jax.targets import catalog, report, topology
 from cifar_jax.training import results
 from cifar_jax.training.requirements import note_other_devices, require_trainable
-from cifar_jax.training.state import abstract_state, tree_bytes, update_schedule
+from cifar_jax.training.state import abstract_state, device_bytes, tree_bytes, update_schedule
 from cifar_jax.training.step import lower_steps
 
 MEGABYTE = 2**20
@@ -49,7 +49,7 @@ def _compile_for(name: str, config: ConfigDict, output: Path, *, command: str) -
     target = catalog.find(name)
     topology.start()
     start(config)
-    mesh = None if target.platform == "cpu" else topology.mesh_of(target, name)
+    mesh = None if target.platform == "cpu" else topology.mesh_of(target, name, fsdp=config.mesh.fsdp)
     experiment = _trainable(config, mesh)
     content = report.compile_for(target, name, experiment, command=command)
     write_json(output, content)  # the search that follows may take minutes
@@ -103,8 +103,8 @@ def _memory(experiment: Experiment) -> Table:
     of_data = "streamed batch" if experiment.dataset.is_streamed else "training split"
     compiled = lower_steps(experiment, steps=1).compile()
     sizes = {
-        "parameters": tree_bytes(state.params),
-        "optimizer state": tree_bytes(state.opt_state),
+        "parameters, per device": device_bytes(state.params),
+        "optimizer state, per device": device_bytes(state.opt_state),
         f"{of_data}, {data[0].dtype}, all devices": tree_bytes(data),
         "temporaries of a step, per device": compiled.memory_analysis().temp_size_in_bytes,
     }

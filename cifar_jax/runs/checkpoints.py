@@ -62,7 +62,7 @@ class Checkpoints:
 
         Args:
             step: above all existing steps.
-            state: pytree of jax.Arrays; with several processes, each array must be fully replicated.
+            state: pytree of jax.Arrays, replicated or split over the devices of all processes.
             metadata: JSON values: preprocessing, class names, epoch.
             val_accuracy: 0 to 1, or None in mid-epoch and without a validation split. None and non-finite values never
                 count as best.

@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 
 from cifar_jax.errors import DataError
 
@@ -14,10 +15,7 @@ from cifar_jax.errors import DataError
 def leaf_checksums(state: Any) -> dict[str, dict]:
     """Shape, dtype and sha256 of the bytes of every leaf, by its path, such as 'params/conv1/kernel'."""
 
-    def local(x):
-        return x.addressable_data(0) if isinstance(x, jax.Array) and x.is_fully_replicated else x
-
-    leaves = jax.tree.leaves_with_path(jax.device_get(jax.tree.map(local, state)))
+    leaves = jax.tree.leaves_with_path(jax.tree.map(_on_host, state))
     return {
         _name(path): {
             "shape": list(leaf.shape),
@@ -26,6 +24,15 @@ def leaf_checksums(state: Any) -> dict[str, dict]:
         }
         for path, leaf in leaves
     }
+
+
+def _on_host(x) -> np.ndarray:
+    """The whole array, of which other processes may have parts: then all of them must call this."""
+    if not isinstance(x, jax.Array) or x.is_fully_addressable:
+        return np.asarray(x)
+    return np.asarray(
+        x.addressable_data(0) if x.is_fully_replicated else multihost_utils.process_allgather(x, tiled=True)
+    )
 
 
 def _name(path) -> str:

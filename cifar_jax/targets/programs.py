@@ -19,7 +19,7 @@ from cifar_jax.experiment import Experiment
 from cifar_jax.models import summary
 from cifar_jax.models.freezing import frozen_layers
 from cifar_jax.training import proxy
-from cifar_jax.training.state import abstract_state, tree_bytes
+from cifar_jax.training.state import abstract_state, device_bytes, tree_bytes
 from cifar_jax.training.step import lower_steps
 
 
@@ -103,7 +103,7 @@ def evaluation_step(experiment: Experiment) -> Step:
     forward = functools.partial(classify, experiment) if cached else experiment.logits
     state, validates = abstract_state(experiment), "validation" in experiment.splits
     train_bytes = _shard_bytes(experiment, "train") if validates else 0
-    other_bytes = train_bytes + tree_bytes(state) - tree_bytes(state.variables)
+    other_bytes = train_bytes + device_bytes(state) - device_bytes(state.variables)
     split = "validation" if validates else "test"
     batch_size = _evaluation_batch(experiment, split)
     data = abstract_data(experiment, split, batch_size=batch_size)
@@ -115,7 +115,7 @@ def features_step(experiment: Experiment) -> Step:
     """The backbone, once per image of the training split, before training."""
     batch_size = _evaluation_batch(experiment, "train")
     data = abstract_batch(experiment.splits["train"], experiment.mesh, batch_size=batch_size)
-    other_bytes = tree_bytes(abstract_state(experiment).opt_state)
+    other_bytes = device_bytes(abstract_state(experiment).opt_state)
     settings = {"tta": False, "views": 1, "other_bytes": other_bytes, "batch_size": batch_size}
     return _forward_step("features", experiment, data, functools.partial(features, experiment), **settings)
 
@@ -138,7 +138,7 @@ def _forward_step(
     other_bytes: int,
 ) -> Step:
     mesh = experiment.mesh
-    variables = replicated_like(abstract_state(experiment).variables, mesh)
+    variables = abstract_state(experiment).variables
     indices_B = replicated_like(jax.ShapeDtypeStruct((batch_size,), jnp.int32), mesh)
     size = experiment.preprocessing.image_size
     rows = summary.layers(experiment.model, size)

@@ -37,7 +37,7 @@ def start() -> None:
     jax.config.update("jax_enable_compilation_cache", False)  # its programs have neither compile seconds nor costs
 
 
-def mesh_of(target: Target, name: str) -> Mesh:
+def mesh_of(target: Target, name: str, *, fsdp: int) -> Mesh:
     """The mesh of a target that is not the CPU of this machine.
 
     Raises:
@@ -56,4 +56,4 @@ def mesh_of(target: Target, name: str) -> Mesh:
         raise DataError(
             f"--target={name}: JAX {jax.__version__} cannot compile for it here: {one_line(error)}"
         ) from error
-    return devices.mesh_over(described.devices)
+    return devices.mesh_over(described.devices, fsdp=fsdp)

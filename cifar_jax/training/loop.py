@@ -29,9 +29,9 @@ from cifar_jax.training.progress import progress_hook
 from cifar_jax.training.state import (
     TrainState,
     abstract_state,
+    device_bytes,
     initial_state,
     require_room,
-    tree_bytes,
     update_schedule,
 )
 from cifar_jax.training.step import EpochOrder, compile_epoch_order, compile_steps
@@ -230,7 +230,7 @@ class Trainer:
                 self.experiment.mesh,
                 key="train.batch_size",
                 batch_size=self.batch_size,
-                fixed_bytes=2 * tree_bytes(state.params),  # gradients and updates
+                fixed_bytes=2 * device_bytes(state.params),  # gradients and updates
             )
             self.compile_seconds += time.perf_counter() - started
             memory.tidy()

@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import jax
@@ -117,13 +117,15 @@ def build(
     head_updates: int = 0,
     whiten_bias_updates: int = 0,
     given: Mapping[Rule, Coefficients] | None = None,
+    norm: Callable = optax.tree.norm,
 ) -> optax.GradientTransformation:
     """The optax optimizer of `settings` (`config.optimizer`) for parameters shaped like `params`.
 
     Weight decay acts on kernels only, unless `uniform_decay` is set. Frozen parameters do not count in the norm that
     `clip_norm` bounds. In the first `head_updates` updates, only the head trains. Unless `whiten_bias_updates` is 0,
     the rate of the layer `whiten_bias` falls linearly to 0 in that number of updates, whatever the schedule. Learning
-    rates and weight decay are those of `settings`, or `given`; no weight decay in `settings` is none in `given`.
+    rates and weight decay are those of `settings`, or `given`; no weight decay in `settings` is none in `given`. The
+    `norm` is that of a tree like `params`.
     """
     if settings.name == "lbfgs":
         return optax.set_to_zero()  # the probe is fitted outside of the training step: see `probe/fit_head.py`
@@ -159,11 +161,21 @@ def build(
     optimizer = optax.partition({rule: transformation(rule) for rule in set(jax.tree.leaves(rules))}, rules)
     if settings.clip_norm:
         frozen = jax.tree.map(lambda rule: rule.multiplier == 0, rules)
-        clip = optax.clip_by_global_norm(settings.clip_norm)
+        clip = _clip(settings.clip_norm, norm)
         optimizer = optax.chain(optax.masked(optax.set_to_zero(), frozen), clip, optimizer)
     if settings.accumulate_steps > 1:
         optimizer = optax.MultiSteps(optimizer, settings.accumulate_steps)
     return optimizer
+
+
+def _clip(largest: float, norm: Callable) -> optax.GradientTransformation:
+    """As `optax.clip_by_global_norm`, with this `norm` of the gradients."""
+
+    def clipped(gradients, _):
+        scale = jnp.minimum(1.0, largest / norm(gradients))
+        return jax.tree.map(lambda gradient: scale * gradient, gradients)
+
+    return optax.stateless(clipped)
 
 
 def _muon(rate: optax.Schedule, *, momentum: float, sums_gradients: bool) -> optax.GradientTransformation:

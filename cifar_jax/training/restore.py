@@ -48,7 +48,7 @@ def restore_run(workdir: str | Path, *, checkpoint: str, data: str = "") -> tupl
     else:  # drawn again without the warning, even if the requested data exist by now
         config.data.update(name="shapes", dir="")
         dataset = dataclasses.replace(load(config.data, allow_fallback=False), is_fallback=True)
-    experiment = assemble(config, dataset, backbone)
+    experiment = assemble(config, dataset, backbone, mesh=devices.make_mesh(config.mesh.devices))
     experiment = with_recorded_data(experiment, recorded["data"], key="--data")
     return _restored(experiment, folder, checkpoint)
 

@@ -10,9 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from cifar_jax.devices import quickly_compiled, replicate, replicated_like, require_free
+from cifar_jax.devices import placed_like, quickly_compiled, require_free
 from cifar_jax.experiment import Experiment
-from cifar_jax.training import optimizer
+from cifar_jax.training import optimizer, sharding
 from cifar_jax.training import proxy as proxies
 
 
@@ -30,7 +30,10 @@ class Metrics(flax.struct.PyTreeNode):
 
 
 class TrainState(flax.struct.PyTreeNode):
-    """Replicated on every device. Order, augmentation and dropout follow from (seed, step): no generator is kept."""
+    """On every device, or split over some of them (`training/sharding.py`).
+
+    Order, augmentation and dropout follow from (seed, step): no generator is kept.
+    """
 
     step: jax.Array  # int32: batches seen
     params: Any
@@ -73,6 +76,7 @@ def make_optimizer(experiment: Experiment, coefficients=None, *, every: int = 1)
         every: the optimizer gets one of this many gradients.
     """
     config, params = experiment.config, experiment.abstract_variables["params"]
+    dimensions = sharding.split_dimensions(experiment)
 
     def updates_in(epochs: float) -> float:
         return epochs * experiment.steps_per_epoch / config.optimizer.accumulate_steps / every
@@ -85,6 +89,7 @@ def make_optimizer(experiment: Experiment, coefficients=None, *, every: int = 1)
         head_updates=round(updates_in(config.schedule.head_epochs)),
         whiten_bias_updates=math.ceil(updates_in(config.schedule.whiten_bias_epochs)),
         given=coefficients,
+        norm=functools.partial(sharding.global_norm, dimensions=dimensions),
     )
 
 
@@ -126,16 +131,23 @@ def abstract_state(experiment: Experiment) -> TrainState:
     if proxies.is_on(experiment):
         variables = variables | {"proxy": proxies.proxy_of(experiment).abstract_variables["params"]}
     state = jax.eval_shape(functools.partial(create, experiment), variables)
-    return replicated_like(state, experiment.mesh)
+    return placed_like(state, sharding.partition_specs(experiment, state), experiment.mesh)
 
 
 def tree_bytes(tree) -> int:
+    """Of all arrays, on all devices together."""
     return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
+
+
+def device_bytes(tree) -> int:
+    """Of the parts of the arrays, which have shardings, on one device."""
+    parts = ((leaf.sharding.shard_shape(leaf.shape), leaf.dtype) for leaf in jax.tree.leaves(tree))
+    return sum(math.prod(shape) * dtype.itemsize for shape, dtype in parts)
 
 
 def require_room(experiment: Experiment) -> None:
     """Raises DataError if the state of the experiment does not fit into the memory of the devices."""
-    needed = 2 * tree_bytes(abstract_state(experiment))  # `initial_state` and restoring hold a copy
+    needed = 2 * device_bytes(abstract_state(experiment))  # `initial_state` and restoring hold a copy
     fix = "use a smaller model, such as --config.model.widths or width"
     require_free(needed, experiment.mesh, what="model and optimizer", fix=fix)
 
@@ -149,7 +161,8 @@ def initial_state(experiment: Experiment) -> TrainState:
         variables = {**variables, "proxy": initial_variables(proxies.proxy_of(experiment))["params"]}
     state = quickly_compiled(functools.partial(create, experiment))(variables)
     # Copies on the host: params, ema_params and slow may share buffers, and every buffer is donated to the first step.
-    return replicate(jax.tree.map(np.array, state), experiment.mesh)
+    shardings = jax.tree.map(lambda x: x.sharding, abstract_state(experiment))
+    return jax.device_put(jax.tree.map(np.array, state), shardings)
 
 
 def initial_variables(experiment: Experiment) -> dict:

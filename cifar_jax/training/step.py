@@ -15,7 +15,7 @@ from cifar_jax.evaluation.features import abstract_data
 from cifar_jax.experiment import Experiment
 from cifar_jax.models.freezing import keep_statistics
 from cifar_jax.preprocessing import augment
-from cifar_jax.training import losses, proxy
+from cifar_jax.training import losses, proxy, sharding
 from cifar_jax.training.lookahead import look_ahead
 from cifar_jax.training.optimizer import Coefficients, Rule
 from cifar_jax.training.sam import highest_nearby
@@ -36,7 +36,7 @@ def train_on_batch(
     """One update, as one device sees it (inside `split_over_devices`).
 
     Args:
-        state: replicated.
+        state: replicated, except for the parts of parameters that `training/sharding.py` splits.
         images_BHWC: this device's part of the batch, uint8; with `train.cached_features` float32 features (B, C).
         labels_B: likewise, int32.
         indices_B: row numbers of the whole batch, int32.
@@ -64,9 +64,10 @@ def train_on_batch(
     if config.train.class_weights != "none":
         targets_BK = losses.weighted_targets(targets_BK, labels_B, experiment.class_weights)
     rngs = {"dropout": _dropout_key(seed, state.step)}
+    dimensions = sharding.split_dimensions(experiment)
 
     def loss_of(params):
-        variables = {"params": params, "batch_stats": state.batch_stats}
+        variables = {"params": sharding.gather(params, dimensions), "batch_stats": state.batch_stats}
         with keep_statistics(experiment.frozen_norms):
             logits_BK, updated = forward(variables, images_BHWC, mutable=["batch_stats"], rngs=rngs)
         loss = losses.training_loss(logits_BK, targets_BK)
@@ -75,12 +76,13 @@ def train_on_batch(
     differentiate = jax.value_and_grad(loss_of, has_aux=True)
     (loss, (logits_BK, batch_stats)), gradients = differentiate(state.params)
     correct = (logits_BK.argmax(-1) == labels_B).sum(dtype=jnp.int32)
-    loss, gradients = lax.pmean((loss, gradients), DATA_AXIS)
+    loss, gradients = lax.pmean(loss, DATA_AXIS), sharding.mean_gradients(gradients, dimensions)
     correct = lax.psum(correct, DATA_AXIS)
     if radius := config.optimizer.sam_radius:  # running statistics, loss and accuracy are those of the first pass
-        nearby = highest_nearby(state.params, gradients, radius=radius, rules=config.optimizer.rules)
+        norm = functools.partial(sharding.global_norm, dimensions=dimensions)
+        nearby = highest_nearby(state.params, gradients, radius=radius, rules=config.optimizer.rules, norm=norm)
         _, gradients = differentiate(nearby)
-        gradients = lax.pmean(gradients, DATA_AXIS)
+        gradients = sharding.mean_gradients(gradients, dimensions)
 
     updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
@@ -147,9 +149,9 @@ def compile_steps(experiment: Experiment):
 
     def run(state, data, order, *, steps, image_size=experiment.preprocessing.image_size):
         function = functools.partial(on_device, steps=steps, image_size=image_size)
-        specs = (REPLICATED, SHARDED, REPLICATED)
-        on_mesh = split_over_devices(function, experiment.mesh, in_specs=specs, out_specs=REPLICATED)
-        return on_mesh(state, data, order)
+        of_state = sharding.partition_specs(experiment, state)
+        specs = {"in_specs": (of_state, SHARDED, REPLICATED), "out_specs": (of_state, REPLICATED)}
+        return split_over_devices(function, experiment.mesh, **specs)(state, data, order)
 
     return jax.jit(run, donate_argnums=0, static_argnames=("steps", "image_size"))
 

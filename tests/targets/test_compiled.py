@@ -41,7 +41,7 @@ def only_compiling():
 def small(recipe: str, target: str, **changes):
     """The recipe with a small model, on the mesh of the target."""
     config = load_config(recipe, **SMALL | SMALL_MODELS[load_config(recipe).model.name] | changes)
-    mesh = None if target == "cpu" else topology.mesh_of(catalog.find(target), target)
+    mesh = None if target == "cpu" else topology.mesh_of(catalog.find(target), target, fsdp=1)
     return without_data(config, mesh=mesh)
 
 
@@ -148,7 +148,7 @@ def test_every_fact_of_the_cpu_of_this_machine():
 def test_a_missing_compiler_is_one_line_with_the_extra_to_install(target, extra, monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UsageError, match=rf"--target={target} needs .* pip install '\.\[{extra}\]'"):
-        topology.mesh_of(catalog.find(target), target)
+        topology.mesh_of(catalog.find(target), target, fsdp=1)
 
 
 def test_an_unknown_target_names_those_that_are_known():
