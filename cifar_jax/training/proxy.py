@@ -39,7 +39,7 @@ def proxy_of(experiment: Experiment) -> Experiment:
 
 def hardest(
     proxy: Experiment, state: dict, images_BHWC: jax.Array, targets_BK: jax.Array, *, step: jax.Array, optimizer
-) -> tuple[dict, jax.Array]:
+) -> tuple[dict, jax.Array, jax.Array]:
     """One step of the proxy, as one device sees it (inside `split_over_devices`).
 
     Args:
@@ -50,7 +50,8 @@ def hardest(
         step: from 0 over the whole run; `optimizer` makes an update in one of `EVERY` steps.
 
     Returns:
-        The state, and the positions of the chosen images in the whole batch, ascending, int32 (C,).
+        The state; the positions of the chosen images in the whole batch, ascending, int32 (C,); and the mean loss of
+        the whole batch, which is not finite if the choice means nothing.
     """
 
     def losses_of(params):
@@ -72,8 +73,8 @@ def hardest(
 
     is_due = step % EVERY == 0
     if traced_platform() == "cpu":  # XLA:CPU differentiates convolutions in a branch many times slower
-        return jax.tree.map(lambda new, old: jnp.where(is_due, new, old), updated(), state), chosen_C
-    return lax.cond(is_due, updated, lambda: state), chosen_C
+        return jax.tree.map(lambda new, old: jnp.where(is_due, new, old), updated(), state), chosen_C, of_all_B.mean()
+    return lax.cond(is_due, updated, lambda: state), chosen_C, of_all_B.mean()
 
 
 def chosen_images(experiment: Experiment) -> int:

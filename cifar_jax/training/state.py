@@ -22,7 +22,7 @@ class Metrics(flax.struct.PyTreeNode):
     loss_sum: jax.Array  # float32
     correct: jax.Array  # int32
     count: jax.Array  # int32
-    first_bad_step: jax.Array  # int32: the first step of the run whose loss was not finite, or -1
+    first_bad_step: jax.Array  # int32: the first step of the run whose loss, or the proxy's, was not finite, or -1
 
     @classmethod
     def zero(cls) -> "Metrics":

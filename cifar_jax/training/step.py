@@ -57,7 +57,7 @@ def train_on_batch(
     if proxy.is_on(experiment):
         small = proxy.proxy_of(experiment)
         of_proxy = {"step": state.step, "optimizer": make_optimizer(small, every=proxy.EVERY)}
-        proxy_state, chosen_C = proxy.hardest(small, state.proxy, images_BHWC, targets_BK, **of_proxy)
+        proxy_state, chosen_C, proxy_loss = proxy.hardest(small, state.proxy, images_BHWC, targets_BK, **of_proxy)
         batch = images_BHWC, targets_BK, labels_B
         images_BHWC, targets_BK, labels_B = (proxy.only(chosen_C, values_B) for values_B in batch)
         state = state.replace(proxy=proxy_state)
@@ -91,7 +91,8 @@ def train_on_batch(
         fast = {"params": params, "batch_stats": batch_stats}
         fast, slow = look_ahead(fast, state.slow, step=state.step + 1, **steps)
         params, batch_stats, state = fast["params"], fast["batch_stats"], state.replace(slow=slow)
-    count = len(labels_B) * experiment.mesh.size
+    is_finite = jnp.isfinite(loss + proxy_loss if proxy.is_on(experiment) else loss)
+    sums = {"loss": loss, "correct": correct, "count": len(labels_B) * experiment.mesh.size}
     decay = config.train.ema_decay
     return state.replace(
         step=state.step + 1,
@@ -99,7 +100,7 @@ def train_on_batch(
         batch_stats=batch_stats,
         opt_state=opt_state,
         ema_params=optax.incremental_update(params, state.ema_params, 1 - decay) if decay else {},
-        metrics=_add(state, loss=loss, correct=correct, count=count, first=state.step % steps_per_epoch == 0),
+        metrics=_add(state, **sums, is_finite=is_finite, first=state.step % steps_per_epoch == 0),
     )
 
 
@@ -109,7 +110,7 @@ def _dropout_key(seed: jax.Array, step: jax.Array) -> jax.Array:
     return jax.random.fold_in(jax.random.fold_in(key, 0xD20B0), lax.axis_index(DATA_AXIS))  # apart from augmentation's
 
 
-def _add(state: TrainState, *, loss, correct, count: int, first) -> Metrics:
+def _add(state: TrainState, *, loss, correct, count: int, is_finite, first) -> Metrics:
     """The sums over the epoch with one more batch; its `first` step resets them."""
     before = jax.tree.map(lambda old: jnp.where(first, jnp.zeros_like(old), old), state.metrics)
     bad = state.metrics.first_bad_step
@@ -117,7 +118,7 @@ def _add(state: TrainState, *, loss, correct, count: int, first) -> Metrics:
         loss_sum=before.loss_sum + loss * count,
         correct=before.correct + correct,
         count=before.count + count,
-        first_bad_step=jnp.where((bad < 0) & ~jnp.isfinite(loss), state.step, bad),
+        first_bad_step=jnp.where((bad < 0) & ~is_finite, state.step, bad),
     )
 
 

@@ -34,7 +34,7 @@ def test_the_images_of_the_highest_loss_are_chosen_in_their_order(devices):
     optimizer = make_optimizer(network, every=proxy.EVERY)
 
     def on_device(state, images_BHWC, targets_BK):
-        state, chosen_C = proxy.hardest(network, state, images_BHWC, targets_BK, step=1, optimizer=optimizer)
+        state, chosen_C, _ = proxy.hardest(network, state, images_BHWC, targets_BK, step=1, optimizer=optimizer)
         return chosen_C, proxy.only(chosen_C, images_BHWC), proxy.only(chosen_C, targets_BK)
 
     specs = {"in_specs": (REPLICATED, SHARDED, SHARDED), "out_specs": (REPLICATED, SHARDED, SHARDED)}
@@ -66,6 +66,16 @@ def test_one_device_and_four_give_the_same_training(lookahead):
         assert int(metrics.count) == 16
         states.append(jax.device_get((state.params, state.proxy, state.metrics)))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5), *states)
+
+
+def test_a_loss_of_the_proxy_that_is_not_finite_is_recorded():
+    experiment = small(**{"mesh.devices": 1})
+    state, run = initial_state(experiment), compile_steps(experiment)
+    head = {"kernel": state.proxy["params"]["head"]["kernel"] + np.float32(np.inf)}
+    state = state.replace(proxy=state.proxy | {"params": state.proxy["params"] | {"head": head}})
+    order = compile_epoch_order(experiment)(state.step, replicate(np.int32(0), experiment.mesh))
+    _, metrics = run(state, place(experiment.splits["train"], experiment.mesh), order, steps=1)
+    assert np.isfinite(metrics.loss_sum) and int(metrics.first_bad_step) == 0
 
 
 def test_without_a_fraction_there_is_no_proxy():
