@@ -15,8 +15,8 @@ log = logging.getLogger(__name__)
 
 FIGURES = {  # by section, in order, with captions
     "Training": {
-        "curves": "Training loss (with label smoothing) and accuracy are means over the epoch on augmented images. "
-        "They can be worse than those of a validation split, measured without augmentation at its end.",
+        "curves": "Training loss and accuracy are means over the epoch, with augmentation and label smoothing if the "
+        "recipe has them. They can be worse than those of a validation split, measured without both at its end.",
     },
     "Test images": {
         "per_class": "Precision, recall and F1 of each class, weakest first.",
