@@ -3,6 +3,7 @@
 import json
 import re
 import shlex
+import statistics
 import textwrap
 from pathlib import Path
 
@@ -64,6 +65,14 @@ def test_the_probe_reaches_the_objective_of_its_baseline():
     probe = load_results("probe_speed")
     pairs = zip(probe["ours"], probe["scikit_learn"], strict=True)
     assert all(ours["objective"] <= baseline["objective"] for ours, baseline in pairs)
+
+
+def test_the_same_fine_tuning_in_pytorch():
+    page, ours, peer = text_of("docs/results.md"), load_results("accuracy")["ft64_3ep"], load_results("finetune_torch")
+    accuracies = f"reaches {100 * peer['test_accuracy']:.1f} % without test-time augmentation, ours"
+    assert f"{accuracies} {100 * statistics.fmean(ours['without_tta']):.1f} %" in page
+    speeds = f"{peer['images_per_second']:.0f} images/s on the idle machine, ours at"
+    assert f"{speeds} {statistics.median(ours['images_per_second']):.0f} with other jobs" in page
 
 
 def test_comparisons_of_transfer_runs():
