@@ -40,6 +40,10 @@ The frozen backbone is faster because it processes each image once: the features
 Keras runs the backbone in every epoch. The images are noise. scikit-learn's time for 45 strengths is extrapolated from
 5 of them; at each of the 5 our objective is at or below scikit-learn's."""
 
+LOADING = """
+The images of a folder, until all are in memory. The first run decodes them and writes a cache; later runs read the
+cache. PyTorch decodes with Pillow in as many worker processes as cores, in every epoch."""
+
 START_UP = """\
 Seconds from the command to the start of the first training step. Cold: one start with an empty compilation cache. Warm:
 the median of three starts with the cache filled by the cold start."""
@@ -136,6 +140,19 @@ def prediction() -> str:
 {ratios["keras"]:.1f} times Keras 3's loader and {ratios["keras_threads"]:.1f} times the same loader in threads."""
 
 
+def loading() -> str:
+    results, machine = load("loading"), load("loading")["machine"]
+    names = {"decoded": "first run", "cached": "later runs", "torch": "DataLoader of PyTorch, each epoch"}
+    rows = []
+    for name, title in names.items():
+        seconds = results["seconds"][name]
+        spread = f"{min(seconds):.1f} to {max(seconds):.1f}"
+        rows.append((title, f"{results['median'][name]:.1f} ({spread})"))
+    images = f"{results['settings']['images']:,} PNG files of 32 pixels"
+    command = f"`python benchmarks/loading.py` ({machine['cores']} cores of an {machine['cpu']}, {link('loading')})"
+    return f"## Loading\n\n{command}\n{LOADING}\n\n{table((images, 'seconds (range)'), rows)}"
+
+
 def start_up() -> str:
     cases = {"CNN": "start_up_cnn_scratch", "ResNet-50 from a file, 64 pixels": "start_up_resnet50"}
     rows = []
@@ -149,14 +166,15 @@ def start_up() -> str:
 
 def time_to_accuracy() -> str:
     rows = []
-    for name, (title, minutes, accuracies) in validation_curves().items():
+    for name, (title, machine, minutes, accuracies) in validation_curves().items():
         reached = [next((m for m, a in zip(minutes, accuracies, strict=True) if a >= level), None) for level in LEVELS]
-        rows.append((title, *(f"{m:.1f}" if m else "" for m in reached), f"{accuracies[-1]:.1f} %", link_of_run(name)))
-    header = ("run", *(f"{level} %" for level in LEVELS), "last epoch", "file")
+        shown = (f"{m:.1f}" if m else "" for m in reached)
+        rows.append((title, machine, *shown, f"{accuracies[-1]:.1f} %", link_of_run(name)))
+    header = ("run", "machine", *(f"{level} %" for level in LEVELS), "last epoch", "file")
     text = (
         "Minutes until an epoch ends with at least this validation accuracy, without test-time augmentation. CIFAR-10\n"
-        "(JPEG q75), one run each, 5,000 validation images, Xeon. The time includes compilation, validation and\n"
-        "checkpoints. The fine-tuned runs shared the machine with other jobs."
+        "(JPEG q75), 5,000 validation images, one run each (the first seed). The time includes compilation,\n"
+        "validation and checkpoints. The fine-tuned runs shared the machine with other jobs."
     )
     image = image_tag("time_to_accuracy", "Validation accuracy against minutes of training")
     return f"## Time to accuracy\n\n{text}\n\n{table(header, rows)}\n\n{image}"
@@ -165,8 +183,8 @@ def time_to_accuracy() -> str:
 LEVELS = (80, 85, 87, 88, 89)
 
 
-def validation_curves() -> dict[str, tuple[str, list[float], list[float]]]:
-    """Of each run of more than one epoch: title, minutes at the end of each epoch, validation accuracy in percent."""
+def validation_curves() -> dict[str, tuple[str, str, list[float], list[float]]]:
+    """Of each run of more than one epoch: title, machine, minutes at the end of each epoch, accuracy in percent."""
     curves = {}
     for name, run in load("accuracy").items():
         history = run["history"][0] if run["history"] else {"val_accuracy": []}
@@ -174,7 +192,8 @@ def validation_curves() -> dict[str, tuple[str, list[float], list[float]]]:
             seconds = [sum(history["seconds"][: epoch + 1]) for epoch in range(len(history["seconds"]))]
             pixels = "→".join(map(str, run["pixels"])) if isinstance(run["pixels"], list) else run["pixels"]
             title = f"{run['model']}, {pixels} pixels"
-            curves[name] = title, [s / 60 for s in seconds], [100 * a for a in history["val_accuracy"]]
+            percent = [100 * a for a in history["val_accuracy"]]
+            curves[name] = title, run["machine"], [s / 60 for s in seconds], percent
     return curves
 
 
@@ -246,11 +265,11 @@ def draw_time_to_accuracy() -> None:
     title = "CIFAR-10 (JPEG q75): validation accuracy, two CPU cores, n = 5,000"
     with style.figure(IMAGES / "benchmark_time_to_accuracy.png", title=title, height=3.2) as figure:
         axes = figure.subplots()
-        for color, (label, minutes, accuracies) in zip(style.PALETTE * 9, validation_curves().values(), strict=False):
-            axes.plot(minutes, accuracies, ".-", color=color, label=label)
+        for color, (title, machine, *curve) in zip(style.PALETTE * 9, validation_curves().values(), strict=False):
+            axes.plot(*curve, ".-", color=color, label=f"{title} ({machine})")
         axes.set(xlabel="minutes", ylabel="validation accuracy (%)", xlim=(0, None))
         axes.grid(True)
-        axes.legend()
+        axes.legend(fontsize="small")
 
 
 def draw_scaling() -> None:
@@ -265,7 +284,7 @@ def draw_scaling() -> None:
             axes.grid(True)
 
 
-SECTIONS = (training, resnet, time_to_accuracy, frozen_and_probes, prediction, start_up, scaling, targets)
+SECTIONS = (training, resnet, time_to_accuracy, frozen_and_probes, prediction, loading, start_up, scaling, targets)
 
 
 def page() -> str:
