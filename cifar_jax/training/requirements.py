@@ -3,16 +3,19 @@
 import dataclasses
 import logging
 
+import jax
+
 from cifar_jax import devices
 from cifar_jax.config import recipes
 from cifar_jax.errors import UsageError
 from cifar_jax.experiment import Experiment
+from cifar_jax.training import sharding
 
 log = logging.getLogger(__name__)
 
 
 def require_trainable(experiment: Experiment) -> None:
-    """Checks the validation split, batches, schedule, proxy and class weights of a run that trains.
+    """Checks the validation split, batches, schedule, proxy, class weights and sharding of a run that trains.
 
     Raises:
         UsageError: naming the key and a fix.
@@ -28,6 +31,8 @@ def require_trainable(experiment: Experiment) -> None:
         _require_proxy(experiment)
     if experiment.config.train.class_weights != "none":
         _ = experiment.class_weights
+    if experiment.config.mesh.fsdp > 1:
+        _require_split_parameters(experiment)
 
 
 def note_other_devices(experiment: Experiment) -> None:
@@ -64,6 +69,14 @@ def _require_proxy(experiment: Experiment) -> None:
         raise UsageError(f"{key}: {problem}, change it or train.batch_size")
     for size in {experiment.preprocessing.image_size, *config.image_sizes}:
         model.clone(widths=config.proxy_widths).require_size(size)
+
+
+def _require_split_parameters(experiment: Experiment) -> None:
+    if set(jax.tree.leaves(sharding.split_dimensions(experiment))) == {sharding.WHOLE}:
+        mesh = experiment.config.mesh
+        problem = f"matches no parameter with a dimension that divides by mesh.fsdp={mesh.fsdp}"
+        fix = "--mode inspect lists the layers"
+        raise UsageError(f"--config.mesh.fsdp_parameters={mesh.fsdp_parameters!r} {problem}: {fix}")
 
 
 def _require_fitting_schedule(experiment: Experiment) -> None:

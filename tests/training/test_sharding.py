@@ -16,6 +16,7 @@ from cifar_jax.modes.train import train_run as train
 from cifar_jax.runs.json_files import read_json
 from cifar_jax.runs.run_folder import RunFolder
 from cifar_jax.signals import Interrupted
+from cifar_jax.training.requirements import require_trainable
 from cifar_jax.training.restore import restore_run
 from cifar_jax.training.state import device_bytes, initial_state, tree_bytes
 from cifar_jax.training.step import compile_epoch_order, compile_steps
@@ -43,11 +44,15 @@ def image_set(size, seed):
     )
 
 
+def experiment_of(**changes):
+    config = small_config(**{"mesh.devices": 8, **changes})
+    data = Dataset("synthetic", "a test", image_set(70, 0), image_set(8, 1), validation=image_set(8, 2))
+    return experiments.assemble(config, data)
+
+
 def state_after(steps: int, *, fsdp: int, **changes):
     """The state after this many steps on eight devices."""
-    config = small_config(**{"mesh.devices": 8, "mesh.fsdp": fsdp, **changes})
-    data = Dataset("synthetic", "a test", image_set(70, 0), image_set(8, 1), validation=image_set(8, 2))
-    experiment = experiments.assemble(config, data)
+    experiment = experiment_of(**{"mesh.fsdp": fsdp, **changes})
     state, run = initial_state(experiment), compile_steps(experiment)
     order = compile_epoch_order(experiment)(state.step, replicate(np.int32(0), experiment.mesh))
     split = place(experiment.dataset.train, experiment.mesh)
@@ -115,3 +120,10 @@ def test_a_run_changes_the_devices_that_share_its_parameters_and_is_evaluated_on
 def test_a_number_of_devices_that_does_not_divide_is_refused():
     with pytest.raises(UsageError, match=r"mesh.fsdp=3: the 8 devices do not divide by it"):
         state_after(0, fsdp=3)
+
+
+def test_a_pattern_that_splits_nothing_is_refused():
+    for pattern in ("^haed/", "norm./bias$"):  # no layer of that name; 12 values each
+        experiment = experiment_of(**{"mesh.fsdp": 8, "mesh.fsdp_parameters": pattern, "model.widths": (12, 12)})
+        with pytest.raises(UsageError, match=r"matches no parameter with a dimension that divides by mesh.fsdp=8"):
+            require_trainable(experiment)
