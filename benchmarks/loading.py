@@ -12,7 +12,6 @@ import argparse
 import json
 import os
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -20,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
-from streaming import draw
+from streaming import draw, printed_by
 from training_speed import HERE, positive, surroundings
 
 READERS = ("decoded", "cached", "torch")
@@ -52,10 +51,7 @@ class Images:
 
 def timed(name: str, folder: Path, cache: str) -> float:
     """The seconds of one reading in a process for it; the cache holds the images or, for 'decoded', is empty."""
-    environment = {**os.environ, "CIFAR_JAX_CACHE": cache, "PYTHONPATH": os.pathsep.join(sys.path)}
-    command = [sys.executable, __file__, name, str(folder)]
-    done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
-    return json.loads(done.stdout.splitlines()[-1])
+    return printed_by(__file__, name, str(folder), cache=cache)
 
 
 def measured(folder: Path, rounds: int) -> dict[str, list[float]]:

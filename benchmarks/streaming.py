@@ -136,13 +136,18 @@ def measured_speed(folder: Path, arguments: argparse.Namespace) -> dict[str, dic
     return {worker.name: worker.result() for worker in workers}
 
 
+def printed_by(script: str, *arguments: str, cache: str):
+    """The JSON value in the last line that a script prints, in a process with this cache of decoded images."""
+    environment = {**os.environ, "CIFAR_JAX_CACHE": cache, "PYTHONPATH": os.pathsep.join(sys.path)}
+    command = [sys.executable, script, *arguments]
+    done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
 def measured_memory(folder: Path, pipeline: str) -> dict:
     """In a separate process, with an empty cache of decoded images."""
     with tempfile.TemporaryDirectory() as cache:
-        environment = {**os.environ, "CIFAR_JAX_CACHE": cache, "PYTHONPATH": os.pathsep.join(sys.path)}
-        command = [sys.executable, __file__, pipeline, json.dumps({"folder": str(folder), "run": True})]
-        done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
-    return json.loads(done.stdout.splitlines()[-1])
+        return printed_by(__file__, pipeline, json.dumps({"folder": str(folder), "run": True}), cache=cache)
 
 
 def main() -> None:
