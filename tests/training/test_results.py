@@ -23,6 +23,9 @@ class Recorder:
 
     num_classes = 10
 
+    def init(self, rng, images_NHWC, *, train):
+        return {"params": {"scale": jnp.ones(())}}
+
     def apply(self, variables, images_NHWC, *, train, mutable, rngs):
         logits_NK = jnp.zeros((len(images_NHWC), 10)) * variables["params"]["scale"]
         return logits_NK, {"batch_stats": {"seen": images_NHWC}}
@@ -40,11 +43,12 @@ def test_the_shown_images_equal_those_of_the_training_step(changes, image_size):
     before_NHWC, after_ENHWC = results.seen_in_training(experiment, size=8, epochs=2)
     train = experiment.splits["train"]
     rows_B = np.array([int(np.flatnonzero((train.images_NHWC == image).all((1, 2, 3)))[0]) for image in before_NHWC])
-    optimizer, params = optax.sgd(0.0), {"scale": jnp.ones(())}
+    optimizer, model = optax.sgd(0.0), Recorder()
+    params = model.init(jax.random.key(0), before_NHWC, train=False)["params"]
 
     def seen(images_BHWC, labels_B, step):
         state = TrainState(step, params, {}, optimizer.init(params), {}, Metrics.zero())
-        settings = {"experiment": dataclasses.replace(experiment, model=Recorder()), "optimizer": optimizer}
+        settings = {"experiment": dataclasses.replace(experiment, model=model), "optimizer": optimizer}
         settings |= {"image_size": experiment.preprocessing.image_size, "seed": config.train.seed}
         after = train_on_batch(state, images_BHWC, labels_B, jnp.asarray(rows_B, jnp.int32), **settings)
         return after.batch_stats["seen"]
