@@ -89,8 +89,7 @@ class Airbench94(Classifier):
     def initial_variables(self, *, seed: int, images_NHWC: np.ndarray, prepare) -> dict:
         """Random, except for the filters that whiten patches of the first 5,000 training images."""
         variables = super().initial_variables(seed=seed, images_NHWC=images_NHWC, prepare=prepare)
-        kernel_HWIO = whitening_kernel(np.asarray(prepare(jnp.asarray(images_NHWC[:5000]))))
-        variables["params"]["whiten"] = {"kernel": kernel_HWIO}
+        variables["params"]["whiten"] = {"kernel": whitening_kernel(images_NHWC, prepare=prepare)}
         return variables
 
 

@@ -25,7 +25,7 @@ def test_whitened_patches_are_uncorrelated_with_unit_variance():
     random = np.random.default_rng(0)
     smooth = random.normal(size=(50, 9, 9, 3)) @ random.normal(size=(3, 3))  # correlated colors and neighbors
     images_NHWC = (smooth[:, 1:, 1:] + smooth[:, :-1, :-1] + smooth[:, 1:, :-1]).astype(np.float32)
-    kernel_HWIO = whitening_kernel(images_NHWC, epsilon=0)
+    kernel_HWIO = whitening_kernel(images_NHWC, prepare=np.asarray, epsilon=0)
     assert kernel_HWIO.shape == (2, 2, 3, 24)
     assert kernel_HWIO.dtype == np.float32
     np.testing.assert_array_equal(kernel_HWIO[..., 12:], -kernel_HWIO[..., :12])
@@ -41,7 +41,16 @@ def test_whitened_patches_are_uncorrelated_with_unit_variance():
 
 
 def test_whitening_of_images_without_variance_is_finite():
-    assert np.isfinite(whitening_kernel(np.zeros((2, 4, 4, 3), np.float32))).all()
+    assert np.isfinite(whitening_kernel(np.zeros((2, 4, 4, 3), np.float32), prepare=np.asarray)).all()
+
+
+def test_whitening_uses_all_of_the_first_5000_images_and_no_others():
+    brightness_N = np.repeat([0.1, 0.5, 0.9], [250, 4750, 1000]).astype(np.float32)
+    images_NHWC = brightness_N[:, None, None, None] * np.random.default_rng(0).random((6000, 2, 2, 3), np.float32)
+    kernel_HWIO = whitening_kernel(images_NHWC, prepare=lambda images: 2 * images, epsilon=0)
+    patches_PD = 2 * images_NHWC[:5000].reshape(5000, 12).astype(np.float64)
+    outputs_PD = patches_PD @ kernel_HWIO[..., :12].reshape(12, 12)
+    np.testing.assert_allclose(outputs_PD.T @ outputs_PD / len(outputs_PD), np.eye(12), atol=1e-4)
 
 
 @pytest.mark.parametrize("size, inputs, outputs", [(3, 4, 9), (3, 6, 4), (2, 3, 3)])
