@@ -4,6 +4,7 @@ python benchmarks/page.py
 """
 
 import json
+import re
 from pathlib import Path
 
 from cifar_jax.report import style
@@ -243,7 +244,7 @@ def targets() -> str:
     for path in sorted(RESULTS.glob("target_*.json")):
         results = json.loads(path.read_text())
         step = results["programs"]["training"]
-        recipe = path.stem.removeprefix("target_").removesuffix(f"_{results['target']}")
+        recipe = Path(re.search(r"--config (\S+)", results["command"])[1]).stem
         batch = results["largest_batch"]["fits"] if "largest_batch" in results else None
         rows.append(
             (
