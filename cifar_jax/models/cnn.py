@@ -107,8 +107,8 @@ def whitening_kernel(
     its eigenvalue, and their negatives, since the activation that follows keeps one sign only.
 
     Args:
-        images_NHWC: as stored, uint8; the first 5,000 are used, 50 at a time: the patches of 5,000 images of 64 pixels
-            take 1 GB.
+        images_NHWC: as stored, uint8; the first 5,000 are used, 50 at a time, because all their patches take 1 GB at
+            64 pixels.
         prepare: turns images into the model's input, float32.
         epsilon: is added to the eigenvalues, so that directions without variance do not blow up.
     """
