@@ -89,10 +89,10 @@ def relative_error(how, network, file, image_files):
     return error
 
 
-needs_torch = [pytest.mark.torch, pytest.mark.skipif(not find_spec("torch"), reason="reads the export in PyTorch")]
+needs_torch = [pytest.mark.torch, pytest.mark.skipif(not find_spec("torch"), reason="needs pip install torch")]
 needs_torchvision = [
     pytest.mark.torch,
-    pytest.mark.skipif(not find_spec("torchvision"), reason="reads the export in torchvision"),
+    pytest.mark.skipif(not find_spec("torchvision"), reason="needs pip install torchvision"),
 ]
 needs_onnx = pytest.mark.skipif(
     not find_spec("onnxruntime"), reason="jax2onnx pins Orbax and JAX: the extra `onnx` needs its own environment"
