@@ -241,10 +241,9 @@ the recipe itself; these rows range from {min(recipe):.0f} to {max(recipe):.0f} 
 
 def targets() -> str:
     rows = []
-    for path in sorted(RESULTS.glob("target_*.json")):
-        results = json.loads(path.read_text())
-        step = results["programs"]["training"]
-        recipe = Path(re.search(r"--config (\S+)", results["command"])[1]).stem
+    files = {path.stem: load(path.stem) for path in RESULTS.glob("target_*.json")}
+    for name, results in sorted(files.items(), key=lambda file: recipe_and_target(file[1])):
+        step, (recipe, *_) = results["programs"]["training"], recipe_and_target(results)
         batch = results["largest_batch"]["fits"] if "largest_batch" in results else None
         rows.append(
             (
@@ -255,11 +254,17 @@ def targets() -> str:
                 "not searched" if batch is None else f"{batch:,}" if batch else "none",
                 f"{step['roofline']['images_per_second_at_most']:,.0f}",
                 f"{step['compile_seconds']:.0f} s",
-                link(path.stem),
+                link(name),
             )
         )
     columns = ("batch", "memory needed", "largest batch that fits", "images/s at most", "to compile", "file")
     return f"## TPUs and GPUs, compiled\n\n{TARGETS}\n\n{table(('recipe', 'target', *columns), rows)}"
+
+
+def recipe_and_target(results: dict) -> tuple[str, int, str]:
+    """The name of the recipe in the recorded command, the image size in pixels, and the target."""
+    recipe = Path(re.search(r"--config (\S+)", results["command"])[1]).stem
+    return recipe, results["image_size"], results["target"]
 
 
 def draw_time_to_accuracy() -> None:

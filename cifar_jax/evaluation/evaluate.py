@@ -88,7 +88,7 @@ def evaluate_split(
     """Evaluates every image of a split once; writes nothing.
 
     Args:
-        variables: params and batch_stats, replicated.
+        variables: params and batch_stats, on the mesh.
         step: of their checkpoint, recorded in metrics.json.
         tta: use test-time augmentation; the headline metrics without it become `without_tta`.
         temperature: fitted on the validation split of the same checkpoint with the same `tta`; None = no metrics with

@@ -16,7 +16,7 @@ def place_features(experiment: Experiment, split: str, variables: dict) -> Devic
     """A split on the devices, with features, float32 (N, C), instead of its images.
 
     Args:
-        variables: params and batch_stats, replicated; those of the backbone must not change during a run.
+        variables: params and batch_stats, on the mesh; those of the backbone must not change during a run.
     """
     images, mesh = experiment.splits[split], experiment.mesh
     if split not in experiment.features:

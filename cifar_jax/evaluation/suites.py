@@ -50,7 +50,7 @@ def evaluate_suite(
     Without a validation split, there is no temperature: 'temperature' and each 'temperature_scaled' are left out.
 
     Args:
-        variables: params and batch_stats, replicated.
+        variables: params and batch_stats, on the mesh.
         sets: with their names; those of one name are severities. All have the same images under different corruptions.
 
     Returns:

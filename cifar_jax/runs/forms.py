@@ -74,10 +74,6 @@ _METRICS = {
 }
 RESULTS = {
     "train": _METRICS,
-    "validation": (_METRICS,),  # this and the next three: of a run with a validation split
-    "best_epoch": (COUNT,),
-    "best_step": (COUNT,),
-    "temperature": (_TEMPERATURE,),
     "test": _METRICS,
     "seconds": {"compile": ANY, "run": ANY},
     "images_per_second": ANY,
@@ -87,6 +83,7 @@ RESULTS = {
     "environment": {"devices": TEXT, "versions": {}},
     "history_checksum": (TEXT,),
 }
+WITH_VALIDATION = {"validation": _METRICS, "best_epoch": COUNT, "best_step": COUNT, "temperature": _TEMPERATURE}
 SEEDS = {"seeds": [COUNT]}  # results.json of several seeds, as far as it is read
 
 METRICS = _METRICS | {

@@ -87,7 +87,9 @@ class RunFolder:
 
     def results(self) -> dict:
         """The content of results.json. Raises DataError if it is missing or damaged."""
-        return self._read(self.results_json, forms.RESULTS)
+        results = self._read(self.results_json, forms.RESULTS)
+        has_validation = forms.WITH_VALIDATION.keys() & results.keys()
+        return self._read(self.results_json, forms.WITH_VALIDATION) if has_validation else results
 
     def architecture(self) -> dict:
         """The content of architecture.json. Raises DataError if it is missing or damaged."""

@@ -1,6 +1,12 @@
 """Hooks: they observe the training loop without changing it."""
 
+import contextlib
+import logging
+from collections.abc import Iterable, Iterator
+
 import jax
+
+log = logging.getLogger(__name__)
 
 
 class Hook:
@@ -35,3 +41,34 @@ class Hook:
 
     def close(self) -> None:
         """After the last step, or when the loop ends with an error."""
+
+
+class Hooks:
+    """All hooks of a run; an optional one that cannot write is not called again."""
+
+    def __init__(self, hooks: Iterable[Hook]):
+        self._hooks = list(hooks)
+
+    @contextlib.contextmanager
+    def running(self, **steps: int) -> Iterator[None]:
+        """Calls `on_start` with these arguments, and `close` in the end of each hook that has started."""
+        with contextlib.ExitStack() as stack:
+            for hook in list(self._hooks):
+                self._call_one(hook, "on_start", **steps)
+                stack.callback(self._call_one, hook, "close")
+            yield
+
+    def call(self, event: str, *arguments) -> None:
+        """Calls the method `event` of each hook."""
+        for hook in list(self._hooks):
+            self._call_one(hook, event, *arguments)
+
+    def _call_one(self, hook: Hook, event: str, *arguments, **steps: int) -> None:
+        try:
+            if hook in self._hooks:
+                getattr(hook, event)(*arguments, **steps)
+        except OSError as error:
+            if not hook.optional:
+                raise
+            self._hooks.remove(hook)
+            log.warning("%s cannot be written (%s): the run continues without", hook.optional, error.strerror)

@@ -6,7 +6,7 @@ import logging
 import signal
 import statistics
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 
 import jax
 import numpy as np
@@ -24,7 +24,7 @@ from cifar_jax.runs.history import History
 from cifar_jax.runs.run_folder import RunFolder
 from cifar_jax.signals import Interrupted, StopSignal
 from cifar_jax.training import results
-from cifar_jax.training.hooks import Hook
+from cifar_jax.training.hooks import Hook, Hooks
 from cifar_jax.training.progress import progress_hook
 from cifar_jax.training.state import (
     TrainState,
@@ -55,7 +55,7 @@ class Trainer:
         self.log_every = experiment.log_every_steps
         self.on_cpu = devices.platform_of(experiment.mesh) == "cpu"
         self.writes = is_first_process()
-        self.hooks = [progress_hook(), TensorBoard(folder.tensorboard_dir), *hooks] if self.writes else []
+        self.hooks = Hooks([progress_hook(), TensorBoard(folder.tensorboard_dir), *hooks] if self.writes else [])
         self.checkpoints = Checkpoints(folder.checkpoints_dir, keep=config.checkpoint.keep)
         self.schedule = update_schedule(experiment)
         self.validates = "validation" in experiment.splits
@@ -72,7 +72,8 @@ class Trainer:
         state = self._restored_or_initial()
         started = time.perf_counter()  # the first epoch counts the features of a frozen backbone
         self._prepare(state)
-        with self._running_hooks(int(state.step)), StopSignal() as self.stop, self.checkpoints:
+        steps = {"total_steps": self.experiment.total_steps, "steps_per_epoch": self.steps_per_epoch}
+        with self.hooks.running(first_step=int(state.step), **steps), StopSignal() as self.stop, self.checkpoints:
             while int(state.step) < self.experiment.total_steps:
                 if self.config.optimizer.name == "lbfgs":
                     state, row = self._fit_probe(state)
@@ -118,30 +119,6 @@ class Trainer:
         self._is_described = not self.writes
         self._restart_clock(int(state.step))
 
-    @contextlib.contextmanager
-    def _running_hooks(self, first_step: int) -> Iterator[None]:
-        steps = {"total_steps": self.experiment.total_steps, "steps_per_epoch": self.steps_per_epoch}
-        with contextlib.ExitStack() as stack:
-            for hook in list(self.hooks):
-                self._call_one(hook, "on_start", first_step=first_step, **steps)
-                stack.callback(self._call_one, hook, "close")
-            yield
-
-    def _call(self, event: str, *arguments) -> None:
-        for hook in list(self.hooks):
-            self._call_one(hook, event, *arguments)
-
-    def _call_one(self, hook: Hook, event: str, *arguments, **steps: int) -> None:
-        """Calls a hook; an optional one that cannot write is not called again."""
-        try:
-            if hook in self.hooks:
-                getattr(hook, event)(*arguments, **steps)
-        except OSError as error:
-            if not hook.optional:
-                raise
-            self.hooks.remove(hook)
-            log.warning("%s cannot be written (%s): the run continues without", hook.optional, error.strerror)
-
     def _fit_probe(self, state: TrainState) -> tuple[TrainState, dict]:
         """Fits the head in a single optimization, which replaces all epochs: the history has one row."""
         head, row = fit_head(self.experiment, self.folder, state.variables)
@@ -159,10 +136,10 @@ class Trainer:
             while step < end:
                 next_step, data = self._next_stop(step), next(batches)
                 program = self._program(state, data, order, steps=next_step - step)
-                self._call("before_steps", step)
+                self.hooks.call("before_steps", step)
                 with jax.transfer_guard("disallow"), devices.naming_batch("train.batch_size", self.batch_size):
                     state, metrics = program(state, data, order)
-                self._call("after_steps", next_step, metrics)
+                self.hooks.call("after_steps", next_step, metrics)
                 self._describe_start()
                 # At most one dispatch ahead, so that a signal stops the run within two. On CPU that would take a
                 # gigabyte more: no dispatch ahead.
@@ -199,7 +176,7 @@ class Trainer:
         self.folder.require_present()
         self.history.append(row)
         self._save(state, val_accuracy=row.get("val_accuracy"))
-        self._call("on_epoch", int(state.step), row)
+        self.hooks.call("on_epoch", int(state.step), row)
 
     def _describe_start(self) -> None:
         """Runs once, after the first dispatch, so that training does not wait for the figures of the data."""
@@ -222,7 +199,7 @@ class Trainer:
         """The training step compiled for `steps` batches per call; DataError if it does not fit into memory."""
         image_size = self.experiment.training_size(int(state.step) // self.steps_per_epoch)
         if (steps, image_size) not in self._programs:
-            self._call("on_compile")
+            self.hooks.call("on_compile")
             started = time.perf_counter()
             lowered = self._run_steps.lower(state, data, order, steps=steps, image_size=image_size)
             self._programs[steps, image_size] = devices.compile_to_fit(
@@ -255,7 +232,7 @@ class Trainer:
             "learning_rate": self._learning_rate(step - 1),
             "images_per_second": speed,
         }
-        self._call("on_log", step, _means(metrics) | values)
+        self.hooks.call("on_log", step, _means(metrics) | values)
         return speed
 
     def _learning_rate(self, step: int) -> float:

@@ -128,6 +128,15 @@ def test_an_edited_temperature_is_not_used(run, finished, caplog):
     assert "results.json is damaged" in caplog.text and "its temperature is not used" in caplog.text
 
 
+@pytest.mark.parametrize("key", ["validation", "best_epoch", "best_step", "temperature"])
+def test_results_with_a_part_of_what_validation_yields_are_damaged(run, key):
+    content = json.loads(run.results_json.read_text())
+    del content["checksum"], content[key]
+    run.results_json.write_text(json.dumps(content))
+    with pytest.raises(DataError, match=rf"results\.json is damaged.*: {key} is missing"):
+        run.results()
+
+
 def test_evaluate_returns_the_metrics_of_a_folder_that_cannot_be_written(run, finished, caplog):
     expected = evaluate(finished)
     shutil.rmtree(run.path / "evaluation")
