@@ -154,6 +154,34 @@ def loading() -> str:
     return f"## Loading\n\n{command}\n{LOADING}\n\n{table((images, 'seconds (range)'), rows)}"
 
 
+def streaming() -> str:
+    results = load("streaming")
+    settings, machine, rows = results["settings"], results["machine"], []
+    names = {"stream": "streamed from their files", "device": "all in memory"}
+    for name, title in names.items():
+        speed, memory = results["speed"][name], results["memory"][name]
+        rounds = speed["images_per_second"]
+        shown = f"{speed['median']:,.0f} ({min(rounds):,.0f} to {max(rounds):,.0f})"
+        peak, first = f"{memory['peak_bytes'] / 1e9:.2f} GB", f"{memory['seconds_to_first_step']:.0f} s"
+        rows.append((title, shown, peak, first))
+    options = f"--rounds {settings['rounds']} --steps {settings['steps']}"
+    header = ("images", "images/s (range)", "peak memory", "first step")
+    small, many = f"{settings['images']:,}", f"{settings['many']:,}"
+    ratio, decoded = results["stream_divided_by_device"], results["decoded_bytes"] / 1e9
+    return f"""\
+## Streaming
+
+`python benchmarks/streaming.py {options}` ({machine["cores"]} cores of an {machine["cpu"]},
+{link("streaming")})
+
+`data.pipeline=stream` decodes the next batches while one trains. Images/s: `configs/cnn_scratch.py` on {small} PNG
+files of 32 pixels; streaming has {ratio:.2f} times the speed of images in memory. Memory and first step: a small CNN on
+{many} JPEG files of 64 pixels, with an empty cache; decoded, all splits take {decoded:.2f} GB. The peak is that of a
+whole run with one epoch.
+
+{table(header, rows)}"""
+
+
 def start_up() -> str:
     cases = {"CNN": "start_up_cnn_scratch", "ResNet-50 from a file, 64 pixels": "start_up_resnet50"}
     rows = []
@@ -290,7 +318,18 @@ def draw_scaling() -> None:
             axes.grid(True)
 
 
-SECTIONS = (training, resnet, time_to_accuracy, frozen_and_probes, prediction, loading, start_up, scaling, targets)
+SECTIONS = (
+    training,
+    resnet,
+    time_to_accuracy,
+    frozen_and_probes,
+    prediction,
+    loading,
+    streaming,
+    start_up,
+    scaling,
+    targets,
+)
 
 
 def page() -> str:
