@@ -10,10 +10,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from scipy import stats
 
 import cifar_jax
 from cifar_jax import cli
 from cifar_jax.metrics.calibration import softmax
+from cifar_jax.metrics.classification import mean_interval
 from cifar_jax.modes.export import export
 from cifar_jax.pretrained.catalog import CATALOG
 
@@ -43,6 +45,19 @@ def test_table_of_accuracies(monkeypatch):
     import accuracy
 
     assert accuracy.page(load_results("accuracy")) in (ROOT / "docs" / "results.md").read_text()
+
+
+def test_comparison_with_the_code_of_airbench94():
+    results, page = load_results("airbench94_cpu"), (ROOT / "docs" / "accelerators.md").read_text()
+    for name, title in {"ours": "`cnn_94`", "theirs": "airbench94_muon (PyTorch)"}.items():
+        runs = results[name]
+        mean, *bounds = mean_interval(runs["accuracies"], bounds=(0, 1))
+        seconds = statistics.median(runs["seconds"])
+        assert f"| {title} | {percent(mean)} {interval(bounds)} | {seconds:.0f} |" in page
+    difference = stats.ttest_ind(results["ours"]["accuracies"], results["theirs"]["accuracies"], equal_var=False)
+    low, high = difference.confidence_interval()
+    gap = statistics.fmean(results["ours"]["accuracies"]) - statistics.fmean(results["theirs"]["accuracies"])
+    assert f"| {100 * gap:+.1f} {interval([low, high], sign='+')} | |" in page
 
 
 def test_calibration_of_the_cnn():
