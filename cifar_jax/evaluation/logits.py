@@ -60,16 +60,16 @@ def jit_predict(mesh: Mesh, *, forward: Callable, tta: bool):
 
 
 def compile_predict(mesh: Mesh, *, forward: Callable, tta: bool):
-    """As `jit_predict`; each size of batch is compiled on first use, if it fits into the memory of the devices."""
+    """As `jit_predict`; compiled on first use for each size of split and batch, if it fits into the devices' memory."""
     jitted, programs = jit_predict(mesh, forward=forward, tta=tta), {}
 
     def run(variables, data, indices_B):
-        size = len(indices_B)
-        if size not in programs:
+        batch_size, shapes = len(indices_B), tuple(array.shape for array in (*data, indices_B))
+        if shapes not in programs:
             lowered = jitted.lower(variables, data, indices_B)
-            programs[size] = compile_to_fit(lowered, mesh, key="evaluation.batch_size", batch_size=size)
-        with naming_batch("evaluation.batch_size", size):
-            return programs[size](variables, data, indices_B)
+            programs[shapes] = compile_to_fit(lowered, mesh, key="evaluation.batch_size", batch_size=batch_size)
+        with naming_batch("evaluation.batch_size", batch_size):
+            return programs[shapes](variables, data, indices_B)
 
     return run
 

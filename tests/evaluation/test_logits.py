@@ -39,11 +39,13 @@ def apply_to_each(variables):
     return lambda images_NHWC: np.stack([apply(image_HWC) for image_HWC in images_NHWC])
 
 
+def forward(variables, images_BHWC):
+    return MODEL.apply(variables, prepare(images_BHWC), train=False)
+
+
 def predicted(images, variables, *, devices, batch_size, tta):
     mesh = make_mesh(devices)
-    predict = compile_predict(
-        mesh, forward=lambda variables, x: MODEL.apply(variables, prepare(x), train=False), tta=tta
-    )
+    predict = compile_predict(mesh, forward=forward, tta=tta)
     placed, variables = place(images, mesh), replicate(variables, mesh)
     return predict_split(predict, variables, placed, size=SIZE, batch_size=batch_size, mesh=mesh)
 
@@ -57,6 +59,15 @@ def test_every_image_is_evaluated_once_and_in_order(images, variables, apply_to_
     expected = apply_to_each(images.images_NHWC)
     assert np.ptp(expected, axis=0).min() > 1e-3, "the images have different logits"
     np.testing.assert_allclose(logits["plain"], expected, rtol=1e-5, atol=1e-5)
+
+
+def test_splits_of_different_sizes_share_a_predictor(images, variables, apply_to_each):
+    mesh = make_mesh(1)
+    predict = compile_predict(mesh, forward=forward, tta=False)
+    for split in (images, images.take(np.arange(12)), images):
+        settings = {"size": len(split), "batch_size": 10, "mesh": mesh}
+        logits = predict_split(predict, replicate(variables, mesh), place(split, mesh), **settings)["plain"]
+        np.testing.assert_allclose(logits, apply_to_each(split.images_NHWC), rtol=1e-5, atol=1e-5)
 
 
 def test_test_time_augmentation_averages_six_views(images, variables, apply_to_each):
