@@ -64,12 +64,13 @@ def compile_predict(mesh: Mesh, *, forward: Callable, tta: bool):
     jitted, programs = jit_predict(mesh, forward=forward, tta=tta), {}
 
     def run(variables, data, indices_B):
-        batch_size, shapes = len(indices_B), tuple(array.shape for array in (*data, indices_B))
-        if shapes not in programs:
+        batch_size = len(indices_B)
+        kind = type(data), batch_size, *(array.shape for array in data)
+        if kind not in programs:
             lowered = jitted.lower(variables, data, indices_B)
-            programs[shapes] = compile_to_fit(lowered, mesh, key="evaluation.batch_size", batch_size=batch_size)
+            programs[kind] = compile_to_fit(lowered, mesh, key="evaluation.batch_size", batch_size=batch_size)
         with naming_batch("evaluation.batch_size", batch_size):
-            return programs[shapes](variables, data, indices_B)
+            return programs[kind](variables, data, indices_B)
 
     return run
 
