@@ -62,8 +62,8 @@ def entry(folder: Path, *, model: str, weights: str, data: str, machine: str, mi
 
 
 def portable(command: str) -> str:
-    """A recorded command without the paths of the machine on which it ran, and without the number of seeds."""
-    command = re.sub(r" '?--(workdir[= ]|config.train.seeds=)\S+", "", command)
+    """A recorded command without the paths of the machine on which it ran, and without the seeds."""
+    command = re.sub(r" '?--(workdir[= ]|config.train.seeds?=)\S+", "", command)
     return re.sub(r"=/\S*/", "=", command)
 
 

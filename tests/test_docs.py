@@ -47,6 +47,16 @@ def test_table_of_accuracies(monkeypatch):
     assert accuracy.page(load_results("accuracy")) in (ROOT / "docs" / "results.md").read_text()
 
 
+def test_table_of_corrupted_images(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    import robustness
+
+    results, page = load_results("robustness"), (ROOT / "docs" / "robustness.md").read_text()
+    assert robustness.page(results) in page
+    assert f"{results['train_images']:,} training images" in page and f"n = {results['n']:,} test images" in page
+    assert len({tuple(run["seed"] for run in results[recipe]["runs"]) for recipe in robustness.RECIPES}) == 1
+
+
 def test_comparison_with_the_code_of_airbench94():
     results, page = load_results("airbench94_cpu"), (ROOT / "docs" / "accelerators.md").read_text()
     for name, title in {"ours": "`cnn_94`", "theirs": "airbench94_muon (PyTorch)"}.items():

@@ -103,7 +103,7 @@ FOR_ACCELERATORS = ("cnn_94", "cnn_96", "cnn_96_faster", "resnet18", "wide_resne
 @pytest.mark.parametrize(
     "recipe, platform, note",
     [
-        ("cnn_94", "cpu", "this recipe is sized for a GPU or TPU; for CPU: cnn_scratch"),
+        ("cnn_94", "cpu", "this recipe is sized for a GPU or TPU; for CPU: cnn_robust, cnn_scratch"),
         ("cnn_96", "tpu", None),
         ("cnn_scratch", "gpu", f"this recipe is sized for CPU; for a GPU or TPU: {', '.join(FOR_ACCELERATORS)}"),
         ("cnn_scratch", "cpu", None),
