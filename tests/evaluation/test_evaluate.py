@@ -16,7 +16,8 @@ EVALUATIONS = list(itertools.product((10, 20, 30), (False, True)))  # checkpoint
 @pytest.fixture(params=[False, True])
 def run(request, tmp_path, monkeypatch):
     """A run folder without results.json, and its configuration, with and without test-time augmentation."""
-    monkeypatch.setattr(forms, "RESULTS", {})  # only a part of results.json is written here
+    for form in ("RESULTS", "WITH_VALIDATION"):  # only a part of results.json is written here
+        monkeypatch.setattr(forms, form, {})
     config = default_config()
     config.evaluation.tta = request.param
     return RunFolder(tmp_path), config
