@@ -31,7 +31,7 @@ class SplitEvaluator:
         """Places the split on the devices; `variables` (params and batch_stats) are for cached features."""
         self.images = experiment.splits[split]
         self._settings = {"batch_size": experiment.config.evaluation.batch_size, "mesh": experiment.mesh}
-        if experiment.config.train.cached_features:
+        if experiment.config.train.cached_features and not tta:  # the views of an image have no cached features
             self._placed = place_features(experiment, split, variables)
             forward = functools.partial(classify, experiment)
         else:

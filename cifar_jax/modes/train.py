@@ -98,7 +98,8 @@ def train_seeds(
             "accuracy_interval": [low, high],
             "tta": runs[0][split]["tta"],
         }
-    write_json(Path(workdir) / "results.json", results)
+    if is_first_process():
+        write_json(Path(workdir) / "results.json", results)
     return results
 
 

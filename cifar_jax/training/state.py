@@ -156,7 +156,7 @@ def initial_state(experiment: Experiment) -> TrainState:
     """The state at step 0, on the mesh."""
     variables = initial_variables(experiment)
     for name, tree in (experiment.initial_weights or {}).items():
-        variables[name] = {**variables[name], **tree}
+        variables[name] = {**variables.get(name, {}), **tree}  # no batch_stats in models without BatchNorm
     if proxies.is_on(experiment):
         variables = {**variables, "proxy": initial_variables(proxies.proxy_of(experiment))["params"]}
     state = quickly_compiled(functools.partial(create, experiment))(variables)

@@ -145,6 +145,13 @@ def test_training_the_head_on_cached_features_equals_training_it_behind_the_back
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=1e-3 * scale), cached, online)
 
 
+def test_test_time_augmentation_of_a_frozen_run_uses_the_whole_network(backbone, tmp_path):
+    steps = {"optimizer__name": "sgd", "optimizer__learning_rate": 0.5}
+    results = train(small("resnet50_frozen", model__pretrained=str(backbone), **steps), tmp_path / "run")
+    metrics = evaluate(tmp_path / "run", tta=True)
+    assert metrics["tta"] and metrics["without_tta"]["accuracy"] == results["test"]["accuracy"]
+
+
 def test_seeds_share_the_features_of_a_frozen_backbone_and_not_the_head(backbone, tmp_path):
     steps = {"optimizer__name": "sgd", "optimizer__learning_rate": 0.5}
     config = small("resnet50_frozen", model__pretrained=str(backbone), train__seeds=2, **steps)

@@ -53,6 +53,13 @@ def variables(workdir, checkpoint="best"):
 STILL = {"optimizer.rules": (("^head/", 1e-30), (".*", 0.0))}
 
 
+def test_a_network_without_batch_norm_starts_from_another(tmp_path):
+    without = {"model.norm": "none"}
+    train_run(small(**without), tmp_path / "source")
+    train_run(small(**without, **STILL, **{"train.init_from": str(tmp_path / "source")}), tmp_path / "run")
+    jax.tree.map(np.testing.assert_array_equal, variables(tmp_path / "run"), variables(tmp_path / "source"))
+
+
 def test_with_frozen_weights_the_accuracy_equals_that_of_the_source(source, tmp_path):
     train_run(small(**STILL, **{"train.init_from": str(source)}), tmp_path / "run")
     jax.tree.map(np.testing.assert_array_equal, variables(tmp_path / "run"), variables(source))
